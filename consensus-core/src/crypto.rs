@@ -1,0 +1,379 @@
+//! Keys, signatures with domain separation, digests.
+
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::id::ReplicaId;
+
+/// An Ed25519 public key [RFC8032]: the identity of a replica or a client.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PublicKey(pub [u8; 32]);
+
+/// An Ed25519 secret key [RFC8032]. Its `Debug` shows the public key only.
+#[derive(Clone)]
+pub struct SecretKey(SigningKey);
+
+impl SecretKey {
+    /// The key with this seed, which must come from a source fit for keys.
+    pub fn from_seed(seed: [u8; 32]) -> Self {
+        SecretKey(SigningKey::from_bytes(&seed))
+    }
+
+    /// The seed, to be stored where only its owner can read it.
+    pub fn seed(&self) -> [u8; 32] {
+        self.0.to_bytes()
+    }
+
+    /// The public half.
+    pub fn public(&self) -> PublicKey {
+        PublicKey(self.0.verifying_key().to_bytes())
+    }
+}
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretKey(of {})", self.public())
+    }
+}
+
+/// Text that is not 64 hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a key is 64 hexadecimal digits, this has {length} characters{}", if *.length == 64 { ", not all of them digits" } else { "" })]
+pub struct ParseKeyError {
+    length: usize,
+}
+
+fn parse_hex(text: &str) -> Result<[u8; 32], ParseKeyError> {
+    let error = ParseKeyError {
+        length: text.chars().count(),
+    };
+    let digits: Vec<u8> = text
+        .chars()
+        .map(|c| c.to_digit(16).map(|digit| digit as u8))
+        .collect::<Option<_>>()
+        .ok_or(error.clone())?;
+    let bytes: Vec<u8> = digits
+        .chunks(2)
+        .map(|d| d.iter().fold(0, |b, d| b << 4 | d))
+        .collect();
+    if digits.len() != 64 {
+        return Err(error);
+    }
+    bytes.try_into().map_err(|_| error)
+}
+
+fn write_hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+}
+
+impl FromStr for PublicKey {
+    type Err = ParseKeyError;
+
+    fn from_str(text: &str) -> Result<Self, ParseKeyError> {
+        parse_hex(text).map(PublicKey)
+    }
+}
+
+impl FromStr for SecretKey {
+    type Err = ParseKeyError;
+
+    /// Reads the seed.
+    fn from_str(text: &str) -> Result<Self, ParseKeyError> {
+        parse_hex(text).map(SecretKey::from_seed)
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(&self.0, f)
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(&self.0[..4], f)
+    }
+}
+
+/// A SHA-256 digest [FIPS180].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The digest of `bytes`.
+    pub fn of(bytes: &[u8]) -> Digest {
+        let mut digester = Digester::default();
+        digester.update(bytes);
+        digester.finish()
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(&self.0, f)
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(&self.0[..4], f)
+    }
+}
+
+/// A digest in the making.
+#[derive(Clone, Default)]
+pub struct Digester(Sha256);
+
+impl Digester {
+    /// Takes in more bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all bytes taken in.
+    pub fn finish(self) -> Digest {
+        Digest(self.0.finalize().into())
+    }
+}
+
+impl io::Write for Digester {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// An Ed25519 signature.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signature {
+    r: [u8; 32],
+    s: [u8; 32],
+}
+
+impl fmt::Debug for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(&self.r[..4], f)
+    }
+}
+
+impl Signature {
+    fn from_dalek(signature: &ed25519_dalek::Signature) -> Self {
+        Signature {
+            r: *signature.r_bytes(),
+            s: *signature.s_bytes(),
+        }
+    }
+
+    fn to_dalek(self) -> ed25519_dalek::Signature {
+        ed25519_dalek::Signature::from_components(self.r, self.s)
+    }
+}
+
+/// What a signature is for. Two kinds of statement never share a domain, so that a signature on
+/// one is never taken for a signature on the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Domain(pub &'static str);
+
+/// A cluster, by a number drawn when it was set up. It is under every signature and in every
+/// frame, so that nothing said in one cluster counts in another.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct GroupId(pub u64);
+
+fn statement(group: GroupId, domain: Domain, bytes: &[u8]) -> Vec<u8> {
+    let mut statement = Vec::with_capacity(domain.0.len() + bytes.len() + 20);
+    statement.extend_from_slice(b"quorate/1\0");
+    statement.extend_from_slice(domain.0.as_bytes());
+    statement.push(0);
+    statement.extend_from_slice(&group.0.to_le_bytes());
+    statement.extend_from_slice(bytes);
+    statement
+}
+
+/// The signature is not that key's on that statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the signature does not match")]
+pub struct BadSignature;
+
+/// Signs for one replica or client, and counts.
+#[derive(Clone, Debug)]
+pub struct Signer {
+    key: SecretKey,
+    group: GroupId,
+    made: Arc<AtomicU64>,
+}
+
+impl Signer {
+    /// Signs with `key` in `group`.
+    pub fn new(key: SecretKey, group: GroupId) -> Self {
+        Signer {
+            key,
+            group,
+            made: Arc::default(),
+        }
+    }
+
+    /// Signs `bytes` for `domain`.
+    pub fn sign(&self, domain: Domain, bytes: &[u8]) -> Signature {
+        self.made.fetch_add(1, Ordering::Relaxed);
+        let statement = statement(self.group, domain, bytes);
+        Signature::from_dalek(&self.key.0.sign(&statement))
+    }
+
+    /// How many signatures have been made.
+    pub fn made(&self) -> u64 {
+        self.made.load(Ordering::Relaxed)
+    }
+}
+
+/// Who is in the cluster: a public key a replica.
+#[derive(Clone, Debug)]
+pub struct Members {
+    group: GroupId,
+    keys: Arc<[PublicKey]>,
+}
+
+impl Members {
+    /// The members of `group`, in the order of their [`ReplicaId`].
+    pub fn new(group: GroupId, keys: impl Into<Arc<[PublicKey]>>) -> Self {
+        Members {
+            group,
+            keys: keys.into(),
+        }
+    }
+
+    /// The cluster's number.
+    pub fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// How many replicas there are.
+    pub fn n(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// All replicas.
+    pub fn ids(&self) -> impl DoubleEndedIterator<Item = ReplicaId> + ExactSizeIterator {
+        ReplicaId::all(self.n())
+    }
+
+    /// The key of `replica`, if it is a member.
+    pub fn key(&self, replica: ReplicaId) -> Option<PublicKey> {
+        self.keys.get(replica.index()).copied()
+    }
+
+    /// The member that has `key`, if there is one.
+    pub fn find(&self, key: PublicKey) -> Option<ReplicaId> {
+        let index = self.keys.iter().position(|member| *member == key)?;
+        Some(ReplicaId(index as u8))
+    }
+}
+
+/// Checks signatures of members, and counts. Cheap to clone; clones count together.
+#[derive(Clone, Debug)]
+pub struct Verifier {
+    members: Members,
+    checked: Arc<AtomicU64>,
+}
+
+impl Verifier {
+    /// Checks for the members given.
+    pub fn new(members: Members) -> Self {
+        Verifier {
+            members,
+            checked: Arc::default(),
+        }
+    }
+
+    /// The members.
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// Checks that `signature` is `replica`'s on `bytes` for `domain`.
+    pub fn verify(
+        &self,
+        replica: ReplicaId,
+        domain: Domain,
+        bytes: &[u8],
+        signature: &Signature,
+    ) -> Result<(), BadSignature> {
+        self.checked.fetch_add(1, Ordering::Relaxed);
+        let key = self.members.key(replica).ok_or(BadSignature)?;
+        let key = VerifyingKey::from_bytes(&key.0).map_err(|_| BadSignature)?;
+        let statement = statement(self.members.group, domain, bytes);
+        key.verify_strict(&statement, &signature.to_dalek())
+            .map_err(|_| BadSignature)
+    }
+
+    /// How many signatures have been checked.
+    pub fn checked(&self) -> u64 {
+        self.checked.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u8) -> SecretKey {
+        SecretKey::from_seed([n; 32])
+    }
+
+    fn verifier(group: u64) -> Verifier {
+        let keys = [key(0).public(), key(1).public()];
+        Verifier::new(Members::new(GroupId(group), keys))
+    }
+
+    #[test]
+    fn a_signature_counts_for_its_signer_domain_group_and_bytes_only() {
+        let signer = Signer::new(key(1), GroupId(7));
+        let signature = signer.sign(Domain("vote"), b"view 3");
+        let check = |group, replica, domain, bytes: &[u8]| {
+            verifier(group).verify(ReplicaId(replica), Domain(domain), bytes, &signature)
+        };
+        assert_eq!(check(7, 1, "vote", b"view 3"), Ok(()));
+        assert_eq!(check(8, 1, "vote", b"view 3"), Err(BadSignature));
+        assert_eq!(check(7, 0, "vote", b"view 3"), Err(BadSignature));
+        assert_eq!(check(7, 2, "vote", b"view 3"), Err(BadSignature));
+        assert_eq!(check(7, 1, "voteview", b" 3"), Err(BadSignature));
+        assert_eq!(check(7, 1, "vote", b"view 4"), Err(BadSignature));
+        assert_eq!(signer.made(), 1);
+    }
+
+    #[test]
+    fn keys_are_written_and_read_in_hexadecimal() {
+        let public = key(3).public();
+        assert_eq!(public.to_string().parse(), Ok(public));
+        assert!("12".parse::<PublicKey>().is_err());
+        assert!("g".repeat(64).parse::<PublicKey>().is_err());
+        assert!("é".repeat(64).parse::<PublicKey>().is_err());
+    }
+
+    #[test]
+    fn debug_output_does_not_show_a_secret() {
+        let seed = "03".repeat(32);
+        assert!(!format!("{:?}", key(3)).contains(&seed));
+    }
+
+    #[test]
+    fn a_digest_is_that_of_all_bytes() {
+        let mut digester = Digester::default();
+        digester.update(b"ab");
+        digester.update(b"c");
+        assert_eq!(digester.finish(), Digest::of(b"abc"));
+        assert!(Digest::of(b"abc").to_string().starts_with("ba7816bf"));
+    }
+}

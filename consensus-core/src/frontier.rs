@@ -1,0 +1,121 @@
+//! How far execution has come, over all lanes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{EntryId, Lane, Slot};
+
+/// A set of executed entries: each lane contiguous through a slot, with exceptions beyond it.
+/// A protocol with one log only ever fills [`Lane`] 0 contiguously; EPaxos executes across lanes
+/// in dependency order and leaves holes that fill later.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frontier {
+    lanes: BTreeMap<Lane, Reach>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Reach {
+    through: Slot,
+    beyond: BTreeSet<Slot>,
+}
+
+impl Frontier {
+    /// The frontier of a single log executed through `slot`.
+    pub fn single(slot: Slot) -> Frontier {
+        let mut frontier = Frontier::default();
+        if slot > Slot::ZERO {
+            frontier.lanes.insert(
+                Lane(0),
+                Reach {
+                    through: slot,
+                    beyond: BTreeSet::new(),
+                },
+            );
+        }
+        frontier
+    }
+
+    /// Adds an entry; false if it was there already.
+    pub fn insert(&mut self, entry: EntryId) -> bool {
+        if entry.slot == Slot::ZERO {
+            return false;
+        }
+        let reach = self.lanes.entry(entry.lane).or_default();
+        if entry.slot <= reach.through {
+            return false;
+        }
+        if entry.slot != reach.through.next() {
+            return reach.beyond.insert(entry.slot);
+        }
+        reach.through = entry.slot;
+        while reach.beyond.remove(&reach.through.next()) {
+            reach.through = reach.through.next();
+        }
+        true
+    }
+
+    /// Whether `entry` is in the frontier.
+    pub fn contains(&self, entry: EntryId) -> bool {
+        self.lanes
+            .get(&entry.lane)
+            .is_some_and(|reach| entry.slot <= reach.through || reach.beyond.contains(&entry.slot))
+    }
+
+    /// The slot through which `lane` is complete.
+    pub fn through(&self, lane: Lane) -> Slot {
+        self.lanes.get(&lane).map_or(Slot::ZERO, |r| r.through)
+    }
+
+    /// The slot through which the only lane of a protocol with one log is complete.
+    pub fn slot(&self) -> Slot {
+        self.through(Lane(0))
+    }
+
+    /// Whether every entry of `other` is in this frontier.
+    pub fn covers(&self, other: &Frontier) -> bool {
+        other.lanes.iter().all(|(lane, theirs)| {
+            let contiguous = theirs.through <= self.through(*lane);
+            contiguous
+                && theirs.beyond.iter().all(|slot| {
+                    self.contains(EntryId {
+                        lane: *lane,
+                        slot: *slot,
+                    })
+                })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(lane: u8, slot: u64) -> EntryId {
+        EntryId {
+            lane: Lane(lane),
+            slot: Slot(slot),
+        }
+    }
+
+    #[test]
+    fn holes_close_when_they_fill() {
+        let mut frontier = Frontier::default();
+        assert!(frontier.insert(entry(1, 2)));
+        assert_eq!(frontier.through(Lane(1)), Slot(0));
+        assert!(frontier.contains(entry(1, 2)));
+        assert!(frontier.insert(entry(1, 1)));
+        assert_eq!(frontier.through(Lane(1)), Slot(2));
+        assert!(!frontier.insert(entry(1, 2)));
+    }
+
+    #[test]
+    fn covering_is_containment() {
+        let mut wide = Frontier::single(Slot(5));
+        wide.insert(entry(1, 2));
+        let narrow = Frontier::single(Slot(4));
+        assert!(wide.covers(&narrow));
+        assert!(!narrow.covers(&wide));
+        assert!(wide.covers(&wide.clone()));
+    }
+}

@@ -1,0 +1,91 @@
+//! The cost ledger: what consensus cost, counted by kind.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// Messages of one kind: how many, and their bytes as framed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Traffic {
+    /// Messages sent to other replicas; a broadcast counts once a recipient.
+    pub messages: u64,
+    /// Their bytes, with the envelope, without the transport's own framing and encryption.
+    pub bytes: u64,
+}
+
+/// What one replica has spent since it started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Ledger {
+    /// Messages sent to other replicas, by kind.
+    pub sent: BTreeMap<&'static str, Traffic>,
+    /// Entries handed over for execution, no-ops included.
+    pub entries: u64,
+    /// Requests executed, repeated ones not counted.
+    pub requests: u64,
+    /// Records written.
+    pub records: u64,
+    /// Bytes of records written.
+    pub record_bytes: u64,
+    /// Appends to storage, each at most one sync; group commit may share one among several.
+    pub appends: u64,
+    /// Signatures made.
+    pub signatures_made: u64,
+    /// Signatures checked.
+    pub signatures_checked: u64,
+}
+
+impl Ledger {
+    /// Counts `copies` messages of `kind`, of `bytes` each.
+    pub fn count_sent(&mut self, kind: &'static str, bytes: usize, copies: usize) {
+        let traffic = self.sent.entry(kind).or_default();
+        traffic.messages += copies as u64;
+        traffic.bytes += (bytes * copies) as u64;
+    }
+
+    /// All messages sent.
+    pub fn total_sent(&self) -> Traffic {
+        self.sent
+            .values()
+            .fold(Traffic::default(), |sum, kind| Traffic {
+                messages: sum.messages + kind.messages,
+                bytes: sum.bytes + kind.bytes,
+            })
+    }
+
+    /// Adds what another replica has spent.
+    pub fn add(&mut self, other: &Ledger) {
+        for (kind, traffic) in &other.sent {
+            let mine = self.sent.entry(kind).or_default();
+            mine.messages += traffic.messages;
+            mine.bytes += traffic.bytes;
+        }
+        self.entries += other.entries;
+        self.requests += other.requests;
+        self.records += other.records;
+        self.record_bytes += other.record_bytes;
+        self.appends += other.appends;
+        self.signatures_made += other.signatures_made;
+        self.signatures_checked += other.signatures_checked;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broadcast_counts_once_a_recipient() {
+        let mut ledger = Ledger::default();
+        ledger.count_sent("vote", 10, 2);
+        ledger.count_sent("append", 100, 1);
+        let mut sum = ledger.clone();
+        sum.add(&ledger);
+        assert_eq!(
+            sum.total_sent(),
+            Traffic {
+                messages: 6,
+                bytes: 240
+            }
+        );
+    }
+}

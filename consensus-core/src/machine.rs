@@ -1,0 +1,109 @@
+//! What an application implements.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// The application: a deterministic state machine.
+///
+/// The same commands in the same order give the same results and the same state on every
+/// replica: no clock, no randomness, no iteration in hash order, no outside world.
+pub trait StateMachine: Send + 'static {
+    /// Changes the state by `command`, and gives the result. A command that makes no sense must
+    /// give a result that says so: it has been ordered, and every replica gets it.
+    fn apply(&mut self, command: &[u8]) -> Bytes;
+
+    /// Answers `query` from the state as it is.
+    fn query(&self, query: &[u8]) -> Bytes;
+
+    /// What `command` reads and writes. Protocols that order only what conflicts profit from a
+    /// narrow answer; [`Keys::All`] degrades to a total order.
+    fn keys(&self, _command: &[u8]) -> Keys {
+        Keys::All
+    }
+
+    /// Writes the whole state; equal states must give equal bytes.
+    fn snapshot(&self, to: &mut dyn io::Write) -> io::Result<()>;
+
+    /// Replaces the state by one that [`StateMachine::snapshot`] wrote.
+    fn restore(&mut self, from: &mut dyn io::Read) -> Result<(), RestoreError>;
+}
+
+/// A snapshot that the application cannot read.
+#[derive(Debug, thiserror::Error)]
+#[error("the application cannot read its snapshot: {0}")]
+pub struct RestoreError(String);
+
+impl RestoreError {
+    /// Says what is wrong with the snapshot.
+    pub fn new(reason: impl Into<String>) -> Self {
+        RestoreError(reason.into())
+    }
+}
+
+impl From<io::Error> for RestoreError {
+    fn from(error: io::Error) -> Self {
+        RestoreError(error.to_string())
+    }
+}
+
+/// What a command or query touches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Keys {
+    /// Everything: it conflicts with every other command.
+    All,
+    /// These keys only.
+    Some {
+        /// Keys whose value it depends on.
+        reads: BTreeSet<Bytes>,
+        /// Keys whose value it may change.
+        writes: BTreeSet<Bytes>,
+    },
+}
+
+impl Keys {
+    /// Whether the order of the two matters.
+    pub fn conflicts(&self, other: &Keys) -> bool {
+        match (self, other) {
+            (
+                Keys::Some { reads, writes },
+                Keys::Some {
+                    reads: their_reads,
+                    writes: their_writes,
+                },
+            ) => {
+                !writes.is_disjoint(their_writes)
+                    || !writes.is_disjoint(their_reads)
+                    || !reads.is_disjoint(their_writes)
+            }
+            _ => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(reads: &[&'static str], writes: &[&'static str]) -> Keys {
+        let set = |keys: &[&'static str]| {
+            let bytes = |key: &&'static str| Bytes::from_static(key.as_bytes());
+            keys.iter().map(bytes).collect()
+        };
+        Keys::Some {
+            reads: set(reads),
+            writes: set(writes),
+        }
+    }
+
+    #[test]
+    fn reads_do_not_conflict_with_reads() {
+        assert!(!keys(&["a"], &[]).conflicts(&keys(&["a"], &[])));
+        assert!(keys(&["a"], &[]).conflicts(&keys(&[], &["a"])));
+        assert!(keys(&[], &["a"]).conflicts(&keys(&[], &["a"])));
+        assert!(!keys(&[], &["a"]).conflicts(&keys(&["b"], &["c"])));
+        assert!(Keys::All.conflicts(&keys(&[], &[])));
+    }
+}

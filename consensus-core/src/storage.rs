@@ -1,0 +1,149 @@
+//! What makes records and snapshots durable.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::protocol::SnapshotRef;
+
+pub mod conformance;
+mod memory;
+
+pub use memory::{MemoryStorage, Survival};
+
+/// Names a piece of work given to storage, in the order in which it was given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// Records, encoded, one after the other in one buffer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Records {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Records {
+    /// Adds a record by writing it to the buffer given.
+    pub fn push_with<E>(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<usize, E>,
+    ) -> Result<(), E> {
+        write(&mut self.bytes)?;
+        self.ends.push(self.bytes.len());
+        Ok(())
+    }
+
+    /// Adds a record.
+    pub fn push(&mut self, record: &[u8]) {
+        self.bytes.extend_from_slice(record);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// How many records there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The bytes of all of them.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The records, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts
+            .zip(&self.ends)
+            .map(|(start, end)| &self.bytes[start..*end])
+    }
+}
+
+/// A snapshot with its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// What identifies it.
+    pub id: SnapshotRef,
+    /// Sessions and application state; its digest is in `id`.
+    pub body: Bytes,
+}
+
+/// What storage holds after a restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// The records, from the last [`Storage::append`] that replaced all before it.
+    pub records: Vec<Bytes>,
+    /// The newest snapshot.
+    pub snapshot: Option<Snapshot>,
+}
+
+/// A replica's durable memory. Work is done in the order in which it is given; each call returns
+/// at once, and what is done is said to the [`Completions`] given when the storage was opened.
+///
+/// After the first failure nothing is done any more: the replica must stop, and a restart finds
+/// out what is durable. A failed sync is never tried again, for the system may have dropped what
+/// it could not write [Rebello20].
+pub trait Storage: Send + 'static {
+    /// Appends `records`; if it `replaces`, they stand for all earlier ones, which are deleted
+    /// once the new ones are durable: a crash leaves all of the old or all of the new.
+    fn append(&mut self, ticket: Ticket, replaces: bool, records: Records);
+
+    /// Saves `snapshot`, and deletes older ones once it is durable.
+    fn save(&mut self, ticket: Ticket, snapshot: Snapshot);
+}
+
+/// Told by storage what has become durable, in order, maybe from a thread of the storage's own.
+pub trait Completions: Send + Sync + 'static {
+    /// All work through `ticket` is durable. A later call stands for earlier ones too.
+    fn durable(&self, ticket: Ticket);
+
+    /// Storage has failed, and does nothing any more.
+    fn failed(&self, error: StorageError);
+}
+
+impl<C: Completions> Completions for Arc<C> {
+    fn durable(&self, ticket: Ticket) {
+        self.as_ref().durable(ticket);
+    }
+
+    fn failed(&self, error: StorageError) {
+        self.as_ref().failed(error);
+    }
+}
+
+/// Why storage cannot be opened, or has stopped.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StorageError {
+    /// The system refused.
+    #[error("cannot {action} {path}: {reason}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file or directory.
+        path: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// A file holds what was never written to it. Nothing has been repaired.
+    #[error(
+        "{path} is damaged at byte {offset}: {reason}; nothing was changed; do not delete it, for a replica that forgets its promises endangers the whole cluster: recover the file, or retire this replica"
+    )]
+    Damaged {
+        /// The file.
+        path: String,
+        /// Where in it.
+        offset: u64,
+        /// What does not fit.
+        reason: String,
+    },
+    /// Another process has the directory open.
+    #[error("{path} is in use by another process")]
+    InUse {
+        /// The directory.
+        path: String,
+    },
+}

@@ -1,0 +1,1 @@
+//! What every implementation of [`Storage`](super::Storage) must do.
