@@ -252,7 +252,13 @@ pub enum Input<P: Protocol> {
     Timer(P::Timer),
     /// The driver has requests to be ordered. They may be lost (no leader is known, a message is
     /// dropped): the driver proposes again what it does not see executed.
-    Propose(Batch),
+    Propose {
+        /// The requests, ordered as one entry.
+        batch: Batch,
+        /// What they read and write. [`Keys::All`] under [`Order::Total`], where it does not
+        /// matter.
+        keys: Keys,
+    },
     /// The driver wants to read. It asks again what is not answered.
     Read {
         /// Names the read in its answer.

@@ -54,6 +54,13 @@ impl Records {
         self.bytes.len()
     }
 
+    /// Adds all of `other`'s records.
+    pub fn extend(&mut self, other: &Records) {
+        let shift = self.bytes.len();
+        self.bytes.extend_from_slice(&other.bytes);
+        self.ends.extend(other.ends.iter().map(|end| end + shift));
+    }
+
     /// The records, in order.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
@@ -61,6 +68,17 @@ impl Records {
             .zip(&self.ends)
             .map(|(start, end)| &self.bytes[start..*end])
     }
+}
+
+/// What is given to [`Storage::append`].
+#[derive(Clone, Debug)]
+pub struct Append {
+    /// Names it.
+    pub ticket: Ticket,
+    /// Whether the records stand for all earlier ones.
+    pub replaces: bool,
+    /// The records.
+    pub records: Records,
 }
 
 /// A snapshot with its body.
