@@ -112,20 +112,31 @@ pub trait Storage: Send + 'static {
 
     /// Saves `snapshot`, and deletes older ones once it is durable.
     fn save(&mut self, ticket: Ticket, snapshot: Snapshot);
+
+    /// How many data syncs of the record log there have been since it was opened.
+    fn syncs(&self) -> u64;
 }
 
 /// Told by storage what has become durable, in order, maybe from a thread of the storage's own.
 pub trait Completions: Send + Sync + 'static {
-    /// All work through `ticket` is durable. A later call stands for earlier ones too.
+    /// All appends through `ticket` are durable. A later call stands for earlier ones too.
     fn durable(&self, ticket: Ticket);
+
+    /// All snapshots through `ticket` are durable. Their tickets are counted apart from those of
+    /// appends: a large snapshot holds up no append.
+    fn saved(&self, ticket: Ticket);
 
     /// Storage has failed, and does nothing any more.
     fn failed(&self, error: StorageError);
 }
 
-impl<C: Completions> Completions for Arc<C> {
+impl<C: Completions + ?Sized> Completions for Arc<C> {
     fn durable(&self, ticket: Ticket) {
         self.as_ref().durable(ticket);
+    }
+
+    fn saved(&self, ticket: Ticket) {
+        self.as_ref().saved(ticket);
     }
 
     fn failed(&self, error: StorageError) {
