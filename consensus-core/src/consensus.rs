@@ -92,9 +92,10 @@ impl ProposeError {
     /// Whether the command may have been applied: if not, it certainly was not and will not be.
     pub fn may_have_happened(&self) -> bool {
         match self {
-            ProposeError::Overloaded | ProposeError::TooLarge { .. } | ProposeError::Stopped(_) => {
-                false
-            }
+            ProposeError::Overloaded
+            | ProposeError::TooLarge { .. }
+            | ProposeError::Unreachable(_)
+            | ProposeError::Stopped(_) => false,
             ProposeError::SessionExpired | ProposeError::AnswerDropped | ProposeError::Unknown => {
                 true
             }

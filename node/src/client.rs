@@ -60,11 +60,7 @@ const CALLS: usize = 1024;
 #[derive(Debug)]
 enum Call {
     Propose(Bytes, oneshot::Sender<Result<Bytes, ProposeError>>),
-    Read(
-        Bytes,
-        ReadLevel,
-        oneshot::Sender<Result<Bytes, ReadError>>,
-    ),
+    Read(Bytes, ReadLevel, oneshot::Sender<Result<Bytes, ReadError>>),
     Status(bool, oneshot::Sender<Result<Report, ReadError>>),
 }
 

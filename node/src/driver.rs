@@ -120,9 +120,8 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             Happening::Fetched(snapshot) => self.replica.fetched(snapshot),
             Happening::Ledger(asker) => drop(asker.send(self.ledger())),
             Happening::Digest(asker) => {
-                if let Ok(digest) = self.replica.digest() {
-                    drop(asker.send(digest));
-                }
+                // An asker who has gone needs no answer.
+                let _gone = self.replica.digest().map(|digest| asker.send(digest));
             }
         }
     }
@@ -156,7 +155,8 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             digest: digest.map(|(_, digest)| digest),
             sent: self.replica.ledger().total_sent(),
         };
-        self.replies.reply(id, Reply::Status(number, Box::new(report)));
+        self.replies
+            .reply(id, Reply::Status(number, Box::new(report)));
     }
 
     async fn carry_out(&mut self, effects: Effects<P>) -> Result<(), Halt> {
@@ -167,7 +167,8 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             self.send(*to, message)?;
         }
         if let Some(append) = effects.append {
-            self.storage.append(append.ticket, append.replaces, append.records);
+            self.storage
+                .append(append.ticket, append.replaces, append.records);
         }
         for (ticket, snapshot) in effects.save {
             self.storage.save(ticket, snapshot);
@@ -176,7 +177,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             self.offer.set(snapshot);
         }
         if let Some(fetch) = effects.fetch {
-            self.fetch(fetch);
+            self.fetch(&fetch);
         }
         for answer in effects.answers {
             self.replies.answer(answer);
@@ -209,14 +210,15 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         Ok(())
     }
 
-    fn fetch(&self, fetch: Fetch) {
+    fn fetch(&self, fetch: &Fetch) {
+        let from = fetch.from;
         let (transport, inbox) = (self.transport.clone(), self.inbox.clone());
         tokio::spawn(async move {
-            let answer = transport.bulk(fetch.from, bytes::Bytes::new()).await;
+            let answer = transport.bulk(from, bytes::Bytes::new()).await;
             let snapshot = match answer {
                 Ok(bytes) => gate::unpack(&bytes),
                 Err(error) => {
-                    tracing::info!(from = %fetch.from, %error, "no snapshot");
+                    tracing::info!(%from, %error, "no snapshot");
                     None
                 }
             };

@@ -96,7 +96,11 @@ impl<P: Protocol> Service for Gate<P> {
         pack(self.offer.current()?.as_ref())
     }
 
-    fn client(&self, key: PublicKey, replies: Arc<dyn FrameSink>) -> Option<Arc<dyn ClientService>> {
+    fn client(
+        &self,
+        key: PublicKey,
+        replies: Arc<dyn FrameSink>,
+    ) -> Option<Arc<dyn ClientService>> {
         if !self.admission.admits(key) {
             tracing::warn!(%key, "a client was turned away: its key is not on the list");
             return None;

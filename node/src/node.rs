@@ -216,7 +216,11 @@ impl<P: Protocol> Consensus for Node<P> {
     }
 
     async fn shutdown(&self) -> Result<(), ShutdownError> {
-        let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut stop = self
+            .stop
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         drop(stop.take().map(|stop| stop.send(())));
         self.stopped().await
     }

@@ -1,5 +1,6 @@
 //! The client's task: one connection at a time, and all that waits for answers.
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,17 +68,10 @@ impl ClientReplies for Back {
     }
 }
 
+/// A session of `client` with a number of its own.
 fn new_session(client: PublicKey) -> SessionId {
-    let mut number = [0; 8];
-    // Without randomness from the system, the address space's is the best there is: sessions of
-    // one key only have to differ.
-    if getrandom::fill(&mut number).is_err() {
-        number = (std::ptr::from_ref(&number).addr() as u64).to_le_bytes();
-    }
-    SessionId {
-        client,
-        number: u64::from_le_bytes(number),
-    }
+    let number = RandomState::new().build_hasher().finish();
+    SessionId { client, number }
 }
 
 impl Link {
@@ -133,7 +127,9 @@ impl Link {
     fn wake(&self) -> Option<Instant> {
         let deadlines = [self.commands.deadline(), self.questions.deadline()];
         let earliest = deadlines.into_iter().flatten().min()?;
-        Some(earliest.min(self.heard + self.options.patience))
+        let patience = self.heard + self.options.patience;
+        let again = self.commands.again();
+        Some(earliest.min(patience).min(again.unwrap_or(patience)))
     }
 
     fn take(&mut self, calls: &mut Vec<Call>) {
@@ -186,9 +182,6 @@ impl Link {
         };
         self.commands.renew();
         self.questions.renew();
-        if !self.commands.is_empty() {
-            self.open_session();
-        }
     }
 
     fn lost(&mut self, from: ReplicaId) {
@@ -265,6 +258,7 @@ impl Link {
     fn look(&mut self) {
         let now = Instant::now();
         self.commands.expire(now, &self.failure);
+        self.commands.ask_again(now);
         let error = match self.state {
             State::Up { .. } => ReadError::Timeout,
             State::Idle | State::Connecting => ReadError::Unreachable(self.failure.clone()),
@@ -294,9 +288,9 @@ impl Link {
             State::Up { to, sink, .. } => {
                 let mut asks = match self.commands.is_empty() {
                     true => Vec::new(),
-                    false => self.commands.to_send(),
+                    false => self.commands.unsent(),
                 };
-                asks.extend(self.questions.to_send());
+                asks.extend(self.questions.unsent());
                 if asks.is_empty() {
                     return;
                 }

@@ -1,6 +1,7 @@
 //! What a client has asked and not been answered.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::consensus::{ProposeError, ReadError, ReadLevel};
@@ -21,28 +22,44 @@ const FRAME: usize = 1 << 20;
 /// The commands of a session, from the caller to the answer.
 pub(super) struct Commands {
     session: SessionId,
-    opened: bool,
+    standing: Standing,
     next: u64,
+    /// By sequence, and so by deadline.
     waiting: BTreeMap<u64, Command>,
+    /// The first sequence not yet sent over the connection that is up.
+    first_unsent: u64,
+    /// When to send again what was refused.
+    again: Option<Instant>,
+}
+
+/// Whether the session is open.
+#[derive(PartialEq, Eq)]
+enum Standing {
+    Closed,
+    Opening,
+    Open,
 }
 
 struct Command {
     command: Bytes,
     caller: oneshot::Sender<Result<Bytes, ProposeError>>,
     deadline: Instant,
-    /// Over how many connections it was sent.
+    /// How often it was sent.
     sent: u32,
-    /// It was sent over the connection that is up now.
-    fresh: bool,
 }
+
+/// How long to wait before a refused command is sent again.
+const REFUSED: Duration = Duration::from_millis(50);
 
 impl Commands {
     pub(super) fn new(session: SessionId) -> Self {
         Commands {
             session,
-            opened: false,
+            standing: Standing::Closed,
             next: OPEN + 1,
             waiting: BTreeMap::new(),
+            first_unsent: OPEN + 1,
+            again: None,
         }
     }
 
@@ -63,7 +80,6 @@ impl Commands {
             caller,
             deadline,
             sent: 0,
-            fresh: false,
         };
         self.waiting.insert(self.next, command);
         self.next += 1;
@@ -75,30 +91,41 @@ impl Commands {
 
     /// The earliest deadline.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.waiting.values().map(|command| command.deadline).min()
+        self.waiting.values().next().map(|command| command.deadline)
     }
 
     /// A new connection is up: all is to be sent over it.
     pub(super) fn renew(&mut self) {
-        for command in self.waiting.values_mut() {
-            command.fresh = false;
+        self.first_unsent = OPEN + 1;
+        if self.standing == Standing::Opening {
+            self.standing = Standing::Closed;
+        }
+    }
+
+    /// When to call [`Commands::ask_again`].
+    pub(super) fn again(&self) -> Option<Instant> {
+        self.again
+    }
+
+    /// Sends again what was refused a while ago.
+    pub(super) fn ask_again(&mut self, now: Instant) {
+        if self.again.is_some_and(|at| at <= now) {
+            self.again = None;
+            self.renew();
         }
     }
 
     /// Everything not yet sent over the connection that is up, or the request that opens the
     /// session if it is not known to be open.
-    pub(super) fn to_send(&mut self) -> Vec<Ask> {
-        if !self.opened {
-            let open = self.request(OPEN, OPEN, Operation::Open);
-            return vec![Ask::Propose(Batch::of_one(open))];
+    pub(super) fn unsent(&mut self) -> Vec<Ask> {
+        if self.standing != Standing::Open {
+            return self.open();
         }
         let answered = self.waiting.keys().next().copied().unwrap_or(self.next);
         let session = self.session;
         let mut asks = Vec::new();
         let mut builder = BatchBuilder::default();
-        // What has not been sent is at the end, save after a new connection.
-        for (sequence, command) in self.waiting.iter_mut().filter(|(_, c)| !c.fresh) {
-            command.fresh = true;
+        for (sequence, command) in self.waiting.range_mut(self.first_unsent..) {
             command.sent += 1;
             builder.push(Request {
                 session,
@@ -113,16 +140,22 @@ impl Commands {
         if !builder.is_empty() {
             asks.push(Ask::Propose(builder.finish()));
         }
+        self.first_unsent = self.next;
         asks
     }
 
-    fn request<'a>(&self, sequence: u64, answered: u64, operation: Operation<'a>) -> Request<'a> {
-        Request {
-            session: self.session,
-            sequence,
-            answered,
-            operation,
+    fn open(&mut self) -> Vec<Ask> {
+        if self.standing == Standing::Opening {
+            return Vec::new();
         }
+        self.standing = Standing::Opening;
+        let open = Request {
+            session: self.session,
+            sequence: OPEN,
+            answered: OPEN,
+            operation: Operation::Open,
+        };
+        vec![Ask::Propose(Batch::of_one(open))]
     }
 
     /// Takes an answer. True if the session must be given up.
@@ -136,14 +169,18 @@ impl Commands {
             return false;
         }
         if sequence == OPEN {
-            self.opened |= result.is_ok();
+            match result {
+                Ok(_) => self.standing = Standing::Open,
+                Err(_) => self.again = Some(Instant::now() + REFUSED),
+            }
             return false;
         }
         let Some(command) = self.waiting.get_mut(&sequence) else {
             return false;
         };
         if result == Err(ProposeError::Overloaded) && command.sent > 1 {
-            // Over an earlier connection it may have been taken: only an answer can tell.
+            // It may have been taken when it was sent before: only an answer can tell.
+            self.again.get_or_insert(Instant::now() + REFUSED);
             return false;
         }
         let expired = result == Err(ProposeError::SessionExpired);
@@ -183,33 +220,26 @@ impl Commands {
 #[derive(Default)]
 pub(super) struct Questions {
     next: u64,
+    /// By number, and so by deadline.
     waiting: BTreeMap<u64, Question>,
+    /// The first number not yet sent over the connection that is up.
+    first_unsent: u64,
 }
 
 struct Question {
     kind: Kind,
     deadline: Instant,
-    fresh: bool,
 }
 
 /// What is asked, and who waits for the answer.
 pub(super) enum Kind {
-    Read(
-        Bytes,
-        ReadLevel,
-        oneshot::Sender<Result<Bytes, ReadError>>,
-    ),
+    Read(Bytes, ReadLevel, oneshot::Sender<Result<Bytes, ReadError>>),
     Status(bool, oneshot::Sender<Result<Report, ReadError>>),
 }
 
 impl Questions {
     pub(super) fn add(&mut self, kind: Kind, deadline: Instant) {
-        let question = Question {
-            kind,
-            deadline,
-            fresh: false,
-        };
-        self.waiting.insert(self.next, question);
+        self.waiting.insert(self.next, Question { kind, deadline });
         self.next += 1;
     }
 
@@ -218,26 +248,22 @@ impl Questions {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.waiting.values().map(|question| question.deadline).min()
+        let first = self.waiting.values().next();
+        first.map(|question| question.deadline)
     }
 
     pub(super) fn renew(&mut self) {
-        for question in self.waiting.values_mut() {
-            question.fresh = false;
-        }
+        self.first_unsent = 0;
     }
 
-    pub(super) fn to_send(&mut self) -> Vec<Ask> {
-        let fresh = self.waiting.iter_mut().filter(|(_, q)| !q.fresh);
-        fresh
-            .map(|(number, question)| {
-                question.fresh = true;
-                match &question.kind {
-                    Kind::Read(query, level, _) => Ask::Read(*number, *level, query.clone()),
-                    Kind::Status(digest, _) => Ask::Status(*number, *digest),
-                }
-            })
-            .collect()
+    pub(super) fn unsent(&mut self) -> Vec<Ask> {
+        let unsent = self.waiting.range(self.first_unsent..);
+        self.first_unsent = self.next;
+        let ask = |(number, question): (&u64, &Question)| match &question.kind {
+            Kind::Read(query, level, _) => Ask::Read(*number, *level, query.clone()),
+            Kind::Status(digest, _) => Ask::Status(*number, *digest),
+        };
+        unsent.map(ask).collect()
     }
 
     pub(super) fn read(&mut self, number: u64, result: Result<Bytes, ReadError>) {
