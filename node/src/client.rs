@@ -26,8 +26,10 @@ use link::Link;
 #[serde(default, deny_unknown_fields)]
 pub struct ClientOptions {
     /// How long a request may take before its outcome is reported as unknown.
+    #[serde(rename = "timeout_ms", with = "quorate_core::millis")]
     pub timeout: Duration,
     /// How long a replica may be silent while a request waits before another one is asked.
+    #[serde(rename = "patience_ms", with = "quorate_core::millis")]
     pub patience: Duration,
     /// The replica to ask first; by default the first that answers.
     pub first: Option<ReplicaId>,

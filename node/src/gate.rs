@@ -41,6 +41,7 @@ pub(crate) struct Gate<P: Protocol> {
     pub(crate) envelope: Envelope,
     pub(crate) verifier: Verifier,
     pub(crate) admission: Admission,
+    pub(crate) own: PublicKey,
     pub(crate) inbox: mpsc::Sender<Happening<P>>,
     pub(crate) offer: Arc<Offer>,
     pub(crate) connections: AtomicU64,
@@ -101,7 +102,7 @@ impl<P: Protocol> Service for Gate<P> {
         key: PublicKey,
         replies: Arc<dyn FrameSink>,
     ) -> Option<Arc<dyn ClientService>> {
-        if !self.admission.admits(key) {
+        if key != self.own && !self.admission.admits(key) {
             tracing::warn!(%key, "a client was turned away: its key is not on the list");
             return None;
         }

@@ -100,6 +100,7 @@ impl<P: Protocol> Node<P> {
             envelope,
             verifier,
             admission,
+            own: key,
             inbox: inbox.clone(),
             offer: offer.clone(),
             connections: AtomicU64::new(0),
@@ -216,12 +217,10 @@ impl<P: Protocol> Consensus for Node<P> {
     }
 
     async fn shutdown(&self) -> Result<(), ShutdownError> {
-        let mut stop = self
-            .stop
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        drop(stop.take().map(|stop| stop.send(())));
+        let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        // A driver that has stopped by itself does not listen any more.
+        let _stopped = stop.take().map(|stop| stop.send(()));
+        drop(stop);
         self.stopped().await
     }
 }
