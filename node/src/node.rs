@@ -217,10 +217,15 @@ impl<P: Protocol> Consensus for Node<P> {
     }
 
     async fn shutdown(&self) -> Result<(), ShutdownError> {
-        let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
-        // A driver that has stopped by itself does not listen any more.
-        let _stopped = stop.take().map(|stop| stop.send(()));
-        drop(stop);
+        let stop = self
+            .stop
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(stop) = stop {
+            // A driver that has stopped by itself does not listen any more.
+            let _unheard = stop.send(());
+        }
         self.stopped().await
     }
 }
