@@ -147,11 +147,6 @@ impl Wal {
         self.stats.clone()
     }
 
-    /// How many times the log was synced since it was opened.
-    pub fn syncs(&self) -> u64 {
-        self.stats.syncs()
-    }
-
     /// Makes durable all that was given, and returns when it is, or when storage has failed.
     pub fn close(self) {
         drop(self);
@@ -249,6 +244,10 @@ impl Storage for Wal {
         if let Some(saves) = &self.saves {
             saves.send((ticket, snapshot)).ok();
         }
+    }
+
+    fn syncs(&self) -> u64 {
+        self.stats.syncs()
     }
 }
 
