@@ -24,6 +24,11 @@ pub trait StateMachine: Send + 'static {
         Keys::All
     }
 
+    /// What `query` reads.
+    fn query_keys(&self, _query: &[u8]) -> Keys {
+        Keys::All
+    }
+
     /// Writes the whole state; equal states must give equal bytes.
     fn snapshot(&self, to: &mut dyn io::Write) -> io::Result<()>;
 
@@ -64,6 +69,31 @@ pub enum Keys {
 }
 
 impl Keys {
+    /// No keys: it conflicts with nothing but [`Keys::All`].
+    pub fn none() -> Keys {
+        Keys::Some {
+            reads: BTreeSet::new(),
+            writes: BTreeSet::new(),
+        }
+    }
+
+    /// Takes in what `other` touches.
+    pub fn merge(&mut self, other: Keys) {
+        match (&mut *self, other) {
+            (
+                Keys::Some { reads, writes },
+                Keys::Some {
+                    reads: more_reads,
+                    writes: more_writes,
+                },
+            ) => {
+                reads.extend(more_reads);
+                writes.extend(more_writes);
+            }
+            _ => *self = Keys::All,
+        }
+    }
+
     /// Whether the order of the two matters.
     pub fn conflicts(&self, other: &Keys) -> bool {
         match (self, other) {

@@ -41,6 +41,15 @@ pub struct Write<R> {
     pub records: Vec<R>,
 }
 
+impl<R> Default for Write<R> {
+    fn default() -> Self {
+        Write {
+            replaces: false,
+            records: Vec::new(),
+        }
+    }
+}
+
 /// What is to happen to a timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimerOp<T> {
@@ -55,10 +64,7 @@ impl<P: Protocol> Default for Output<P> {
         Output {
             send: Vec::new(),
             promises: Vec::new(),
-            write: Write {
-                replaces: false,
-                records: Vec::new(),
-            },
+            write: Write::default(),
             timers: Vec::new(),
             commits: Vec::new(),
             reads: Vec::new(),

@@ -1,5 +1,6 @@
 //! What a consensus protocol is: a deterministic state machine without I/O.
 
+use std::borrow::Cow;
 use std::fmt::Debug;
 use std::ops::Deref;
 
@@ -252,7 +253,13 @@ pub enum Input<P: Protocol> {
     Timer(P::Timer),
     /// The driver has requests to be ordered. They may be lost (no leader is known, a message is
     /// dropped): the driver proposes again what it does not see executed.
-    Propose(Batch),
+    Propose {
+        /// The requests, ordered as one entry.
+        batch: Batch,
+        /// What they read and write. [`Keys::All`] under [`Order::Total`], where it does not
+        /// matter.
+        keys: Keys,
+    },
     /// The driver wants to read. It asks again what is not answered.
     Read {
         /// Names the read in its answer.
@@ -333,7 +340,7 @@ pub enum Role {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The protocol's name.
-    pub protocol: String,
+    pub protocol: Cow<'static, str>,
     /// This replica.
     pub me: ReplicaId,
     /// What it is.

@@ -1,1 +1,606 @@
-//! The driver core.
+//! The driver core: everything around a protocol, as pure as the protocol itself.
+//!
+//! A [`Replica`] takes what happens in *turns*: any number of inputs ([`Replica::message`],
+//! [`Replica::propose`], [`Replica::durable`], ...), then one [`Replica::end_turn`], which gives
+//! the [`Effects`] of them all. Whatever gathers in a turn shares its cost: one batch, one append,
+//! one round of reads. The node carries the effects out on sockets and files, the simulator in
+//! virtual time; neither knows which protocol it drives.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use crate::codec;
+use crate::consensus::{ProposeError, ReadError, ReadLevel};
+use crate::crypto::{Digest, Signer, Verifier};
+use crate::frontier::Frontier;
+use crate::id::{ReplicaId, Time};
+use crate::ledger::Ledger;
+use crate::machine::{Keys, StateMachine};
+use crate::output::{Output, TimerOp};
+use crate::protocol::{
+    Commit, Context, Dest, Event, FaultModel, Fetch, Input, Message as _, Order, Protocol,
+    ReadAnswer, ReadId, Recovered, Status, Verified, Violation,
+};
+use crate::request::{Batch, Operation, Request, SessionId};
+use crate::session::Standing;
+use crate::storage::{Append, Records, Snapshot, StorageError, Stored, Ticket};
+
+mod durability;
+mod effects;
+mod execution;
+mod pending;
+mod reads;
+mod settings;
+mod snapshots;
+
+pub use effects::{Answer, Effects, Halt, ReadToken};
+pub use settings::{Mutant, Settings};
+
+use durability::Durability;
+use execution::Execution;
+use pending::{Added, Pending};
+use reads::{Query, Reads};
+use snapshots::{Origin, Snapshots};
+
+/// One replica: a protocol, a state machine, and all that connects them.
+#[derive(Debug)]
+pub struct Replica<P: Protocol, S> {
+    me: ReplicaId,
+    n: usize,
+    settings: Settings,
+    signer: Signer,
+    verifier: Verifier,
+    /// Whose name reads through the log go under. They change nothing, so it is never opened.
+    reader: SessionId,
+    protocol: P,
+    out: Output<P>,
+    own: VecDeque<P::Message>,
+    timers: BTreeMap<P::Timer, Time>,
+    durability: Durability<P::Message>,
+    execution: Execution<S>,
+    pending: Pending,
+    reads: Reads,
+    through_log: BTreeMap<u64, ReadToken>,
+    reads_through_log: u64,
+    snapshots: Snapshots,
+    leader_changed: bool,
+    ledger: Ledger,
+    effects: Effects<P>,
+    halted: bool,
+}
+
+impl<P: Protocol, S: StateMachine> Replica<P, S> {
+    /// The replica as storage remembers it. [`Replica::start`] comes next.
+    pub fn recover(
+        context: Context,
+        config: P::Config,
+        settings: Settings,
+        machine: S,
+        stored: Stored,
+    ) -> Result<Self, Halt> {
+        let mut execution = Execution::new(machine);
+        if let Some(snapshot) = &stored.snapshot {
+            execution.restore(snapshot)?;
+        }
+        let records = decode_records::<P>(&stored.records)?;
+        let past = Recovered {
+            records,
+            snapshot: stored.snapshot.as_ref().map(|s| s.id.clone()),
+        };
+        let reader = SessionId {
+            client: context.members.key(context.me).ok_or_else(|| Violation {
+                rule: "a replica is a member",
+                detail: format!("{} is not among {}", context.me, context.n()),
+            })?,
+            number: u64::from_le_bytes(std::array::from_fn(|i| context.seed[i])),
+        };
+        Ok(Replica {
+            me: context.me,
+            n: context.n(),
+            settings,
+            signer: context.signer.clone(),
+            verifier: context.verifier.clone(),
+            reader,
+            protocol: P::recover(context, config, past)?,
+            out: Output::default(),
+            own: VecDeque::new(),
+            timers: BTreeMap::new(),
+            durability: Durability::default(),
+            execution,
+            pending: Pending::default(),
+            reads: Reads::default(),
+            through_log: BTreeMap::new(),
+            reads_through_log: 0,
+            snapshots: Snapshots::recovered(stored.snapshot),
+            leader_changed: false,
+            ledger: Ledger::default(),
+            effects: Effects::default(),
+            halted: false,
+        })
+    }
+
+    /// Begins.
+    pub fn start(&mut self, now: Time) {
+        self.step(now, Input::Start);
+    }
+
+    /// A verified message arrived.
+    pub fn message(&mut self, now: Time, message: Verified<P::Message>) {
+        self.step(now, Input::Message(message));
+    }
+
+    /// Fires the timers that are due.
+    pub fn tick(&mut self, now: Time) {
+        let due = |(timer, at): (&P::Timer, &Time)| (*at <= now).then_some(*timer);
+        let due: Vec<P::Timer> = self.timers.iter().filter_map(due).collect();
+        for timer in due {
+            self.timers.remove(&timer);
+            self.step(now, Input::Timer(timer));
+        }
+        let before = Time(
+            now.0
+                .saturating_sub(self.settings.retry_after.as_nanos() as u64),
+        );
+        if self.retry_deadline().is_some_and(|at| at <= now) {
+            self.ask_again(now, before);
+        }
+    }
+
+    /// When [`Replica::tick`] is to be called next, at the latest.
+    pub fn deadline(&self) -> Option<Time> {
+        let timers = self.timers.values().copied();
+        timers.chain(self.retry_deadline()).min()
+    }
+
+    fn retry_deadline(&self) -> Option<Time> {
+        let oldest = self.pending.oldest().into_iter().chain(self.reads.oldest());
+        oldest.min().map(|time| time + self.settings.retry_after)
+    }
+
+    /// Takes a request. Its answer comes as [`Effects::answers`]; an error is the answer.
+    pub fn propose(&mut self, request: Request<'_>) -> Result<(), ProposeError> {
+        let size = match request.operation {
+            Operation::Apply(bytes) | Operation::Query(bytes) => bytes.len(),
+            Operation::Open => 0,
+        };
+        if size > self.settings.max_command_bytes {
+            let limit = self.settings.max_command_bytes;
+            return Err(ProposeError::TooLarge { size, limit });
+        }
+        let sessions = self.execution.sessions();
+        match sessions.standing(request.session, request.sequence) {
+            Standing::Executed(answer) => {
+                self.effects.answers.push(Answer {
+                    session: request.session,
+                    sequence: request.sequence,
+                    result: Ok(answer),
+                });
+                return Ok(());
+            }
+            Standing::Dropped => return Err(ProposeError::AnswerDropped),
+            // The session may have been opened by entries not executed here yet.
+            Standing::Expired | Standing::New => {}
+        }
+        match self.pending.add(request, &self.settings) {
+            Added::New | Added::Known => Ok(()),
+            Added::Full => Err(ProposeError::Overloaded),
+        }
+    }
+
+    /// Takes a read. Its answer comes as [`Effects::reads`]; an error is the answer.
+    pub fn read(
+        &mut self,
+        token: ReadToken,
+        query: Bytes,
+        level: ReadLevel,
+    ) -> Result<(), ReadError> {
+        if level == ReadLevel::Local {
+            let answer = self.execution.machine().query(&query);
+            self.effects.reads.push((token, Ok(answer)));
+            return Ok(());
+        }
+        if self.reads.len() + self.through_log.len() >= self.settings.max_pending
+            || query.len() > self.settings.max_command_bytes
+        {
+            return Err(ReadError::Overloaded);
+        }
+        self.reads.add(Query { token, query });
+        Ok(())
+    }
+
+    /// All appends through `ticket` are durable.
+    pub fn durable(&mut self, ticket: Ticket) {
+        let promises = self.durability.durable(ticket);
+        self.release(promises);
+    }
+
+    /// All snapshots through `ticket` are durable.
+    pub fn saved(&mut self, now: Time, ticket: Ticket) {
+        for (snapshot, origin) in self.snapshots.durable(ticket) {
+            let id = snapshot.id.clone();
+            match origin {
+                Origin::Taken => {
+                    self.snapshots.keep(snapshot);
+                    self.step(now, Input::Snapshotted(id));
+                }
+                Origin::Fetched => self.install(now, snapshot),
+            }
+        }
+    }
+
+    /// Storage has failed.
+    pub fn storage_failed(&mut self, error: StorageError) {
+        self.halt(Halt::Storage(error));
+    }
+
+    /// A fetch has ended, with a snapshot if all went well. A snapshot that cannot be believed
+    /// is dropped; the protocol asks again.
+    pub fn fetched(&mut self, snapshot: Option<Snapshot>) {
+        let Some(fetch) = self.snapshots.fetched() else {
+            return;
+        };
+        let Some(snapshot) = snapshot else { return };
+        let useful = snapshot.id.at.covers(&fetch.at_least) && self.is_ahead(&snapshot.id.at);
+        if useful
+            && self.protocol.accepts(&snapshot.id)
+            && Digest::of(&snapshot.body) == snapshot.id.digest
+        {
+            let save = self.snapshots.save(snapshot, Origin::Fetched);
+            self.effects.save.push(save);
+        }
+    }
+
+    fn is_ahead(&self, at: &Frontier) -> bool {
+        at.covers(self.execution.applied()) && at != self.execution.applied()
+    }
+
+    fn install(&mut self, now: Time, snapshot: Snapshot) {
+        // Execution may have caught up while the snapshot was being saved.
+        if !self.is_ahead(&snapshot.id.at) {
+            return;
+        }
+        if let Err(error) = self.execution.restore(&snapshot) {
+            return self.halt(Halt::Restore(error));
+        }
+        let id = snapshot.id.clone();
+        self.snapshots.keep(snapshot);
+        self.step(now, Input::Installed(id));
+    }
+
+    /// Ends the turn: proposes what has gathered, lets the protocol send what it held back, and
+    /// gives all effects.
+    pub fn end_turn(&mut self, now: Time) -> Effects<P> {
+        loop {
+            self.pump(now);
+            if std::mem::take(&mut self.leader_changed) {
+                self.ask_again(now, now);
+            }
+            self.ask(now);
+            self.step(now, Input::EndOfTurn);
+            self.close_turn_records();
+            if self.halted || self.is_settled() {
+                break;
+            }
+        }
+        let effects = std::mem::take(&mut self.effects);
+        match effects.halt {
+            // Nothing leaves a replica whose state cannot be trusted.
+            Some(halt) => Effects {
+                halt: Some(halt),
+                ..Effects::default()
+            },
+            None => effects,
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        self.own.is_empty()
+            && !self.leader_changed
+            && self.pending.is_quiet(&self.settings)
+            && self.reads.is_quiet()
+    }
+
+    /// Steps through this replica's messages to itself.
+    fn pump(&mut self, now: Time) {
+        while let Some(message) = self.own.pop_front() {
+            self.step(now, Input::Message(Verified::own(self.me, message)));
+        }
+    }
+
+    /// Proposes and reads what has gathered.
+    fn ask(&mut self, now: Time) {
+        for batch in self.pending.due(now, &self.settings) {
+            self.propose_batch(now, batch);
+        }
+        let machine = self.execution.machine();
+        let keys = |queries: &[Query]| match P::ORDER {
+            Order::Total => Keys::All,
+            Order::PerKey => merged(queries.iter().map(|q| machine.query_keys(&q.query))),
+        };
+        if let Some((id, keys)) = self.reads.due(now, keys) {
+            self.step(now, Input::Read { id, keys });
+        }
+    }
+
+    /// Asks again for what was asked at `before` or earlier and has no answer.
+    fn ask_again(&mut self, now: Time, before: Time) {
+        for batch in self.pending.again(now, before) {
+            self.propose_batch(now, batch);
+        }
+        for (id, keys) in self.reads.again(now, before) {
+            self.step(now, Input::Read { id, keys });
+        }
+    }
+
+    fn propose_batch(&mut self, now: Time, batch: Batch) {
+        let machine = self.execution.machine();
+        let keys = match P::ORDER {
+            Order::Total => Keys::All,
+            Order::PerKey => merged(batch.requests().map(|request| match request.operation {
+                Operation::Open => Keys::All,
+                Operation::Apply(command) => machine.keys(command),
+                Operation::Query(query) => machine.query_keys(query),
+            })),
+        };
+        self.step(now, Input::Propose { batch, keys });
+    }
+
+    /// One step of the protocol, and what follows from it here.
+    fn step(&mut self, now: Time, input: Input<P>) {
+        if self.halted {
+            return;
+        }
+        self.protocol.step(now, input, &mut self.out);
+        for op in self.out.timers.drain(..) {
+            match op {
+                TimerOp::Arm(timer, at) => self.timers.insert(timer, at),
+                TimerOp::Disarm(timer) => self.timers.remove(&timer),
+            };
+        }
+        for (to, message) in std::mem::take(&mut self.out.send) {
+            self.route(to, message);
+        }
+        for commit in std::mem::take(&mut self.out.commits) {
+            self.execute(commit);
+        }
+        for (id, answer) in std::mem::take(&mut self.out.reads) {
+            self.answer_reads(id, answer);
+        }
+        for event in std::mem::take(&mut self.out.events) {
+            let leader = matches!(
+                event,
+                Event::RegimeChanged {
+                    leader: Some(_),
+                    ..
+                }
+            );
+            self.leader_changed |= leader;
+            self.effects.events.push(event);
+        }
+        if let Some((at, anchor)) = self.out.offer.take() {
+            let offer = self.snapshots.offer(&at, anchor);
+            self.effects.offer = offer.or(self.effects.offer.take());
+        }
+        if let Some(fetch) = self.out.fetch.take() {
+            self.wish(fetch);
+        }
+        if let Err(violation) = self.protocol.check() {
+            self.halt(Halt::Violation(violation));
+        }
+    }
+
+    fn wish(&mut self, fetch: Fetch) {
+        if self.is_ahead(&fetch.at_least) && self.snapshots.wish(&fetch) {
+            self.effects.fetch = Some(fetch);
+        }
+    }
+
+    /// Gives a turn's records to storage, and holds its promises back until they are durable.
+    fn close_turn_records(&mut self) {
+        let write = std::mem::take(&mut self.out.write);
+        if write.replaces || !write.records.is_empty() {
+            let mut records = Records::default();
+            for record in &write.records {
+                let written = records.push_with(|buffer| codec::encode_into(record, buffer));
+                if let Err(error) = written {
+                    return self.halt(Halt::Encode(format!("a record: {error}")));
+                }
+            }
+            self.append(write.replaces, records);
+        }
+        let promises = std::mem::take(&mut self.out.promises);
+        let ready = match self.settings.mutated(Mutant::PromiseBeforeSync) {
+            true => promises,
+            false => self.durability.hold(promises),
+        };
+        self.release(ready);
+    }
+
+    fn append(&mut self, replaces: bool, records: Records) {
+        let ticket = self.durability.issue();
+        self.ledger.records += records.len() as u64;
+        self.ledger.record_bytes += records.size() as u64;
+        match &mut self.effects.append {
+            Some(append) if !replaces => {
+                append.ticket = ticket;
+                append.records.extend(&records);
+            }
+            append => {
+                self.ledger.appends += 1;
+                *append = Some(Append {
+                    ticket,
+                    replaces,
+                    records,
+                });
+            }
+        }
+    }
+
+    fn release(&mut self, promises: Vec<(Dest, P::Message)>) {
+        for (to, message) in promises {
+            self.route(to, message);
+        }
+    }
+
+    fn route(&mut self, to: Dest, message: P::Message) {
+        match to {
+            Dest::One(replica) if replica == self.me => self.own.push_back(message),
+            Dest::One(_) | Dest::Others => self.effects.send.push((to, message)),
+            Dest::All => {
+                self.own.push_back(message.clone());
+                self.effects.send.push((Dest::Others, message));
+            }
+        }
+    }
+
+    fn execute(&mut self, commit: Commit) {
+        let everyone = P::FAULTS == FaultModel::Byzantine;
+        let (pending, through_log) = (&mut self.pending, &mut self.through_log);
+        let (answers, reads) = (&mut self.effects.answers, &mut self.effects.reads);
+        let reader = self.reader;
+        let executed = self.execution.execute(&commit, &self.settings, |answer| {
+            let waiting = pending.executed(answer.session, answer.sequence);
+            if answer.session == reader {
+                let unanswered = |_| ReadError::Timeout;
+                let token = through_log.remove(&answer.sequence);
+                reads.extend(token.map(|token| (token, answer.result.map_err(unanswered))));
+            } else if waiting || everyone {
+                answers.push(answer);
+            }
+        });
+        if let Err(violation) = executed {
+            return self.halt(Halt::Violation(violation));
+        }
+        let checkpoint = commit.checkpoint;
+        self.ledger.entries += 1;
+        self.effects.executed.push(commit);
+        let due = self.execution.snapshot_is_due(&self.settings) && !self.snapshots.is_busy();
+        if (checkpoint || due) && !self.snapshots.is_installing() {
+            self.take_snapshot();
+        }
+    }
+
+    fn take_snapshot(&mut self) {
+        match self.execution.snapshot(&self.settings) {
+            Ok(snapshot) => {
+                let save = self.snapshots.save(snapshot, Origin::Taken);
+                self.effects.save.push(save);
+            }
+            Err(halt) => self.halt(halt),
+        }
+    }
+
+    fn answer_reads(&mut self, id: ReadId, answer: ReadAnswer) {
+        for Query { token, query } in self.reads.take(id) {
+            match answer {
+                ReadAnswer::Ready => {
+                    let answer = self.execution.machine().query(&query);
+                    self.effects.reads.push((token, Ok(answer)));
+                }
+                ReadAnswer::ThroughLog => self.read_through_log(token, &query),
+            }
+        }
+    }
+
+    fn read_through_log(&mut self, token: ReadToken, query: &[u8]) {
+        let sequence = self.reads_through_log;
+        self.reads_through_log += 1;
+        let request = Request {
+            session: self.reader,
+            sequence,
+            answered: 0,
+            operation: Operation::Query(query),
+        };
+        match self.pending.add(request, &self.settings) {
+            Added::New | Added::Known => {
+                self.through_log.insert(sequence, token);
+            }
+            Added::Full => self.effects.reads.push((token, Err(ReadError::Overloaded))),
+        }
+    }
+
+    /// Notes that `message` left for `to` in a frame of `bytes`.
+    pub fn count_sent(&mut self, to: Dest, message: &P::Message, bytes: usize) {
+        let copies = match to {
+            Dest::One(_) => 1,
+            Dest::Others | Dest::All => self.n - 1,
+        };
+        self.ledger.count_sent(message.kind(), bytes, copies);
+    }
+
+    /// What this replica has spent since it started.
+    pub fn ledger(&self) -> Ledger {
+        Ledger {
+            requests: self.execution.requests(),
+            signatures_made: self.signer.made(),
+            signatures_checked: self.verifier.checked(),
+            ..self.ledger.clone()
+        }
+    }
+
+    /// All replicas but this one.
+    pub fn others(&self) -> impl Iterator<Item = ReplicaId> + use<P, S> {
+        let me = self.me;
+        ReplicaId::all(self.n).filter(move |replica| *replica != me)
+    }
+
+    /// Where this replica stands.
+    pub fn status(&self) -> Status {
+        self.protocol.status()
+    }
+
+    /// The protocol, to be looked at.
+    pub fn protocol(&self) -> &P {
+        &self.protocol
+    }
+
+    /// The state machine, to be looked at.
+    pub fn machine(&self) -> &S {
+        self.execution.machine()
+    }
+
+    /// What has been executed.
+    pub fn applied(&self) -> &Frontier {
+        self.execution.applied()
+    }
+
+    /// How many entries have been executed, those in snapshots included.
+    pub fn executed(&self) -> u64 {
+        self.execution.entries()
+    }
+
+    /// How many requests and reads are under way through this node.
+    pub fn under_way(&self) -> usize {
+        self.pending.len() + self.reads.len()
+    }
+
+    /// How many entries have been executed, and the digest of the state that they made: equal
+    /// numbers have equal digests on all replicas of a protocol with a total order.
+    pub fn digest(&self) -> Result<(u64, Digest), Halt> {
+        let digest = self.execution.digest(&self.settings)?;
+        Ok((self.executed(), digest))
+    }
+
+    fn halt(&mut self, halt: Halt) {
+        self.halted = true;
+        self.effects.halt.get_or_insert(halt);
+    }
+}
+
+fn merged(all: impl Iterator<Item = Keys>) -> Keys {
+    all.fold(Keys::none(), |mut sum, keys| {
+        sum.merge(keys);
+        sum
+    })
+}
+
+fn decode_records<P: Protocol>(stored: &[Bytes]) -> Result<Vec<P::Record>, Halt> {
+    let decoded = stored.iter().map(|bytes| codec::decode("record", bytes));
+    let failed = |error: codec::DecodeError| crate::protocol::RecoverError {
+        protocol: P::NAME,
+        reason: error.to_string(),
+    };
+    let records: Result<Vec<P::Record>, _> = decoded.collect();
+    Ok(records.map_err(failed)?)
+}

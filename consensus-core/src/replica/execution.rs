@@ -1,0 +1,199 @@
+//! Executing what was ordered: state machine, sessions, frontier and their snapshots.
+
+use std::io::Read as _;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{self, FORMAT_VERSION, TABLE_LIMIT};
+use crate::consensus::ProposeError;
+use crate::crypto::Digest;
+use crate::frontier::Frontier;
+use crate::machine::{RestoreError, StateMachine};
+use crate::protocol::{Commit, SnapshotRef, Violation};
+use crate::request::{Operation, Request};
+use crate::session::{Sessions, Standing};
+use crate::storage::Snapshot;
+
+use super::effects::{Answer, Halt};
+use super::settings::{Mutant, Settings};
+
+/// The replicated state, and how far it has come.
+#[derive(Debug)]
+pub(super) struct Execution<S> {
+    machine: S,
+    sessions: Sessions,
+    applied: Frontier,
+    entries: u64,
+    requests: u64,
+    since_snapshot: u64,
+}
+
+/// What precedes the application's state in a snapshot's body.
+#[derive(Serialize, Deserialize)]
+struct Head {
+    version: u8,
+    entries: u64,
+    at: Frontier,
+    sessions: Sessions,
+}
+
+impl<S: StateMachine> Execution<S> {
+    pub(super) fn new(machine: S) -> Self {
+        Execution {
+            machine,
+            sessions: Sessions::default(),
+            applied: Frontier::default(),
+            entries: 0,
+            requests: 0,
+            since_snapshot: 0,
+        }
+    }
+
+    pub(super) fn machine(&self) -> &S {
+        &self.machine
+    }
+
+    pub(super) fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    pub(super) fn applied(&self) -> &Frontier {
+        &self.applied
+    }
+
+    /// How many entries have been executed, those in snapshots included.
+    pub(super) fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// How many requests were executed since the start, repeated ones not counted.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    /// Whether enough has been executed for another snapshot.
+    pub(super) fn snapshot_is_due(&self, settings: &Settings) -> bool {
+        self.since_snapshot >= settings.snapshot_every_bytes
+    }
+
+    /// Executes an entry, giving each request's answer to `answer`.
+    pub(super) fn execute(
+        &mut self,
+        commit: &Commit,
+        settings: &Settings,
+        mut answer: impl FnMut(Answer),
+    ) -> Result<(), Violation> {
+        if !self.applied.insert(commit.id) {
+            return Err(Violation {
+                rule: "an entry is executed once",
+                detail: format!("{:?} was handed over again", commit.id),
+            });
+        }
+        self.entries += 1;
+        self.since_snapshot += commit.batch.size() as u64;
+        for request in commit.batch.requests() {
+            answer(Answer {
+                session: request.session,
+                sequence: request.sequence,
+                result: self.request(request, settings),
+            });
+        }
+        Ok(())
+    }
+
+    fn request(
+        &mut self,
+        request: Request<'_>,
+        settings: &Settings,
+    ) -> Result<Bytes, ProposeError> {
+        let command = match request.operation {
+            Operation::Query(query) => return Ok(self.machine.query(query)),
+            Operation::Open => {
+                self.sessions.open(request.session);
+                return Ok(Bytes::new());
+            }
+            Operation::Apply(command) => command,
+        };
+        let repeats = settings.mutated(Mutant::ExecuteRepeats);
+        match self.sessions.standing(request.session, request.sequence) {
+            Standing::Executed(answer) if !repeats => return Ok(answer),
+            Standing::Dropped if !repeats => return Err(ProposeError::AnswerDropped),
+            Standing::Expired => return Err(ProposeError::SessionExpired),
+            Standing::New | Standing::Executed(_) | Standing::Dropped => {}
+        }
+        let answer = self.machine.apply(command);
+        self.requests += 1;
+        let (session, sequence) = (request.session, request.sequence);
+        self.sessions
+            .executed(session, sequence, request.answered, answer.clone());
+        Ok(answer)
+    }
+
+    /// A snapshot of the state as it is.
+    pub(super) fn snapshot(&mut self, settings: &Settings) -> Result<Snapshot, Halt> {
+        self.since_snapshot = 0;
+        let body = self.body(settings)?;
+        Ok(Snapshot {
+            id: SnapshotRef {
+                at: self.applied.clone(),
+                digest: Digest::of(&body),
+                anchor: Bytes::new(),
+            },
+            body,
+        })
+    }
+
+    fn body(&self, settings: &Settings) -> Result<Bytes, Halt> {
+        let sessions = match settings.mutated(Mutant::SessionsLeftOutOfSnapshot) {
+            true => Sessions::default(),
+            false => self.sessions.clone(),
+        };
+        let head = Head {
+            version: FORMAT_VERSION,
+            entries: self.entries,
+            at: self.applied.clone(),
+            sessions,
+        };
+        let failed = |error: &dyn std::fmt::Display| Halt::Encode(format!("a snapshot: {error}"));
+        let head = codec::encode(&head).map_err(|error| failed(&error))?;
+        let mut body = (head.len() as u64).to_le_bytes().to_vec();
+        body.extend_from_slice(&head);
+        self.machine
+            .snapshot(&mut body)
+            .map_err(|error| failed(&error))?;
+        Ok(body.into())
+    }
+
+    /// The digest of the state as it is.
+    pub(super) fn digest(&self, settings: &Settings) -> Result<Digest, Halt> {
+        Ok(Digest::of(&self.body(settings)?))
+    }
+
+    /// Replaces the state by a snapshot's.
+    pub(super) fn restore(&mut self, snapshot: &Snapshot) -> Result<(), RestoreError> {
+        let short = || RestoreError::new("the snapshot is cut short");
+        if Digest::of(&snapshot.body) != snapshot.id.digest {
+            return Err(RestoreError::new(
+                "the body does not have the digest stated",
+            ));
+        }
+        let (length, rest) = snapshot.body.split_at_checked(8).ok_or_else(short)?;
+        let length = u64::from_le_bytes(length.try_into().map_err(|_| short())?);
+        let length = usize::try_from(length).map_err(|_| short())?;
+        let (head, mut state) = rest.split_at_checked(length).ok_or_else(short)?;
+        let head: Head = codec::decode_limited::<Head, TABLE_LIMIT>("snapshot", head)
+            .map_err(|error| RestoreError::new(error.to_string()))?;
+        if head.version != FORMAT_VERSION || head.at != snapshot.id.at {
+            return Err(RestoreError::new(
+                "the body is not that of the snapshot named",
+            ));
+        }
+        self.machine.restore(&mut state.by_ref())?;
+        self.applied = head.at;
+        self.entries = head.entries;
+        self.sessions = head.sessions;
+        self.since_snapshot = 0;
+        Ok(())
+    }
+}

@@ -1,0 +1,243 @@
+//! Requests under way through this node.
+
+use std::collections::BTreeMap;
+
+use crate::id::Time;
+use crate::request::{Batch, BatchBuilder, Request, SessionId};
+
+use super::settings::Settings;
+
+/// The requests that this node has taken and not yet seen executed: those gathering for the next
+/// batch, and the batches proposed.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    gathering: BatchBuilder,
+    /// How many of those gathering were executed before they were proposed.
+    overtaken: usize,
+    batches: BTreeMap<u64, InFlight>,
+    requests: BTreeMap<(SessionId, u64), u64>,
+    bytes: usize,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    batch: Batch,
+    left: usize,
+    proposed: Time,
+}
+
+/// What became of a request that was to be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Added {
+    /// It will be proposed.
+    New,
+    /// It is under way already.
+    Known,
+    /// There are too many.
+    Full,
+}
+
+impl Pending {
+    pub(super) fn add(&mut self, request: Request<'_>, settings: &Settings) -> Added {
+        let key = (request.session, request.sequence);
+        if self.requests.contains_key(&key) {
+            return Added::Known;
+        }
+        if self.requests.len() >= settings.max_pending || self.bytes >= settings.max_pending_bytes {
+            return Added::Full;
+        }
+        let before = self.gathering.size();
+        self.gathering.push(request);
+        self.bytes += self.gathering.size() - before;
+        self.requests.insert(key, self.next);
+        if self.gathering.size() >= settings.max_batch_bytes {
+            self.close();
+        }
+        Added::New
+    }
+
+    /// Closes the gathering batch if it may be proposed now, and gives all closed batches that
+    /// have not been proposed yet.
+    pub(super) fn due(&mut self, now: Time, settings: &Settings) -> Vec<Batch> {
+        let gathered = !self.gathering.is_empty();
+        if gathered && self.batches.len() < settings.max_batches_in_flight {
+            self.close();
+        }
+        let unproposed = |flight: &&mut InFlight| flight.proposed == UNPROPOSED;
+        self.batches
+            .values_mut()
+            .rev()
+            .take_while(unproposed)
+            .map(|flight| {
+                flight.proposed = now;
+                flight.batch.clone()
+            })
+            .collect::<Vec<_>>()
+            .into_iter()
+            .rev()
+            .collect()
+    }
+
+    fn close(&mut self) {
+        let batch = std::mem::take(&mut self.gathering).finish();
+        let left = batch.len() - std::mem::take(&mut self.overtaken);
+        if left == 0 {
+            self.bytes = self.bytes.saturating_sub(batch.size());
+        } else {
+            let flight = InFlight {
+                left,
+                batch,
+                proposed: UNPROPOSED,
+            };
+            self.batches.insert(self.next, flight);
+        }
+        self.next += 1;
+    }
+
+    /// The batches to be proposed once more: those last proposed at `before` or earlier.
+    pub(super) fn again(&mut self, now: Time, before: Time) -> Vec<Batch> {
+        let old = |flight: &&mut InFlight| flight.proposed <= before;
+        let again = |flight: &mut InFlight| {
+            flight.proposed = now;
+            flight.batch.clone()
+        };
+        self.batches.values_mut().filter(old).map(again).collect()
+    }
+
+    /// When the batch that waits longest was last proposed.
+    pub(super) fn oldest(&self) -> Option<Time> {
+        let proposed = self.batches.values().map(|flight| flight.proposed);
+        proposed.filter(|time| *time != UNPROPOSED).min()
+    }
+
+    /// Notes that a request was executed; true if it was under way through this node.
+    pub(super) fn executed(&mut self, session: SessionId, sequence: u64) -> bool {
+        let Some(number) = self.requests.remove(&(session, sequence)) else {
+            return false;
+        };
+        let Some(flight) = self.batches.get_mut(&number) else {
+            self.overtaken += 1;
+            return true;
+        };
+        flight.left -= 1;
+        if flight.left == 0 {
+            self.bytes = self.bytes.saturating_sub(flight.batch.size());
+            self.batches.remove(&number);
+        }
+        true
+    }
+
+    /// Whether nothing is gathered that [`Pending::due`] could propose.
+    pub(super) fn is_quiet(&self, settings: &Settings) -> bool {
+        self.gathering.is_empty() || self.batches.len() >= settings.max_batches_in_flight
+    }
+
+    /// How many requests are under way.
+    pub(super) fn len(&self) -> usize {
+        self.requests.len()
+    }
+}
+
+/// Stands for "never".
+const UNPROPOSED: Time = Time(u64::MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::PublicKey;
+    use crate::request::Operation;
+
+    const SESSION: SessionId = SessionId {
+        client: PublicKey([1; 32]),
+        number: 1,
+    };
+
+    fn request(sequence: u64) -> Request<'static> {
+        Request {
+            session: SESSION,
+            sequence,
+            answered: 0,
+            operation: Operation::Apply(b"command"),
+        }
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            max_pending: 4,
+            max_batches_in_flight: 1,
+            ..Settings::default()
+        }
+    }
+
+    #[test]
+    fn what_arrives_while_a_batch_is_under_way_makes_the_next() {
+        let (mut pending, settings) = (Pending::default(), settings());
+        assert_eq!(pending.add(request(1), &settings), Added::New);
+        assert_eq!(pending.due(Time(1), &settings).len(), 1);
+        pending.add(request(2), &settings);
+        pending.add(request(3), &settings);
+        assert!(pending.due(Time(2), &settings).is_empty());
+        assert!(pending.executed(SESSION, 1));
+        let batches = pending.due(Time(3), &settings);
+        assert_eq!(batches.iter().map(Batch::len).collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
+    fn a_request_under_way_is_not_added_again_and_the_rest_is_bounded() {
+        let (mut pending, settings) = (Pending::default(), settings());
+        for sequence in 1..=4 {
+            assert_eq!(pending.add(request(sequence), &settings), Added::New);
+        }
+        assert_eq!(pending.add(request(2), &settings), Added::Known);
+        assert_eq!(pending.add(request(5), &settings), Added::Full);
+        pending.due(Time(1), &settings);
+        assert!(pending.executed(SESSION, 3));
+        assert!(!pending.executed(SESSION, 3));
+        assert_eq!(pending.add(request(5), &settings), Added::New);
+    }
+
+    #[test]
+    fn a_request_executed_before_it_was_proposed_holds_nothing_up() {
+        let (mut pending, settings) = (Pending::default(), settings());
+        pending.add(request(1), &settings);
+        assert!(pending.executed(SESSION, 1));
+        assert!(pending.due(Time(1), &settings).is_empty());
+        pending.add(request(2), &settings);
+        pending.add(request(3), &settings);
+        assert!(pending.executed(SESSION, 2));
+        assert_eq!(pending.due(Time(2), &settings).len(), 1);
+        assert!(pending.executed(SESSION, 3));
+        assert_eq!((pending.oldest(), pending.bytes), (None, 0));
+    }
+
+    #[test]
+    fn full_batches_do_not_wait() {
+        let settings = Settings {
+            max_batch_bytes: 1,
+            ..settings()
+        };
+        let mut pending = Pending::default();
+        pending.add(request(1), &settings);
+        pending.add(request(2), &settings);
+        let batches = pending.due(Time(1), &settings);
+        let firsts = batches
+            .iter()
+            .flat_map(|b| b.requests().map(|r| r.sequence));
+        assert_eq!(firsts.collect::<Vec<_>>(), [1, 2]);
+    }
+
+    #[test]
+    fn only_what_has_waited_is_proposed_again() {
+        let (mut pending, settings) = (Pending::default(), settings());
+        pending.add(request(1), &settings);
+        assert_eq!(pending.oldest(), None);
+        pending.due(Time(10), &settings);
+        assert_eq!(pending.oldest(), Some(Time(10)));
+        assert!(pending.again(Time(15), Time(9)).is_empty());
+        assert_eq!(pending.again(Time(20), Time(10)).len(), 1);
+        assert_eq!(pending.oldest(), Some(Time(20)));
+        pending.executed(SESSION, 1);
+        assert_eq!(pending.oldest(), None);
+    }
+}

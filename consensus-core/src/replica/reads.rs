@@ -1,0 +1,126 @@
+//! Reads under way through this node.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::id::Time;
+use crate::machine::Keys;
+use crate::protocol::ReadId;
+
+use super::effects::ReadToken;
+
+/// How many groups of reads are under way at most; what arrives meanwhile joins the next.
+const MAX_GROUPS: usize = 4;
+
+/// A read, as it was asked.
+#[derive(Debug)]
+pub(super) struct Query {
+    pub(super) token: ReadToken,
+    pub(super) query: Bytes,
+}
+
+/// Linearizable reads that have no answer yet. All that gather in a turn share one
+/// [`ReadId`], so that confirming them costs the protocol one round.
+#[derive(Debug, Default)]
+pub(super) struct Reads {
+    gathering: Vec<Query>,
+    groups: BTreeMap<ReadId, Group>,
+    count: usize,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Group {
+    queries: Vec<Query>,
+    keys: Keys,
+    asked: Time,
+}
+
+impl Reads {
+    pub(super) fn add(&mut self, query: Query) {
+        self.gathering.push(query);
+        self.count += 1;
+    }
+
+    /// How many reads are under way.
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Makes a group of what has gathered, if it may be asked now. `keys` says what they touch.
+    pub(super) fn due(
+        &mut self,
+        now: Time,
+        keys: impl FnOnce(&[Query]) -> Keys,
+    ) -> Option<(ReadId, Keys)> {
+        if self.is_quiet() {
+            return None;
+        }
+        let queries = std::mem::take(&mut self.gathering);
+        let keys = keys(&queries);
+        let id = ReadId(self.next);
+        self.next += 1;
+        let group = Group {
+            queries,
+            keys: keys.clone(),
+            asked: now,
+        };
+        self.groups.insert(id, group);
+        Some((id, keys))
+    }
+
+    /// Whether nothing is gathered that [`Reads::due`] could ask.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.gathering.is_empty() || self.groups.len() >= MAX_GROUPS
+    }
+
+    /// The groups to be asked once more: those last asked at `before` or earlier.
+    pub(super) fn again(&mut self, now: Time, before: Time) -> Vec<(ReadId, Keys)> {
+        let old = |(_, group): &(&ReadId, &mut Group)| group.asked <= before;
+        let again = |(id, group): (&ReadId, &mut Group)| {
+            group.asked = now;
+            (*id, group.keys.clone())
+        };
+        self.groups.iter_mut().filter(old).map(again).collect()
+    }
+
+    /// When the group that waits longest was last asked.
+    pub(super) fn oldest(&self) -> Option<Time> {
+        self.groups.values().map(|group| group.asked).min()
+    }
+
+    /// Takes the reads of an answered group; none if it was answered before.
+    pub(super) fn take(&mut self, id: ReadId) -> Vec<Query> {
+        let queries = self.groups.remove(&id).map_or(Vec::new(), |g| g.queries);
+        self.count -= queries.len();
+        queries
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(token: u64) -> Query {
+        Query {
+            token: ReadToken(token),
+            query: Bytes::new(),
+        }
+    }
+
+    #[test]
+    fn reads_that_gather_share_a_group_and_are_answered_once() {
+        let mut reads = Reads::default();
+        assert_eq!(reads.due(Time(0), |_| Keys::All), None);
+        reads.add(query(1));
+        reads.add(query(2));
+        let (id, _) = reads.due(Time(1), |_| Keys::All).unwrap();
+        assert_eq!(reads.len(), 2);
+        assert!(reads.again(Time(2), Time(0)).is_empty());
+        assert_eq!(reads.again(Time(2), Time(1)), [(id, Keys::All)]);
+        assert_eq!(reads.take(id).len(), 2);
+        assert!(reads.take(id).is_empty());
+        assert_eq!(reads.len(), 0);
+    }
+}

@@ -1,0 +1,70 @@
+//! Limits and policies of the driver.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Limits and policies of the driver core, the same for every protocol.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The most bytes a command or query may have.
+    pub max_command_bytes: usize,
+    /// The most requests and reads that may be under way through this node; one more is refused.
+    pub max_pending: usize,
+    /// The most bytes of requests that may be under way through this node.
+    pub max_pending_bytes: usize,
+    /// A batch is closed when it has reached this many bytes.
+    pub max_batch_bytes: usize,
+    /// How many batches this node has under way at most, while they are not full: what arrives
+    /// meanwhile makes the next batch larger.
+    pub max_batches_in_flight: usize,
+    /// After this long without being executed, a request is proposed again.
+    #[serde(rename = "retry_after_ms", with = "crate::millis")]
+    pub retry_after: Duration,
+    /// A snapshot is taken when this many bytes of batches have been executed since the last.
+    pub snapshot_every_bytes: u64,
+    /// The rule of the driver that is switched off, to show that the tests would notice.
+    #[cfg(feature = "mutants")]
+    #[serde(skip)]
+    pub mutant: Option<Mutant>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            max_command_bytes: 1 << 20,
+            max_pending: 16_384,
+            max_pending_bytes: 64 << 20,
+            max_batch_bytes: 256 << 10,
+            max_batches_in_flight: 4,
+            retry_after: Duration::from_secs(1),
+            snapshot_every_bytes: 64 << 20,
+            #[cfg(feature = "mutants")]
+            mutant: None,
+        }
+    }
+}
+
+/// A safety rule of the driver that can be switched off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// Promises leave before the records they rest on are durable.
+    PromiseBeforeSync,
+    /// A snapshot holds the application's state without the sessions.
+    SessionsLeftOutOfSnapshot,
+    /// A request is executed without a look at the sessions.
+    ExecuteRepeats,
+}
+
+impl Settings {
+    #[cfg(feature = "mutants")]
+    pub(super) fn mutated(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+
+    #[cfg(not(feature = "mutants"))]
+    pub(super) fn mutated(&self, _mutant: Mutant) -> bool {
+        false
+    }
+}
