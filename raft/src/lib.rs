@@ -73,7 +73,7 @@ impl Protocol for Raft {
 
     fn status(&self) -> Status {
         Status {
-            protocol: String::from(Self::NAME),
+            protocol: Self::NAME.into(),
             me: self.me,
             role: match self.role {
                 replica::Role::Follower(_) => protocol::Role::Follower,

@@ -84,7 +84,7 @@ impl Raft {
             }
             Input::Timer(Timer::Election) => self.election_timed_out(now, out),
             Input::Timer(Timer::Heartbeat) => self.heartbeat_is_due(now, out),
-            Input::Propose(batch) => self.propose(batch, out),
+            Input::Propose { batch, keys: _ } => self.propose(batch, out),
             Input::Read { id, keys: _ } => self.read(id, out),
             Input::EndOfTurn => self.end_of_turn(out),
             Input::Snapshotted(snapshot) => self.snapshotted(&snapshot, out),

@@ -300,7 +300,8 @@ impl Node {
 
     /// A turn with one command proposed here.
     pub(crate) fn propose(&mut self, text: &str) {
-        self.turn(Input::Propose(command(text)));
+        let (batch, keys) = (command(text), Keys::All);
+        self.turn(Input::Propose { batch, keys });
     }
 
     /// A turn with one read.
@@ -383,11 +384,11 @@ impl Node {
 
     /// The term and vote that are durable.
     pub(crate) fn durable_vote(&self) -> (u64, Option<ReplicaId>) {
-        let votes = self.durable.iter().filter_map(|record| match record {
+        let mut votes = self.durable.iter().filter_map(|record| match record {
             Record::Vote { term, voted_for } => Some((term.0, *voted_for)),
             _ => None,
         });
-        votes.last().unwrap_or((0, None))
+        votes.next_back().unwrap_or((0, None))
     }
 
     /// What is left of the replica after a crash.
