@@ -20,7 +20,7 @@ use crate::machine::{Keys, StateMachine};
 use crate::output::{Output, TimerOp};
 use crate::protocol::{
     Commit, Context, Dest, Event, FaultModel, Fetch, Input, Message as _, Order, Protocol,
-    ReadAnswer, ReadId, Recovered, Status, Verified, Violation,
+    ReadAnswer, ReadId, Recovered, Verified, Violation,
 };
 use crate::request::{Batch, Operation, Request, SessionId};
 use crate::session::Standing;
@@ -33,6 +33,7 @@ mod pending;
 mod reads;
 mod settings;
 mod snapshots;
+mod standing;
 
 pub use effects::{Answer, Effects, Halt, ReadToken};
 pub use settings::{Mutant, Settings};
@@ -241,7 +242,10 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             return;
         };
         let Some(snapshot) = snapshot else { return };
-        let useful = snapshot.id.at.covers(&fetch.at_least) && self.is_ahead(&snapshot.id.at);
+        // One of this replica's own that is still to be saved must not replace a later one.
+        let useful = !self.snapshots.is_busy()
+            && snapshot.id.at.covers(&fetch.at_least)
+            && self.is_ahead(&snapshot.id.at);
         if useful
             && self.protocol.accepts(&snapshot.id)
             && Digest::of(&snapshot.body) == snapshot.id.digest
@@ -279,6 +283,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             self.ask(now);
             self.step(now, Input::EndOfTurn);
             self.close_turn_records();
+            self.save_released();
             if self.halted || self.is_settled() {
                 break;
             }
@@ -417,6 +422,18 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         self.release(ready);
     }
 
+    fn save_released(&mut self) {
+        self.snapshots.close_turn(self.durability.issued());
+        let durability = &self.durability;
+        for snapshot in self
+            .snapshots
+            .released(|ticket| durability.is_durable(ticket))
+        {
+            let save = self.snapshots.save(snapshot, Origin::Taken);
+            self.effects.save.push(save);
+        }
+    }
+
     fn append(&mut self, replaces: bool, records: Records) {
         let ticket = self.durability.issue();
         self.ledger.records += records.len() as u64;
@@ -483,10 +500,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
 
     fn take_snapshot(&mut self) {
         match self.execution.snapshot(&self.settings) {
-            Ok(snapshot) => {
-                let save = self.snapshots.save(snapshot, Origin::Taken);
-                self.effects.save.push(save);
-            }
+            Ok(snapshot) => self.snapshots.hold(snapshot),
             Err(halt) => self.halt(halt),
         }
     }
@@ -518,68 +532,6 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             }
             Added::Full => self.effects.reads.push((token, Err(ReadError::Overloaded))),
         }
-    }
-
-    /// Notes that `message` left for `to` in a frame of `bytes`.
-    pub fn count_sent(&mut self, to: Dest, message: &P::Message, bytes: usize) {
-        let copies = match to {
-            Dest::One(_) => 1,
-            Dest::Others | Dest::All => self.n - 1,
-        };
-        self.ledger.count_sent(message.kind(), bytes, copies);
-    }
-
-    /// What this replica has spent since it started.
-    pub fn ledger(&self) -> Ledger {
-        Ledger {
-            requests: self.execution.requests(),
-            signatures_made: self.signer.made(),
-            signatures_checked: self.verifier.checked(),
-            ..self.ledger.clone()
-        }
-    }
-
-    /// All replicas but this one.
-    pub fn others(&self) -> impl Iterator<Item = ReplicaId> + use<P, S> {
-        let me = self.me;
-        ReplicaId::all(self.n).filter(move |replica| *replica != me)
-    }
-
-    /// Where this replica stands.
-    pub fn status(&self) -> Status {
-        self.protocol.status()
-    }
-
-    /// The protocol, to be looked at.
-    pub fn protocol(&self) -> &P {
-        &self.protocol
-    }
-
-    /// The state machine, to be looked at.
-    pub fn machine(&self) -> &S {
-        self.execution.machine()
-    }
-
-    /// What has been executed.
-    pub fn applied(&self) -> &Frontier {
-        self.execution.applied()
-    }
-
-    /// How many entries have been executed, those in snapshots included.
-    pub fn executed(&self) -> u64 {
-        self.execution.entries()
-    }
-
-    /// How many requests and reads are under way through this node.
-    pub fn under_way(&self) -> usize {
-        self.pending.len() + self.reads.len()
-    }
-
-    /// How many entries have been executed, and the digest of the state that they made: equal
-    /// numbers have equal digests on all replicas of a protocol with a total order.
-    pub fn digest(&self) -> Result<(u64, Digest), Halt> {
-        let digest = self.execution.digest(&self.settings)?;
-        Ok((self.executed(), digest))
     }
 
     fn halt(&mut self, halt: Halt) {

@@ -30,6 +30,16 @@ impl<M> Durability<M> {
         self.issued
     }
 
+    /// The last work issued.
+    pub(super) fn issued(&self) -> Ticket {
+        self.issued
+    }
+
+    /// Whether all work through `ticket` is durable.
+    pub(super) fn is_durable(&self, ticket: Ticket) -> bool {
+        ticket <= self.durable
+    }
+
     /// Holds `promises` back until all work issued is durable; gives them back if it is.
     pub(super) fn hold(&mut self, promises: Vec<(Dest, M)>) -> Vec<(Dest, M)> {
         if self.durable == self.issued {

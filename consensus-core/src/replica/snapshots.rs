@@ -14,6 +14,11 @@ const KEPT: usize = 4;
 #[derive(Debug, Default)]
 pub(super) struct Snapshots {
     issued: Ticket,
+    /// Taken, and held back until the records of what it holds are durable: an entry may be
+    /// decided elsewhere and executed before it is durable here, and a snapshot must not survive
+    /// a crash that its records do not survive. With the last append that it waits for, once that
+    /// is known.
+    held: Vec<(Option<Ticket>, Snapshot)>,
     saving: Vec<(Ticket, Snapshot, Origin)>,
     /// Durable, newest last; the protocol may offer any of them.
     saved: Vec<Snapshot>,
@@ -38,7 +43,7 @@ impl Snapshots {
 
     /// Whether a snapshot is being saved, or fetched and about to be.
     pub(super) fn is_busy(&self) -> bool {
-        !self.saving.is_empty() || self.fetching.is_some()
+        !self.held.is_empty() || !self.saving.is_empty() || self.fetching.is_some()
     }
 
     /// Whether a fetched snapshot is being saved: what is on disk is about to be replaced by it.
@@ -46,6 +51,31 @@ impl Snapshots {
         self.saving
             .iter()
             .any(|(.., origin)| *origin == Origin::Fetched)
+    }
+
+    /// Holds a snapshot taken in this turn.
+    pub(super) fn hold(&mut self, snapshot: Snapshot) {
+        self.held.push((None, snapshot));
+    }
+
+    /// The turn ends, with `issued` as its last append: what was taken in it waits for that.
+    pub(super) fn close_turn(&mut self, issued: Ticket) {
+        for (waits_for, _) in &mut self.held {
+            waits_for.get_or_insert(issued);
+        }
+    }
+
+    /// Takes the snapshots that need not be held back any more, oldest first.
+    pub(super) fn released(&mut self, is_durable: impl Fn(Ticket) -> bool) -> Vec<Snapshot> {
+        let free = self
+            .held
+            .iter()
+            .take_while(|(t, _)| t.is_some_and(&is_durable));
+        let count = free.count();
+        self.held
+            .drain(..count)
+            .map(|(_, snapshot)| snapshot)
+            .collect()
     }
 
     /// Begins to save `snapshot`.
