@@ -84,8 +84,8 @@ pub struct NotLinearizable {
     /// The operation whose return, with its result, cannot be explained.
     pub violating: Operation,
     /// Operations among those invoked before that return which suffice to show it, by
-    /// invocation. Other operations have been left out where that could not have made the
-    /// difference.
+    /// invocation. Other operations have been left out, and so has what a delete said, where that
+    /// could not have made the difference.
     pub evidence: Vec<Operation>,
 }
 
@@ -125,13 +125,14 @@ pub fn check(history: &History, bound: Bound) -> Result<Summary, Failure> {
             .iter()
             .filter_map(|operation| Event::of(operation, u64::MAX))
             .collect();
-        match search::search(&events, bound) {
+        let (verdict, configurations) = search::search(&events, bound);
+        match verdict {
             Verdict::Linearizable => {}
             Verdict::NotLinearizable => {
-                let explained = shrink::explain(key, operations, bound);
+                let explained = shrink::explain(key, &events, bound);
                 return Err(Failure::NotLinearizable(Box::new(explained)));
             }
-            Verdict::Undecided { configurations } => {
+            Verdict::Undecided => {
                 undecided.get_or_insert(Failure::Undecided {
                     key: String::from(*key),
                     operations: operations.len(),
