@@ -484,7 +484,7 @@ fn slightly_wrong_histories_are_judged_as_by_trying_all_orders() {
             values: [0, 0, 2][round / 3 % 3],
         };
         let mut history = correct(load, round as u64);
-        for _ in 0..4 {
+        for _ in 0..12 {
             perturb(&mut history, &mut rng);
         }
         let operations: Vec<&Operation> = history.operations.iter().collect();
