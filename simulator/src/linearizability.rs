@@ -3,7 +3,7 @@
 //! A history is linearizable if each operation can be given one instant between its invocation
 //! and its return such that all results are those of the operations run one after the other at
 //! these instants \[Herlihy90\]. Every key starts absent. Each key is checked on its own, which is
-//! as good as checking the whole \[Herlihy90 §3.3\], \[Horn15\].
+//! as good as checking the whole \[Herlihy90 §3.1\], \[Horn15\].
 //!
 //! For one key, `search.rs` looks for such an order by the algorithm of Wing and Gong \[Wing93\]
 //! with memory of the configurations already seen \[Lowe17\], and with what is known of registers
