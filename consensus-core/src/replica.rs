@@ -19,7 +19,7 @@ use crate::ledger::Ledger;
 use crate::machine::{Keys, StateMachine};
 use crate::output::{Output, TimerOp};
 use crate::protocol::{
-    Commit, Context, Dest, Event, FaultModel, Fetch, Input, Message as _, Order, Protocol,
+    Commit, Context, Dest, Event, FaultModel, Fetch, Input, Order, Protocol,
     ReadAnswer, ReadId, Recovered, Verified, Violation,
 };
 use crate::request::{Batch, Operation, Request, SessionId};
