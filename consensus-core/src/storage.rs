@@ -9,7 +9,7 @@ use crate::protocol::SnapshotRef;
 pub mod conformance;
 mod memory;
 
-pub use memory::{MemoryStorage, Survival};
+pub use memory::{MemoryStorage, Survival, Synced};
 
 /// Names a piece of work given to storage, in the order in which it was given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,33 +99,47 @@ pub struct Stored {
     pub snapshot: Option<Snapshot>,
 }
 
-/// A replica's durable memory. Work is done in the order in which it is given; each call returns
-/// at once, and what is done is said to the [`Completions`] given when the storage was opened.
+/// A replica's durable memory. Each call returns at once, and what is done is said to the
+/// [`Completions`] given when the storage was opened.
+///
+/// Appends are done in the order in which they are given, and so are saves; but an append does
+/// not wait for a save before it, for snapshots are large. Whoever appends what holds only with a
+/// snapshot (a rewrite without what the snapshot covers) waits for [`Completions::saved`] first.
 ///
 /// After the first failure nothing is done any more: the replica must stop, and a restart finds
 /// out what is durable. A failed sync is never tried again, for the system may have dropped what
 /// it could not write [Rebello20].
 pub trait Storage: Send + 'static {
     /// Appends `records`; if it `replaces`, they stand for all earlier ones, which are deleted
-    /// once the new ones are durable: a crash leaves all of the old or all of the new.
+    /// once the new ones are durable: a crash leaves all of the old or all of the new. A crash
+    /// may leave a prefix of the records of an append that replaces nothing.
     fn append(&mut self, ticket: Ticket, replaces: bool, records: Records);
 
-    /// Saves `snapshot`, and deletes older ones once it is durable.
+    /// Saves `snapshot`, and deletes older ones once it is durable: a crash leaves one or the
+    /// other, whole.
     fn save(&mut self, ticket: Ticket, snapshot: Snapshot);
 }
 
 /// Told by storage what has become durable, in order, maybe from a thread of the storage's own.
 pub trait Completions: Send + Sync + 'static {
-    /// All work through `ticket` is durable. A later call stands for earlier ones too.
+    /// All appends through `ticket` are durable. A later call stands for earlier ones too.
     fn durable(&self, ticket: Ticket);
 
-    /// Storage has failed, and does nothing any more.
+    /// The snapshot given with `ticket` is durable, or a later one in its place. A later call
+    /// stands for earlier ones too.
+    fn saved(&self, ticket: Ticket);
+
+    /// Storage has failed, and does nothing any more: this is said once, and nothing after it.
     fn failed(&self, error: StorageError);
 }
 
-impl<C: Completions> Completions for Arc<C> {
+impl<C: Completions + ?Sized> Completions for Arc<C> {
     fn durable(&self, ticket: Ticket) {
         self.as_ref().durable(ticket);
+    }
+
+    fn saved(&self, ticket: Ticket) {
+        self.as_ref().saved(ticket);
     }
 
     fn failed(&self, error: StorageError) {
