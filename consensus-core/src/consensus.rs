@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::crypto::Digest;
 use crate::ledger::Ledger;
 use crate::protocol::Status;
 
@@ -21,12 +22,16 @@ pub trait Consensus: Send + Sync + 'static {
     /// Where this node stands.
     fn status(&self) -> Status;
 
-    /// What this node has spent.
-    fn ledger(&self) -> Ledger;
+    /// Waits until role, regime or leader are not as in `seen`, and gives the new status; the
+    /// last one if the node has stopped.
+    async fn status_change(&self, seen: &Status) -> Status;
+
+    /// What this node has spent since it started.
+    async fn ledger(&self) -> Result<Ledger, ReadError>;
 
     /// The digest of sessions and application state, with the number of entries executed: equal
     /// numbers have equal digests on all nodes.
-    async fn digest(&self) -> Result<(u64, crate::crypto::Digest), ReadError>;
+    async fn digest(&self) -> Result<(u64, Digest), ReadError>;
 
     /// Stops the node once what it has acknowledged is durable. Requests under way end with
     /// [`ProposeError::Unknown`].
@@ -75,6 +80,9 @@ pub enum ProposeError {
     /// happened, or may still happen.
     #[error("no answer in time: the command may have happened; is a quorum of replicas up?")]
     Unknown,
+    /// No replica could be reached. The command did not happen.
+    #[error("no replica could be reached, and the command was not proposed: {0}")]
+    Unreachable(String),
     /// The node had stopped before it took the command. It did not happen.
     #[error("the node has stopped: {0}")]
     Stopped(String),
@@ -84,9 +92,10 @@ impl ProposeError {
     /// Whether the command may have been applied: if not, it certainly was not and will not be.
     pub fn may_have_happened(&self) -> bool {
         match self {
-            ProposeError::Overloaded | ProposeError::TooLarge { .. } | ProposeError::Stopped(_) => {
-                false
-            }
+            ProposeError::Overloaded
+            | ProposeError::TooLarge { .. }
+            | ProposeError::Unreachable(_)
+            | ProposeError::Stopped(_) => false,
             ProposeError::SessionExpired | ProposeError::AnswerDropped | ProposeError::Unknown => {
                 true
             }
@@ -103,6 +112,9 @@ pub enum ReadError {
     /// No quorum confirmed the read within the time allowed.
     #[error("no answer in time; is a quorum of replicas up?")]
     Timeout,
+    /// No replica could be reached.
+    #[error("no replica could be reached: {0}")]
+    Unreachable(String),
     /// The node has stopped.
     #[error("the node has stopped: {0}")]
     Stopped(String),

@@ -225,6 +225,11 @@ impl Signer {
         }
     }
 
+    /// The key that others check with.
+    pub fn public(&self) -> PublicKey {
+        self.key.public()
+    }
+
     /// Signs `bytes` for `domain`.
     pub fn sign(&self, domain: Domain, bytes: &[u8]) -> Signature {
         self.made.fetch_add(1, Ordering::Relaxed);

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Messages of one kind: how many, and their bytes as framed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
     /// Messages sent to other replicas; a broadcast counts once a recipient.
     pub messages: u64,
@@ -28,6 +28,8 @@ pub struct Ledger {
     pub record_bytes: u64,
     /// Appends to storage, each at most one sync; group commit may share one among several.
     pub appends: u64,
+    /// Data syncs of the record log.
+    pub syncs: u64,
     /// Signatures made.
     pub signatures_made: u64,
     /// Signatures checked.
@@ -64,6 +66,7 @@ impl Ledger {
         self.records += other.records;
         self.record_bytes += other.record_bytes;
         self.appends += other.appends;
+        self.syncs += other.syncs;
         self.signatures_made += other.signatures_made;
         self.signatures_checked += other.signatures_checked;
     }

@@ -22,6 +22,7 @@ pub mod frontier;
 pub mod id;
 pub mod ledger;
 pub mod machine;
+pub mod millis;
 pub mod output;
 pub mod protocol;
 pub mod quorum;

@@ -1,5 +1,6 @@
 //! What a consensus protocol is: a deterministic state machine without I/O.
 
+use std::borrow::Cow;
 use std::fmt::Debug;
 use std::ops::Deref;
 
@@ -339,7 +340,7 @@ pub enum Role {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The protocol's name.
-    pub protocol: String,
+    pub protocol: Cow<'static, str>,
     /// This replica.
     pub me: ReplicaId,
     /// What it is.

@@ -539,6 +539,12 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         }
     }
 
+    /// All replicas but this one.
+    pub fn others(&self) -> impl Iterator<Item = ReplicaId> + use<P, S> {
+        let me = self.me;
+        ReplicaId::all(self.n).filter(move |replica| *replica != me)
+    }
+
     /// Where this replica stands.
     pub fn status(&self) -> Status {
         self.protocol.status()
@@ -559,6 +565,11 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         self.execution.applied()
     }
 
+    /// How many entries have been executed, those in snapshots included.
+    pub fn executed(&self) -> u64 {
+        self.execution.entries()
+    }
+
     /// How many requests and reads are under way through this node.
     pub fn under_way(&self) -> usize {
         self.pending.len() + self.reads.len()
@@ -568,7 +579,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
     /// numbers have equal digests on all replicas of a protocol with a total order.
     pub fn digest(&self) -> Result<(u64, Digest), Halt> {
         let digest = self.execution.digest(&self.settings)?;
-        Ok((self.execution.entries(), digest))
+        Ok((self.executed(), digest))
     }
 
     fn halt(&mut self, halt: Halt) {

@@ -118,6 +118,9 @@ pub trait Storage: Send + 'static {
     /// Saves `snapshot`, and deletes older ones once it is durable: a crash leaves one or the
     /// other, whole.
     fn save(&mut self, ticket: Ticket, snapshot: Snapshot);
+
+    /// How many data syncs of the record log there have been since it was opened.
+    fn syncs(&self) -> u64;
 }
 
 /// Told by storage what has become durable, in order, maybe from a thread of the storage's own.

@@ -1,1 +1,49 @@
-//! Placeholder.
+//! Consensus protocols behind one trait, over one mutually authenticated QUIC transport and one
+//! durable log.
+//!
+//! Implement [`StateMachine`], choose a protocol by cargo feature (`raft` is the default), and
+//! start a node with a [`Builder`] or from a [`NodeConfig`] file. What you get is an
+//! [`Arc<dyn Consensus>`](Consensus): [`propose`](Consensus::propose) has a command ordered and
+//! applied on all replicas, [`read`](Consensus::read) answers a query.
+//!
+//! ```no_run
+//! use quorate::prelude::*;
+//!
+//! # async fn run(machine: impl StateMachine) -> Result<(), Box<dyn std::error::Error>> {
+//! let config = NodeConfig::load("node-0.toml")?;
+//! let node = Builder::from_config(config)?.start(machine).await?;
+//! let answer = node.propose("command".into()).await?;
+//! # Ok(()) }
+//! ```
+
+mod builder;
+mod client;
+mod config;
+mod local;
+mod protocols;
+
+pub use builder::{Bound, Builder, StartError};
+pub use client::connect;
+pub use config::{
+    ClientConfig, ConfigError, NodeConfig, ReplicaConfig, generate_key, load_key, save_key,
+};
+pub use local::{LocalCluster, LocalNode};
+pub use protocols::{ProtocolConfigs, ProtocolKind, UnknownProtocol};
+
+pub use quorate_core::consensus::{Consensus, ProposeError, ReadError, ReadLevel, ShutdownError};
+pub use quorate_core::crypto::{GroupId, PublicKey, SecretKey};
+pub use quorate_core::id::ReplicaId;
+pub use quorate_core::machine::{Keys, RestoreError, StateMachine};
+pub use quorate_core::replica::Settings;
+pub use quorate_node::node::Admission;
+pub use quorate_node::{Client, ClientOptions};
+
+/// What an application needs to name.
+pub mod prelude {
+    pub use crate::{
+        Builder, Consensus, Keys, LocalCluster, NodeConfig, ProposeError, ProtocolKind, ReadError,
+        ReadLevel, RestoreError, StateMachine,
+    };
+    pub use bytes::Bytes;
+    pub use std::sync::Arc;
+}

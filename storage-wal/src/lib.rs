@@ -1,1 +1,264 @@
-//! Placeholder.
+//! A segmented write-ahead log with group commit, and snapshot files beside it.
+//!
+//! | to learn about | read |
+//! |---|---|
+//! | the formats, what a crash can do, and why damage is told from a torn write | the README |
+//! | what a record looks like on disk | `frame.rs` |
+//! | the files, and how they come to be | `segment.rs`, `maker.rs`, `disk.rs` |
+//! | group commit | `writer.rs` |
+//! | what is read, and put in order, after a restart | `recovery.rs` |
+//! | snapshots | `snapshot.rs` |
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use quorate_core::storage::{
+    Completions, Records, Snapshot, Storage, StorageError, Stored, Ticket,
+};
+
+mod disk;
+mod files;
+mod frame;
+mod maker;
+mod recovery;
+mod report;
+mod segment;
+mod snapshot;
+mod stats;
+mod writer;
+
+pub use disk::Faults;
+pub use stats::WalStats;
+
+use disk::Disk;
+use files::Files;
+use maker::{Maker, Order};
+use recovery::Found;
+use report::Reporter;
+use segment::Segment;
+use snapshot::Saver;
+use writer::{Append, Pending, Writer};
+
+/// The smallest segment: the header and a few records.
+const SMALLEST_SEGMENT: u64 = 512;
+
+/// How a log is kept.
+#[derive(Clone, Debug)]
+pub struct WalOptions {
+    /// The bytes of a segment, at least 512. A record that does not fit makes a segment grow.
+    pub segment_bytes: u64,
+    /// How many segments no longer needed are kept to become later ones.
+    pub spare_segments: usize,
+    /// When no work has come for so long, the log is marked as durable to its end, so that later
+    /// damage to its last records can be told from a torn write.
+    pub mark_after: Duration,
+    /// Failures to be brought about, for tests.
+    pub faults: Faults,
+}
+
+impl Default for WalOptions {
+    fn default() -> Self {
+        WalOptions {
+            segment_bytes: 16 << 20,
+            spare_segments: 4,
+            mark_after: Duration::from_millis(20),
+            faults: Faults::default(),
+        }
+    }
+}
+
+impl WalOptions {
+    fn segment_size(&self) -> u64 {
+        self.segment_bytes.max(SMALLEST_SEGMENT)
+    }
+}
+
+/// Storage in a directory of its own.
+///
+/// Dropping it makes durable all that was given, and waits for that.
+#[derive(Debug)]
+pub struct Wal {
+    appends: Option<Sender<Append>>,
+    saves: Option<Sender<(Ticket, Snapshot)>>,
+    threads: Vec<JoinHandle<()>>,
+    stats: WalStats,
+    _lock: File,
+}
+
+impl Wal {
+    /// Opens the log in the directory `path`, which is made if there is none; returns what it
+    /// holds, all of it durable. What becomes durable from now on is said to `completions`, from
+    /// threads of the log's own.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::InUse`] if the directory is open already, in this process or another;
+    /// [`StorageError::Damaged`] if it holds what was never written so, in which case nothing has
+    /// been changed; [`StorageError::Io`] if the system refuses.
+    pub fn open(
+        path: &Path,
+        options: WalOptions,
+        completions: impl Completions,
+    ) -> Result<(Wal, Stored), StorageError> {
+        let disk = Disk::new(path, options.faults.clone())?;
+        let lock = disk.lock()?;
+        let mut files = Files::list(&disk)?;
+        let snapshot = match files.snapshots.last() {
+            Some(newest) => Some(snapshot::read(&disk, *newest)?),
+            None => None,
+        };
+        if files.segments.is_empty() {
+            files.begin_log(&disk, options.segment_size())?;
+            files = Files::list(&disk)?;
+        }
+        let mut found = recovery::read(&disk, &files.segments)?;
+        files.tidy(&disk)?;
+        let tail = recovery::settle(&disk, &found)?;
+        let stored = Stored {
+            records: std::mem::take(&mut found.records),
+            snapshot,
+        };
+        tracing::info!(
+            path = %path.display(),
+            records = stored.records.len(),
+            segment = tail.number,
+            position_bytes = tail.position,
+            "log opened"
+        );
+        let reporter = Reporter::new(completions);
+        let mut wal = Wal {
+            appends: None,
+            saves: None,
+            threads: Vec::new(),
+            stats: WalStats::default(),
+            _lock: lock,
+        };
+        let newest = files.snapshots.last().copied();
+        wal.start_log(&disk, &options, files.spares, &found, tail, &reporter)?;
+        wal.start_saver(disk, newest, reporter)?;
+        Ok((wal, stored))
+    }
+
+    /// What the log has cost so far, and will have.
+    pub fn stats(&self) -> WalStats {
+        self.stats.clone()
+    }
+
+    /// Makes durable all that was given, and returns when it is, or when storage has failed.
+    pub fn close(self) {
+        drop(self);
+    }
+
+    fn start_log(
+        &mut self,
+        disk: &Disk,
+        options: &WalOptions,
+        spares: Vec<String>,
+        found: &Found,
+        tail: Segment,
+        reporter: &Reporter,
+    ) -> Result<(), StorageError> {
+        let (appends, work) = channel();
+        let (orders, ordered) = channel();
+        let (maker_made, made) = channel();
+        // Neither send can fail: the other ends are in this function still.
+        orders.send(Order::Retire(found.obsolete.clone())).ok();
+        match found.prepared {
+            Some(header) => maker_made.send(segment::open(disk, header)?).ok(),
+            None => orders.send(Order::Make(tail.number + 1)).ok(),
+        };
+        let maker = Maker {
+            disk: disk.clone(),
+            log: found.log,
+            size: options.segment_size(),
+            keep: options.spare_segments,
+            spares: Vec::new(),
+            orders: ordered,
+            made: maker_made,
+            reporter: reporter.clone(),
+        };
+        let writer = Writer {
+            work,
+            orders,
+            made,
+            reporter: reporter.clone(),
+            stats: self.stats.clone(),
+            mark_after: options.mark_after,
+            first: found.first,
+            segment: tail,
+            pending: Pending::default(),
+        };
+        self.start("wal-writer", disk, move || writer.run())?;
+        self.appends = Some(appends);
+        self.start("wal-maker", disk, move || maker.run(spares))
+    }
+
+    fn start_saver(
+        &mut self,
+        disk: Disk,
+        newest: Option<u64>,
+        reporter: Reporter,
+    ) -> Result<(), StorageError> {
+        let (saves, work) = channel();
+        let saver = Saver {
+            disk: disk.clone(),
+            work,
+            reporter,
+            newest,
+        };
+        self.start("wal-saver", &disk, move || saver.run())?;
+        self.saves = Some(saves);
+        Ok(())
+    }
+
+    fn start(
+        &mut self,
+        name: &str,
+        disk: &Disk,
+        run: impl FnOnce() + Send + 'static,
+    ) -> Result<(), StorageError> {
+        let spawned = thread::Builder::new().name(String::from(name)).spawn(run);
+        let thread = spawned.map_err(disk::refused("start a thread for", &disk.path("")))?;
+        self.threads.push(thread);
+        Ok(())
+    }
+}
+
+impl Storage for Wal {
+    fn append(&mut self, ticket: Ticket, replaces: bool, records: Records) {
+        let append = Append {
+            ticket,
+            replaces,
+            records,
+        };
+        // Nobody takes it any more once storage has failed, and that has been told.
+        if let Some(appends) = &self.appends {
+            appends.send(append).ok();
+        }
+    }
+
+    fn save(&mut self, ticket: Ticket, snapshot: Snapshot) {
+        if let Some(saves) = &self.saves {
+            saves.send((ticket, snapshot)).ok();
+        }
+    }
+
+    fn syncs(&self) -> u64 {
+        self.stats.syncs()
+    }
+}
+
+impl Drop for Wal {
+    fn drop(&mut self) {
+        self.appends = None;
+        self.saves = None;
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the log has panicked");
+            }
+        }
+    }
+}

@@ -20,6 +20,7 @@ pub struct Settings {
     /// meanwhile makes the next batch larger.
     pub max_batches_in_flight: usize,
     /// After this long without being executed, a request is proposed again.
+    #[serde(rename = "retry_after_ms", with = "crate::millis")]
     pub retry_after: Duration,
     /// A snapshot is taken when this many bytes of batches have been executed since the last.
     pub snapshot_every_bytes: u64,

@@ -18,6 +18,7 @@ pub struct MemoryStorage {
     appends: VecDeque<Append>,
     saves: VecDeque<(Ticket, Snapshot)>,
     immediate: Option<Arc<dyn Completions>>,
+    syncs: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -98,6 +99,7 @@ impl MemoryStorage {
             last = Some(append.ticket);
             self.keep(append);
         }
+        self.syncs += u64::from(last.is_some());
         last
     }
 
@@ -163,6 +165,10 @@ impl Storage for MemoryStorage {
     fn save(&mut self, ticket: Ticket, snapshot: Snapshot) {
         self.saves.push_back((ticket, snapshot));
         self.finish_if_immediate();
+    }
+
+    fn syncs(&self) -> u64 {
+        self.syncs
     }
 }
 

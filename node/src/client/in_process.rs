@@ -1,0 +1,80 @@
+//! A client of the node it lives in, without a network between.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use quorate_core::crypto::PublicKey;
+use quorate_core::id::ReplicaId;
+use quorate_core::transport::{
+    ClientReplies, ClientService, Connector, FrameSink, Service, TransportError,
+};
+use tokio::sync::mpsc;
+
+/// Connects to one node only: this one.
+pub(crate) struct InProcess {
+    me: ReplicaId,
+    key: PublicKey,
+    service: Arc<dyn Service>,
+}
+
+impl InProcess {
+    pub(crate) fn new(me: ReplicaId, key: PublicKey, service: Arc<dyn Service>) -> Self {
+        InProcess { me, key, service }
+    }
+}
+
+#[async_trait]
+impl Connector for InProcess {
+    fn n(&self) -> usize {
+        self.me.index() + 1
+    }
+
+    async fn connect(
+        &self,
+        to: ReplicaId,
+        replies: Arc<dyn ClientReplies>,
+    ) -> Result<Arc<dyn FrameSink>, TransportError> {
+        let back = Arc::new(Back {
+            me: self.me,
+            replies,
+        });
+        let refused = TransportError::Refused { to };
+        let service = self.service.client(self.key, back).ok_or(refused)?;
+        let (sender, frames) = mpsc::channel(64);
+        tokio::spawn(forward(frames, service));
+        Ok(Arc::new(There(sender)))
+    }
+}
+
+async fn forward(mut frames: mpsc::Receiver<Bytes>, service: Arc<dyn ClientService>) {
+    while let Some(frame) = frames.recv().await {
+        service.deliver(frame).await;
+    }
+}
+
+struct There(mpsc::Sender<Bytes>);
+
+impl FrameSink for There {
+    fn send(&self, frame: Bytes) -> bool {
+        self.0.try_send(frame).is_ok()
+    }
+}
+
+struct Back {
+    me: ReplicaId,
+    replies: Arc<dyn ClientReplies>,
+}
+
+impl FrameSink for Back {
+    fn send(&self, frame: Bytes) -> bool {
+        self.replies.deliver(self.me, frame);
+        true
+    }
+}
+
+impl Drop for Back {
+    fn drop(&mut self) {
+        self.replies.closed(self.me);
+    }
+}

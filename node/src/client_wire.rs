@@ -1,0 +1,72 @@
+//! The frames between a client and a replica.
+
+use bytes::Bytes;
+use quorate_core::codec::{self, DecodeError, EncodeError, FORMAT_VERSION};
+use quorate_core::consensus::{ProposeError, ReadError, ReadLevel};
+use quorate_core::crypto::Digest;
+use quorate_core::id::ReplicaId;
+use quorate_core::ledger::Traffic;
+use quorate_core::protocol::Status;
+use quorate_core::request::Batch;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// What a client asks of a replica.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Ask {
+    /// Requests of the client's sessions, to be ordered.
+    Propose(Batch),
+    /// A query, with the number its answer is to carry.
+    Read(u64, ReadLevel, Bytes),
+    /// Where the replica stands; with the digest of its whole state, if asked for.
+    Status(u64, bool),
+}
+
+/// What a replica tells a client.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    /// The answer to a request.
+    Answer {
+        session: u64,
+        sequence: u64,
+        result: Result<Bytes, ProposeError>,
+    },
+    /// The answer to a query.
+    Read(u64, Result<Bytes, ReadError>),
+    /// The answer to a question for status.
+    Status(u64, Box<Report>),
+    /// The leader has changed: requests travel least when they go there.
+    Leader(ReplicaId),
+}
+
+/// Where a replica stands, in full.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// What the protocol says.
+    pub status: Status,
+    /// How many entries have been executed.
+    pub executed: u64,
+    /// The digest of sessions and state after them, if it was asked for.
+    pub digest: Option<Digest>,
+    /// All messages sent to other replicas since the start.
+    pub sent: Traffic,
+}
+
+/// Encodes a frame: several asks, or several replies.
+pub(crate) fn seal<T: Serialize>(items: &[T]) -> Result<Bytes, EncodeError> {
+    let mut frame = vec![FORMAT_VERSION];
+    codec::encode_into(&items, &mut frame)?;
+    Ok(frame.into())
+}
+
+/// Decodes a frame.
+pub(crate) fn open<T: DeserializeOwned>(frame: &[u8]) -> Result<Vec<T>, DecodeError> {
+    match frame.split_first() {
+        Some((&FORMAT_VERSION, rest)) => codec::decode("client frame", rest),
+        Some((version, _)) => {
+            let reason = format!("format {version}, where {FORMAT_VERSION} is spoken");
+            Err(DecodeError::new("client frame", reason))
+        }
+        None => Err(DecodeError::new("client frame", "it is empty")),
+    }
+}

@@ -1,0 +1,252 @@
+//! The one task that owns the replica.
+//!
+//! It sleeps until something happens, takes all that has happened as one turn, and carries out
+//! the turn's effects: messages first, so that they travel while the disk works.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use quorate_core::id::Time;
+use quorate_core::machine::StateMachine;
+use quorate_core::protocol::{Dest, Event, Fetch, Protocol, Status};
+use quorate_core::replica::{Answer, Effects, Halt, Replica};
+use quorate_core::request::Batch;
+use quorate_core::storage::Storage;
+use quorate_core::transport::Transport;
+use quorate_core::wire::Envelope;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::client_wire::{Reply, Report};
+use crate::gate::{self, Offer};
+use crate::inbox::{Completed, Happening};
+use crate::replies::{ConnectionId, Replies};
+
+/// How many happenings make a turn at most, so that no effect waits for a flood to end.
+const TURN_LIMIT: usize = 1024;
+
+/// How long to wait for a turn when no timer is armed.
+const IDLE: std::time::Duration = std::time::Duration::from_secs(3600);
+
+pub(crate) struct Driver<P: Protocol, S: StateMachine> {
+    pub(crate) replica: Replica<P, S>,
+    pub(crate) storage: Box<dyn Storage>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) envelope: Envelope,
+    pub(crate) completed: Arc<Completed>,
+    pub(crate) happenings: mpsc::Receiver<Happening<P>>,
+    pub(crate) inbox: mpsc::WeakSender<Happening<P>>,
+    pub(crate) offer: Arc<Offer>,
+    pub(crate) status: watch::Sender<Status>,
+    pub(crate) replies: Replies,
+    pub(crate) origin: Instant,
+}
+
+impl<P: Protocol, S: StateMachine> Driver<P, S> {
+    fn now(&self) -> Time {
+        Time::ZERO + self.origin.elapsed()
+    }
+
+    /// Runs until told to stop, or until the replica must stop by itself.
+    pub(crate) async fn run(mut self, mut stop: oneshot::Receiver<()>) -> Result<(), Halt> {
+        let completed = self.completed.clone();
+        let mut gathered = Vec::with_capacity(TURN_LIMIT);
+        self.replica.start(self.now());
+        let sleep = tokio::time::sleep_until(self.deadline());
+        tokio::pin!(sleep);
+        loop {
+            let effects = self.turn(&mut gathered);
+            self.carry_out(effects).await?;
+            let deadline = self.deadline();
+            if sleep.deadline() != deadline {
+                sleep.as_mut().reset(deadline);
+            }
+            tokio::select! {
+                biased;
+                _ = &mut stop => return Ok(()),
+                () = completed.news.notified() => {}
+                count = self.happenings.recv_many(&mut gathered, TURN_LIMIT) => {
+                    if count == 0 {
+                        return Ok(());
+                    }
+                }
+                () = &mut sleep => {}
+            }
+        }
+    }
+
+    fn deadline(&self) -> tokio::time::Instant {
+        let wait = match self.replica.deadline() {
+            Some(at) => at.since(Time::ZERO),
+            None => self.origin.elapsed() + IDLE,
+        };
+        tokio::time::Instant::from_std(self.origin + wait)
+    }
+
+    /// One turn: all that has happened, then its end.
+    fn turn(&mut self, gathered: &mut Vec<Happening<P>>) -> Effects<P> {
+        let now = self.now();
+        if let Some(error) = self.completed.failure() {
+            self.replica.storage_failed(error);
+        }
+        self.replica.durable(self.completed.durable_through());
+        self.replica.saved(now, self.completed.saved_through());
+        while gathered.len() < TURN_LIMIT {
+            let Ok(happening) = self.happenings.try_recv() else {
+                break;
+            };
+            gathered.push(happening);
+        }
+        for happening in gathered.drain(..) {
+            self.take(now, happening);
+        }
+        self.replica.tick(now);
+        self.replica.end_turn(now)
+    }
+
+    fn take(&mut self, now: Time, happening: Happening<P>) {
+        match happening {
+            Happening::Message(message) => self.replica.message(now, message),
+            Happening::Connected(id, sink) => self.replies.connected(id, sink),
+            Happening::Disconnected(id) => self.replies.disconnected(id),
+            Happening::Propose(id, batch) => self.propose(id, &batch),
+            Happening::Read(id, number, level, query) => {
+                let token = self.replies.expect_read(id, number);
+                if let Err(error) = self.replica.read(token, query, level) {
+                    self.replies.reader(token);
+                    self.replies.reply(id, Reply::Read(number, Err(error)));
+                }
+            }
+            Happening::Status(id, number, digest) => self.report(id, number, digest),
+            Happening::Fetched(snapshot) => self.replica.fetched(snapshot),
+            Happening::Ledger(asker) => drop(asker.send(self.ledger())),
+            Happening::Digest(asker) => {
+                // An asker who has gone needs no answer.
+                let _gone = self.replica.digest().map(|digest| asker.send(digest));
+            }
+        }
+    }
+
+    fn propose(&mut self, id: ConnectionId, batch: &Batch) {
+        for request in batch.requests() {
+            if !self.replies.bind(id, request.session) {
+                continue;
+            }
+            if let Err(error) = self.replica.propose(request) {
+                self.replies.answer(Answer {
+                    session: request.session,
+                    sequence: request.sequence,
+                    result: Err(error),
+                });
+            }
+        }
+    }
+
+    fn ledger(&self) -> quorate_core::ledger::Ledger {
+        let mut ledger = self.replica.ledger();
+        ledger.syncs = self.storage.syncs();
+        ledger
+    }
+
+    fn report(&mut self, id: ConnectionId, number: u64, digest: bool) {
+        let digest = digest.then(|| self.replica.digest().ok()).flatten();
+        let report = Report {
+            status: self.replica.status(),
+            executed: self.replica.executed(),
+            digest: digest.map(|(_, digest)| digest),
+            sent: self.replica.ledger().total_sent(),
+        };
+        self.replies
+            .reply(id, Reply::Status(number, Box::new(report)));
+    }
+
+    async fn carry_out(&mut self, effects: Effects<P>) -> Result<(), Halt> {
+        if let Some(halt) = effects.halt {
+            return Err(halt);
+        }
+        for (to, message) in &effects.send {
+            self.send(*to, message)?;
+        }
+        if let Some(append) = effects.append {
+            self.storage
+                .append(append.ticket, append.replaces, append.records);
+        }
+        for (ticket, snapshot) in effects.save {
+            self.storage.save(ticket, snapshot);
+        }
+        if let Some(snapshot) = effects.offer {
+            self.offer.set(snapshot);
+        }
+        if let Some(fetch) = effects.fetch {
+            self.fetch(&fetch);
+        }
+        for answer in effects.answers {
+            self.replies.answer(answer);
+        }
+        for (token, result) in effects.reads {
+            if let Some((id, number)) = self.replies.reader(token) {
+                self.replies.reply(id, Reply::Read(number, result));
+            }
+        }
+        for event in effects.events {
+            self.tell(&event);
+        }
+        self.replies.flush();
+        self.publish_status();
+        Ok(())
+    }
+
+    fn send(&mut self, to: Dest, message: &P::Message) -> Result<(), Halt> {
+        let sealed = self.envelope.seal(message);
+        let frame = sealed.map_err(|error| Halt::Encode(format!("a message: {error}")))?;
+        self.replica.count_sent(to, message, frame.len());
+        match to {
+            Dest::One(replica) => self.transport.send(replica, frame),
+            Dest::Others | Dest::All => {
+                for replica in self.replica.others() {
+                    self.transport.send(replica, frame.clone());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn fetch(&self, fetch: &Fetch) {
+        let from = fetch.from;
+        let (transport, inbox) = (self.transport.clone(), self.inbox.clone());
+        tokio::spawn(async move {
+            let answer = transport.bulk(from, bytes::Bytes::new()).await;
+            let snapshot = match answer {
+                Ok(bytes) => gate::unpack(&bytes),
+                Err(error) => {
+                    tracing::info!(%from, %error, "no snapshot");
+                    None
+                }
+            };
+            if let Some(inbox) = inbox.upgrade() {
+                drop(inbox.send(Happening::Fetched(snapshot)).await);
+            }
+        });
+    }
+
+    fn tell(&mut self, event: &Event) {
+        match event {
+            Event::Campaign { regime } => tracing::info!(regime, "campaigns"),
+            Event::RegimeChanged { regime, leader } => {
+                tracing::info!(regime, ?leader, "regime changed");
+                if let Some(leader) = leader {
+                    self.replies.leader(*leader);
+                }
+            }
+        }
+    }
+
+    fn publish_status(&self) {
+        let status = self.replica.status();
+        self.status.send_if_modified(|known| {
+            let standing = |s: &Status| (s.role, s.regime, s.leader);
+            let changed = standing(known) != standing(&status);
+            *known = status;
+            changed
+        });
+    }
+}

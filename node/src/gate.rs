@@ -1,0 +1,195 @@
+//! What the transport delivers to.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use quorate_core::codec;
+use quorate_core::crypto::{PublicKey, Verifier};
+use quorate_core::id::ReplicaId;
+use quorate_core::protocol::{Protocol, SnapshotRef};
+use quorate_core::storage::Snapshot;
+use quorate_core::transport::{ClientService, FrameSink, Service};
+use quorate_core::wire::Envelope;
+use tokio::sync::mpsc;
+
+use crate::client_wire::{self, Ask};
+use crate::inbox::Happening;
+use crate::replies::ConnectionId;
+
+/// Which clients may connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Any client that proves some key.
+    Anyone,
+    /// These keys only.
+    Keys(Vec<PublicKey>),
+}
+
+impl Admission {
+    fn admits(&self, key: PublicKey) -> bool {
+        match self {
+            Admission::Anyone => true,
+            Admission::Keys(keys) => keys.contains(&key),
+        }
+    }
+}
+
+/// Opens, verifies and queues what arrives, on the task that received it.
+pub(crate) struct Gate<P: Protocol> {
+    pub(crate) envelope: Envelope,
+    pub(crate) verifier: Verifier,
+    pub(crate) admission: Admission,
+    pub(crate) own: PublicKey,
+    pub(crate) inbox: mpsc::Sender<Happening<P>>,
+    pub(crate) offer: Arc<Offer>,
+    pub(crate) connections: AtomicU64,
+}
+
+/// The snapshot that peers may fetch.
+#[derive(Debug, Default)]
+pub(crate) struct Offer(Mutex<Option<Arc<Snapshot>>>);
+
+impl Offer {
+    pub(crate) fn set(&self, snapshot: Arc<Snapshot>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
+    }
+
+    fn current(&self) -> Option<Arc<Snapshot>> {
+        let offer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        offer.clone()
+    }
+}
+
+/// A snapshot as it travels: length of the reference, reference, body.
+pub(crate) fn pack(snapshot: &Snapshot) -> Option<Bytes> {
+    let id = codec::encode(&snapshot.id).ok()?;
+    let mut bytes = Vec::with_capacity(8 + id.len() + snapshot.body.len());
+    bytes.extend_from_slice(&(id.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(&id);
+    bytes.extend_from_slice(&snapshot.body);
+    Some(bytes.into())
+}
+
+/// Reads what [`pack`] wrote.
+pub(crate) fn unpack(bytes: &Bytes) -> Option<Snapshot> {
+    let (length, rest) = bytes.split_at_checked(8)?;
+    let length = usize::try_from(u64::from_le_bytes(length.try_into().ok()?)).ok()?;
+    let (id, _) = rest.split_at_checked(length)?;
+    let id: SnapshotRef = codec::decode("snapshot reference", id).ok()?;
+    Some(Snapshot {
+        id,
+        body: bytes.slice(8 + length..),
+    })
+}
+
+#[async_trait]
+impl<P: Protocol> Service for Gate<P> {
+    async fn deliver(&self, from: ReplicaId, frame: Bytes) {
+        match self.envelope.open(from, &frame, &self.verifier) {
+            Ok(message) => drop(self.inbox.send(Happening::Message(message)).await),
+            Err(rejected) => tracing::warn!(%from, %rejected, "a frame was rejected"),
+        }
+    }
+
+    async fn bulk(&self, _from: ReplicaId, _request: Bytes) -> Option<Bytes> {
+        pack(self.offer.current()?.as_ref())
+    }
+
+    fn client(
+        &self,
+        key: PublicKey,
+        replies: Arc<dyn FrameSink>,
+    ) -> Option<Arc<dyn ClientService>> {
+        if key != self.own && !self.admission.admits(key) {
+            tracing::warn!(%key, "a client was turned away: its key is not on the list");
+            return None;
+        }
+        let id = ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed));
+        let connection = Connection {
+            id,
+            key,
+            inbox: self.inbox.clone(),
+        };
+        let connected = Happening::Connected(id, replies);
+        self.inbox.try_send(connected).ok()?;
+        Some(Arc::new(connection))
+    }
+}
+
+/// One client's connection.
+struct Connection<P: Protocol> {
+    id: ConnectionId,
+    key: PublicKey,
+    inbox: mpsc::Sender<Happening<P>>,
+}
+
+impl<P: Protocol> Connection<P> {
+    fn happening(&self, ask: Ask) -> Option<Happening<P>> {
+        match ask {
+            Ask::Propose(batch) => {
+                // A client speaks for its own sessions only.
+                let own = batch.requests().all(|r| r.session.client == self.key);
+                own.then_some(Happening::Propose(self.id, batch))
+            }
+            Ask::Read(number, level, query) => Some(Happening::Read(self.id, number, level, query)),
+            Ask::Status(number, digest) => Some(Happening::Status(self.id, number, digest)),
+        }
+    }
+}
+
+#[async_trait]
+impl<P: Protocol> ClientService for Connection<P> {
+    async fn deliver(&self, frame: Bytes) {
+        let asks: Vec<Ask> = match client_wire::open(&frame) {
+            Ok(asks) => asks,
+            Err(error) => {
+                tracing::warn!(key = ?self.key, %error, "a client sent what cannot be read");
+                return;
+            }
+        };
+        for ask in asks {
+            let Some(happening) = self.happening(ask) else {
+                tracing::warn!(key = ?self.key, "a client asked in another's name");
+                continue;
+            };
+            drop(self.inbox.send(happening).await);
+        }
+    }
+}
+
+impl<P: Protocol> Drop for Connection<P> {
+    fn drop(&mut self) {
+        let gone = Happening::Disconnected(self.id);
+        if let Err(mpsc::error::TrySendError::Full(gone)) = self.inbox.try_send(gone) {
+            let inbox = self.inbox.clone();
+            tokio::spawn(async move { drop(inbox.send(gone).await) });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_core::crypto::Digest;
+    use quorate_core::frontier::Frontier;
+    use quorate_core::id::Slot;
+
+    #[test]
+    fn a_snapshot_survives_the_journey_and_a_short_one_is_refused() {
+        let body = Bytes::from_static(b"state");
+        let snapshot = Snapshot {
+            id: SnapshotRef {
+                at: Frontier::single(Slot(7)),
+                digest: Digest::of(&body),
+                anchor: Bytes::from_static(b"term"),
+            },
+            body,
+        };
+        let packed = pack(&snapshot).unwrap();
+        assert_eq!(unpack(&packed), Some(snapshot));
+        assert_eq!(unpack(&packed.slice(..10)), None);
+        assert_eq!(unpack(&Bytes::from_static(&[0xff; 9])), None);
+    }
+}

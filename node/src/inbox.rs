@@ -1,0 +1,82 @@
+//! What wakes the driver.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use quorate_core::consensus::ReadLevel;
+use quorate_core::crypto::Digest;
+use quorate_core::ledger::Ledger;
+use quorate_core::protocol::{Protocol, Verified};
+use quorate_core::request::Batch;
+use quorate_core::storage::{Completions, Snapshot, StorageError, Ticket};
+use tokio::sync::{Notify, oneshot};
+
+use crate::replies::ConnectionId;
+
+/// One thing that happened.
+pub(crate) enum Happening<P: Protocol> {
+    /// A verified message came from a replica.
+    Message(Verified<P::Message>),
+    /// A client connected.
+    Connected(ConnectionId, Arc<dyn quorate_core::transport::FrameSink>),
+    /// A client's connection ended.
+    Disconnected(ConnectionId),
+    /// A client asks for requests to be ordered.
+    Propose(ConnectionId, Batch),
+    /// A client reads.
+    Read(ConnectionId, u64, ReadLevel, Bytes),
+    /// A client asks where the replica stands, maybe with the digest of its state.
+    Status(ConnectionId, u64, bool),
+    /// A fetch from a peer has ended.
+    Fetched(Option<Snapshot>),
+    /// The application asks what was spent.
+    Ledger(oneshot::Sender<Ledger>),
+    /// The application asks for the state's digest.
+    Digest(oneshot::Sender<(u64, Digest)>),
+}
+
+/// How many happenings may wait; who brings one more waits itself.
+pub(crate) const INBOX_LIMIT: usize = 8192;
+
+/// What storage has completed: each word replaces the one before, so that nothing queues.
+#[derive(Debug, Default)]
+pub(crate) struct Completed {
+    durable: AtomicU64,
+    saved: AtomicU64,
+    failed: Mutex<Option<StorageError>>,
+    pub(crate) news: Notify,
+}
+
+impl Completed {
+    pub(crate) fn durable_through(&self) -> Ticket {
+        Ticket(self.durable.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn saved_through(&self) -> Ticket {
+        Ticket(self.saved.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn failure(&self) -> Option<StorageError> {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.clone()
+    }
+}
+
+impl Completions for Completed {
+    fn durable(&self, ticket: Ticket) {
+        self.durable.fetch_max(ticket.0, Ordering::Release);
+        self.news.notify_one();
+    }
+
+    fn saved(&self, ticket: Ticket) {
+        self.saved.fetch_max(ticket.0, Ordering::Release);
+        self.news.notify_one();
+    }
+
+    fn failed(&self, error: StorageError) {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.get_or_insert(error);
+        self.news.notify_one();
+    }
+}

@@ -1,0 +1,231 @@
+//! Starting a node, and the handle that the application holds.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use quorate_core::consensus::{Consensus, ProposeError, ReadError, ReadLevel, ShutdownError};
+use quorate_core::crypto::{Digest, PublicKey};
+use quorate_core::ledger::Ledger;
+use quorate_core::machine::StateMachine;
+use quorate_core::protocol::{Context, Protocol, Status};
+use quorate_core::replica::{Halt, Replica, Settings};
+use quorate_core::storage::{Completions, Storage, StorageError, Stored};
+use quorate_core::transport::{Service, Transport, TransportError};
+use quorate_core::wire::Envelope;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::client::{Client, ClientOptions, InProcess};
+use crate::driver::Driver;
+use crate::gate::{Gate, Offer};
+use crate::inbox::{Completed, Happening, INBOX_LIMIT};
+use crate::replies::Replies;
+
+pub use crate::gate::Admission;
+
+/// What a node is made of, besides storage and transport.
+#[derive(Debug)]
+pub struct Parts<P: Protocol, S> {
+    /// Who this replica is, and among whom.
+    pub context: Context,
+    /// The protocol's configuration.
+    pub config: P::Config,
+    /// The driver's limits and policies.
+    pub settings: Settings,
+    /// The application.
+    pub machine: S,
+    /// Which clients may connect.
+    pub admission: Admission,
+    /// How this node's own requests are retried.
+    pub client: ClientOptions,
+}
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// Storage cannot be opened.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The network cannot be used.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// What storage holds does not make a replica.
+    #[error("cannot recover: {0}")]
+    Recover(#[from] Halt),
+}
+
+/// What a node stores with, and what was found there.
+pub type Opened = (Box<dyn Storage>, Stored);
+
+/// A running replica. Dropping the handle stops it; [`Consensus::shutdown`] stops it and waits.
+pub struct Node<P: Protocol> {
+    key: PublicKey,
+    client: Client,
+    inbox: mpsc::Sender<Happening<P>>,
+    status: watch::Receiver<Status>,
+    stop: Mutex<Option<oneshot::Sender<()>>>,
+    ended: watch::Receiver<Option<Result<(), String>>>,
+}
+
+impl<P: Protocol> Node<P> {
+    /// Recovers what `storage` opens, starts `transport`, and runs.
+    ///
+    /// Both are given as closures because both speak back: storage to the completions, transport
+    /// to the service.
+    pub async fn start<S: StateMachine>(
+        parts: Parts<P, S>,
+        storage: impl FnOnce(Arc<dyn Completions>) -> Result<Opened, StorageError>,
+        transport: impl AsyncFnOnce(Arc<dyn Service>) -> Result<Arc<dyn Transport>, TransportError>,
+    ) -> Result<Self, NodeError> {
+        let Parts {
+            context,
+            config,
+            settings,
+            machine,
+            admission,
+            client,
+        } = parts;
+        let completed = Arc::new(Completed::default());
+        let (storage, stored) = storage(completed.clone())?;
+        let envelope = Envelope::new(context.members.group(), 0);
+        let (me, verifier) = (context.me, context.verifier.clone());
+        let key = context.signer.public();
+        let replica = Replica::<P, S>::recover(context, config, settings, machine, stored)?;
+
+        let (inbox, happenings) = mpsc::channel(INBOX_LIMIT);
+        let offer = Arc::new(Offer::default());
+        let gate = Arc::new(Gate {
+            envelope,
+            verifier,
+            admission,
+            own: key,
+            inbox: inbox.clone(),
+            offer: offer.clone(),
+            connections: AtomicU64::new(0),
+        });
+        let (status, status_seen) = watch::channel(replica.status());
+        let (stop, stopped) = oneshot::channel();
+        let (end, ended) = watch::channel(None);
+        let driver = Driver {
+            replica,
+            storage,
+            transport: transport(gate.clone()).await?,
+            envelope,
+            completed,
+            happenings,
+            inbox: inbox.downgrade(),
+            offer,
+            status,
+            replies: Replies::default(),
+            origin: Instant::now(),
+        };
+        tokio::spawn(async move {
+            let transport = driver.transport.clone();
+            let outcome = driver.run(stopped).await;
+            transport.shutdown().await;
+            if let Err(halt) = &outcome {
+                tracing::error!(%halt, "the replica has stopped");
+            }
+            end.send_replace(Some(outcome.map_err(|halt| halt.to_string())));
+        });
+        let own = Arc::new(InProcess::new(me, key, gate));
+        Ok(Node {
+            key,
+            client: Client::new(own, key, client),
+            inbox,
+            status: status_seen,
+            stop: Mutex::new(Some(stop)),
+            ended,
+        })
+    }
+
+    /// The node's public key.
+    pub fn key(&self) -> PublicKey {
+        self.key
+    }
+
+    /// Waits until the node has stopped, and says why if it stopped by itself.
+    pub async fn stopped(&self) -> Result<(), ShutdownError> {
+        let mut ended = self.ended.clone();
+        let outcome = match ended.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone(),
+            Err(_) => None,
+        };
+        match outcome {
+            Some(Err(reason)) => Err(ShutdownError(reason)),
+            _ => Ok(()),
+        }
+    }
+
+    fn reason(&self) -> String {
+        match &*self.ended.borrow() {
+            Some(Err(reason)) => reason.clone(),
+            _ => String::from("it was shut down"),
+        }
+    }
+
+    async fn ask<T>(
+        &self,
+        question: impl FnOnce(oneshot::Sender<T>) -> Happening<P>,
+    ) -> Result<T, ReadError> {
+        let (asker, answer) = oneshot::channel();
+        let sent = self.inbox.send(question(asker)).await;
+        let stopped = || ReadError::Stopped(self.reason());
+        sent.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())
+    }
+}
+
+#[async_trait]
+impl<P: Protocol> Consensus for Node<P> {
+    async fn propose(&self, command: Bytes) -> Result<Bytes, ProposeError> {
+        if self.inbox.is_closed() {
+            return Err(ProposeError::Stopped(self.reason()));
+        }
+        self.client.propose(command).await
+    }
+
+    async fn read(&self, query: Bytes, level: ReadLevel) -> Result<Bytes, ReadError> {
+        if self.inbox.is_closed() {
+            return Err(ReadError::Stopped(self.reason()));
+        }
+        self.client.read(query, level).await
+    }
+
+    fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    async fn status_change(&self, seen: &Status) -> Status {
+        let standing = |s: &Status| (s.role, s.regime, s.leader);
+        let mut status = self.status.clone();
+        let changed = status.wait_for(|s| standing(s) != standing(seen)).await;
+        match changed {
+            Ok(status) => status.clone(),
+            Err(_) => self.status(),
+        }
+    }
+
+    async fn ledger(&self) -> Result<Ledger, ReadError> {
+        self.ask(Happening::Ledger).await
+    }
+
+    async fn digest(&self) -> Result<(u64, Digest), ReadError> {
+        self.ask(Happening::Digest).await
+    }
+
+    async fn shutdown(&self) -> Result<(), ShutdownError> {
+        let stop = self
+            .stop
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(stop) = stop {
+            // A driver that has stopped by itself does not listen any more.
+            let _unheard = stop.send(());
+        }
+        self.stopped().await
+    }
+}

@@ -1,0 +1,274 @@
+//! Starting a node.
+
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use quorate_core::consensus::Consensus;
+use quorate_core::crypto::{GroupId, Members, PublicKey, SecretKey, Signer, Verifier};
+use quorate_core::id::ReplicaId;
+use quorate_core::machine::StateMachine;
+use quorate_core::protocol::{Context, Protocol};
+use quorate_core::replica::Settings;
+use quorate_core::transport::TransportError;
+use quorate_node::node::{Admission, Opened};
+use quorate_node::{ClientOptions, Node, NodeError, Parts};
+use quorate_storage_wal::{Wal, WalOptions};
+use quorate_transport_quic::{
+    Peer, QuicConfig, QuicEndpoint, QuicTransport, Settings as QuicSettings,
+};
+
+use crate::config::{self, ConfigError, NodeConfig, ReplicaConfig};
+use crate::protocols::{ProtocolConfigs, ProtocolKind};
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The key is not the one listed for this replica.
+    #[error(
+        "this node's key is {own}, but the configuration lists {listed} for {me}; give it the key file that belongs to {me}"
+    )]
+    WrongKey {
+        /// This replica.
+        me: ReplicaId,
+        /// The key it has.
+        own: PublicKey,
+        /// The key that the configuration says it has.
+        listed: PublicKey,
+    },
+    /// The address is none.
+    #[error("cannot listen on `{address}`: {reason}")]
+    Address {
+        /// What was given.
+        address: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is no randomness to be had from the system.
+    #[error("no randomness from the system: {0}")]
+    Randomness(String),
+    /// Storage, network or recovery failed.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+impl From<TransportError> for StartError {
+    fn from(error: TransportError) -> Self {
+        StartError::Node(NodeError::Transport(error))
+    }
+}
+
+/// Everything about a node but its application.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    group: GroupId,
+    protocol: ProtocolKind,
+    configs: ProtocolConfigs,
+    me: ReplicaId,
+    key: SecretKey,
+    data: PathBuf,
+    listen: String,
+    replicas: Vec<ReplicaConfig>,
+    admission: Admission,
+    settings: Settings,
+}
+
+impl Builder {
+    /// The node that a configuration file describes. Reads its key file.
+    pub fn from_config(config: NodeConfig) -> Result<Self, StartError> {
+        let key = config::load_key(&config.key_file)?;
+        let me = ReplicaId(config.me);
+        let listed = config.replicas.get(me.index()).map(|r| r.address.clone());
+        let listen = config.listen.or(listed).unwrap_or_default();
+        Ok(Builder {
+            group: config.group,
+            protocol: config.protocol,
+            configs: config.protocols,
+            me,
+            key,
+            data: config.data,
+            listen,
+            replicas: config.replicas,
+            admission: Admission::Keys(config.clients),
+            settings: config.settings,
+        })
+    }
+
+    /// A node without a configuration file: replica `me` of a `protocol` cluster, with its key,
+    /// its directory, and where it listens. [`Builder::replicas`] says who the others are.
+    pub fn new(
+        protocol: ProtocolKind,
+        me: ReplicaId,
+        key: SecretKey,
+        data: impl Into<PathBuf>,
+        listen: impl Into<String>,
+    ) -> Self {
+        Builder {
+            group: GroupId(0),
+            protocol,
+            configs: ProtocolConfigs::default(),
+            me,
+            key,
+            data: data.into(),
+            listen: listen.into(),
+            replicas: Vec::new(),
+            admission: Admission::Keys(Vec::new()),
+            settings: Settings::default(),
+        }
+    }
+
+    /// All replicas, this one included, in the same order on all nodes.
+    pub fn replicas(mut self, group: GroupId, replicas: Vec<ReplicaConfig>) -> Self {
+        self.group = group;
+        self.replicas = replicas;
+        self
+    }
+
+    /// Which clients may connect; none by default.
+    pub fn admission(mut self, admission: Admission) -> Self {
+        self.admission = admission;
+        self
+    }
+
+    /// Limits and policies of the driver.
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// The protocols' own time-outs and limits.
+    pub fn protocols(mut self, configs: ProtocolConfigs) -> Self {
+        self.configs = configs;
+        self
+    }
+
+    /// Binds, recovers and runs. Must be called inside a tokio runtime.
+    pub async fn start<S: StateMachine>(
+        self,
+        machine: S,
+    ) -> Result<Arc<dyn Consensus>, StartError> {
+        self.bind()?.start(machine).await
+    }
+
+    /// Binds the socket only, so that a port chosen by the system can be told to the others
+    /// first.
+    pub fn bind(self) -> Result<Bound, StartError> {
+        let endpoint = QuicTransport::bind(QuicConfig {
+            me: self.me,
+            key: self.key.clone(),
+            group: self.group,
+            listen: resolve(&self.listen)?,
+            settings: QuicSettings::default(),
+        })?;
+        Ok(Bound {
+            builder: self,
+            endpoint,
+        })
+    }
+}
+
+fn resolve(address: &str) -> Result<SocketAddr, StartError> {
+    let unusable = |reason: String| StartError::Address {
+        address: String::from(address),
+        reason,
+    };
+    let mut found = address
+        .to_socket_addrs()
+        .map_err(|error| unusable(error.to_string()))?;
+    let none = || unusable(String::from("the name has no address"));
+    found.next().ok_or_else(none)
+}
+
+/// A node whose socket is bound.
+#[derive(Debug)]
+pub struct Bound {
+    builder: Builder,
+    endpoint: QuicEndpoint,
+}
+
+impl Bound {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.endpoint.local_addr()
+    }
+
+    /// Says who the replicas are, now that all addresses are known.
+    pub fn replicas(mut self, replicas: Vec<ReplicaConfig>) -> Self {
+        self.builder.replicas = replicas;
+        self
+    }
+
+    /// Recovers and runs.
+    pub async fn start<S: StateMachine>(
+        self,
+        machine: S,
+    ) -> Result<Arc<dyn Consensus>, StartError> {
+        let Bound { builder, endpoint } = self;
+        let (me, own) = (builder.me, builder.key.public());
+        match builder.replicas.get(me.index()) {
+            Some(replica) if replica.key == own => {}
+            listed => {
+                let listed = listed.map_or(PublicKey([0; 32]), |replica| replica.key);
+                return Err(StartError::WrongKey { me, own, listed });
+            }
+        }
+        let (protocol, configs) = (builder.protocol, builder.configs.clone());
+        let foundation = Foundation { builder, endpoint };
+        protocol.start(&configs, foundation, machine).await
+    }
+}
+
+/// What every protocol's node stands on.
+pub(crate) struct Foundation {
+    builder: Builder,
+    endpoint: QuicEndpoint,
+}
+
+impl Foundation {
+    pub(crate) async fn start<P: Protocol, S: StateMachine>(
+        self,
+        config: P::Config,
+        machine: S,
+    ) -> Result<Arc<dyn Consensus>, StartError> {
+        let Foundation { builder, endpoint } = self;
+        let keys: Vec<PublicKey> = builder.replicas.iter().map(|replica| replica.key).collect();
+        let members = Members::new(builder.group, keys);
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|error| StartError::Randomness(error.to_string()))?;
+        let context = Context {
+            me: builder.me,
+            signer: Signer::new(builder.key, builder.group),
+            verifier: Verifier::new(members.clone()),
+            members,
+            seed,
+        };
+        let client = ClientOptions {
+            first: Some(builder.me),
+            follow_leader: false,
+            ..ClientOptions::default()
+        };
+        let parts = Parts {
+            context,
+            config,
+            settings: builder.settings,
+            machine,
+            admission: builder.admission,
+            client,
+        };
+        let data = builder.data;
+        let open = move |completions| -> Result<Opened, _> {
+            let (wal, stored) = Wal::open(&data, WalOptions::default(), completions)?;
+            Ok((Box::new(wal), stored))
+        };
+        let peers: Vec<Peer> = builder.replicas.iter().map(Peer::from).collect();
+        let connect =
+            async move |service| -> Result<Arc<dyn quorate_core::transport::Transport>, _> {
+                Ok(endpoint.start(&peers, service)?)
+            };
+        let node = Node::<P>::start(parts, open, connect).await?;
+        Ok(Arc::new(node))
+    }
+}

@@ -1,0 +1,29 @@
+//! A client of a cluster elsewhere.
+
+use std::sync::Arc;
+
+use quorate_core::crypto::SecretKey;
+use quorate_node::{Client, ClientOptions};
+use quorate_transport_quic::{Peer, QuicConnector, Settings as QuicSettings};
+
+use crate::builder::StartError;
+use crate::config::{self, ClientConfig, ReplicaConfig};
+use quorate_core::crypto::GroupId;
+
+/// A client as a configuration file describes it. Must be called inside a tokio runtime.
+pub fn connect(config: &ClientConfig) -> Result<Client, StartError> {
+    let key = config::load_key(&config.key_file)?;
+    connect_with(&key, config.group, &config.replicas, config.options.clone())
+}
+
+/// A client of `replicas`, with `key`.
+pub(crate) fn connect_with(
+    key: &SecretKey,
+    group: GroupId,
+    replicas: &[ReplicaConfig],
+    options: ClientOptions,
+) -> Result<Client, StartError> {
+    let peers: Vec<Peer> = replicas.iter().map(Peer::from).collect();
+    let connector = QuicConnector::new(key, group, &peers, QuicSettings::default())?;
+    Ok(Client::new(Arc::new(connector), key.public(), options))
+}

@@ -1,0 +1,450 @@
+//! The failure-free path: proposals, replication, commit. [Ongaro14 §5.3, §5.4]
+
+use std::collections::VecDeque;
+
+use quorate_core::id::{EntryId, ReplicaId, ReplicaSet, Slot, Time};
+use quorate_core::protocol::{Commit, Dest};
+use quorate_core::quorum::Quorum;
+use quorate_core::request::Batch;
+
+use crate::config::Config;
+use crate::log::{Entry, Log, Position, Term};
+use crate::message::{AppendEntries, Message};
+use crate::mutant::Mutant;
+use crate::progress::Progress;
+use crate::read::LeaderReads;
+use crate::record::Record;
+use crate::replica::{Out, Raft, Role, Timer};
+
+/// What a follower knows in its term.
+#[derive(Debug, Default)]
+pub(crate) struct Follower {
+    pub(crate) leader: Option<ReplicaId>,
+    /// Through where this log was found equal to the leader's.
+    pub(crate) matched: Slot,
+    /// The last round of reads heard of.
+    pub(crate) round: u64,
+    /// The leader is owed an acknowledgement at the end of the turn.
+    pub(crate) owes: bool,
+}
+
+impl Follower {
+    pub(crate) fn of(leader: Option<ReplicaId>) -> Self {
+        Follower {
+            leader,
+            ..Follower::default()
+        }
+    }
+}
+
+/// What a leader knows in its term. [Ongaro14 figure 2, "volatile state on leaders"]
+#[derive(Debug)]
+pub(crate) struct Leader {
+    /// The slot of the entry with which it began the term.
+    pub(crate) first: Slot,
+    /// The commit index it has not from counting.
+    pub(crate) knew: Slot,
+    /// Through where each replica, itself included, has acknowledged its log. [Ongaro14 §5.3
+    /// matchIndex]
+    pub(crate) matched: Vec<Slot>,
+    /// The last round of reads that each has heard of. [OngaroThesis §6.4]
+    pub(crate) echoed: Vec<u64>,
+    pub(crate) progress: Vec<Progress>,
+    /// The bytes of the entries beyond the commit index.
+    pub(crate) uncommitted_bytes: usize,
+    /// Uncommitted entries with requests of a follower's clients.
+    pub(crate) forwarded: VecDeque<(Slot, ReplicaId)>,
+    /// Followers whose clients wait to learn of the commit index.
+    pub(crate) waiting: ReplicaSet,
+    /// A heartbeat goes to all at the end of the turn.
+    pub(crate) heartbeat_due: bool,
+    /// What it has acknowledged to itself: slot and round.
+    pub(crate) own: (Slot, u64),
+    pub(crate) reads: LeaderReads,
+}
+
+impl Leader {
+    fn of(n: usize, log: &Log, commit: Slot) -> Self {
+        let next = log.last().slot.next();
+        let uncommitted = log.iter_from(commit.next());
+        Leader {
+            first: next,
+            knew: commit,
+            matched: vec![Slot::ZERO; n],
+            echoed: vec![0; n],
+            // "When a leader first comes to power, it initializes all nextIndex values to the
+            // index just after the last one in its log." [Ongaro14 §5.3]
+            progress: vec![Progress::probe(next); n],
+            uncommitted_bytes: uncommitted.map(|(_, entry)| entry.size()).sum(),
+            forwarded: VecDeque::new(),
+            waiting: ReplicaSet::EMPTY,
+            heartbeat_due: false,
+            own: (Slot::ZERO, 0),
+            reads: LeaderReads::default(),
+        }
+    }
+}
+
+/// As a leader.
+impl Raft {
+    /// Takes power: all that is new goes to the others at the end of this turn, first of all the
+    /// entry without requests that lets entries of older terms be committed, and reads served.
+    /// [Ongaro14 §5.2, §8]
+    pub(crate) fn become_leader(&mut self, now: Time, out: &mut Out) {
+        let leader = Leader::of(self.n, &self.log, self.commit);
+        self.role = Role::Leader(Box::new(leader));
+        out.disarm(Timer::Election);
+        out.arm(Timer::Heartbeat, now + self.config.heartbeat);
+        self.append_as_leader(self.me, Batch::noop(), out);
+    }
+
+    pub(crate) fn heartbeat_is_due(&mut self, now: Time, out: &mut Out) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.heartbeat_due = true;
+            out.arm(Timer::Heartbeat, now + self.config.heartbeat);
+        }
+    }
+
+    /// Takes requests of this replica's clients: to the log, or to the leader. Without a leader
+    /// they are dropped, and the driver proposes again. [OngaroThesis §6.2]
+    pub(crate) fn propose(&mut self, batch: Batch, out: &mut Out) {
+        match &self.role {
+            Role::Leader(_) => self.append_within_bounds(self.me, batch, out),
+            Role::Follower(follower) => {
+                if let Some(leader) = follower.leader {
+                    out.send(Dest::One(leader), Message::Forward(batch));
+                }
+            }
+            Role::Candidate(_) => {}
+        }
+    }
+
+    /// Takes requests of another replica's clients. Whoever does not lead drops them, rather
+    /// than send them round in circles.
+    pub(crate) fn forwarded(&mut self, from: ReplicaId, batch: Batch, out: &mut Out) {
+        if matches!(self.role, Role::Leader(_)) {
+            self.append_within_bounds(from, batch, out);
+        }
+    }
+
+    fn append_within_bounds(&mut self, proposer: ReplicaId, batch: Batch, out: &mut Out) {
+        let Role::Leader(leader) = &self.role else {
+            return;
+        };
+        // Without a quorum the log must not grow for ever.
+        let full = leader.uncommitted_bytes >= self.config.max_uncommitted_bytes;
+        if !batch.is_empty() && !full {
+            self.append_as_leader(proposer, batch, out);
+        }
+    }
+
+    fn append_as_leader(&mut self, proposer: ReplicaId, batch: Batch, out: &mut Out) {
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let term = self.term;
+        let entry = Entry { term, batch };
+        leader.uncommitted_bytes += entry.size();
+        let after = self.log.last().slot;
+        let slot = self.log.push(entry.clone());
+        if proposer != self.me {
+            leader.forwarded.push_back((slot, proposer));
+        }
+        let entries = vec![entry];
+        out.persist(Record::Append { after, entries });
+    }
+
+    /// Sends each peer what it lacks, as far as the bounds allow. One that lacks nothing gets a
+    /// message without entries if a heartbeat, a round of reads or the commit index is due.
+    pub(crate) fn replicate(&mut self, out: &mut Out) {
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let heartbeat = std::mem::take(&mut leader.heartbeat_due);
+        let waiting = std::mem::take(&mut leader.waiting);
+        let news = News {
+            term: self.term,
+            commit: self.commit,
+            round: leader.reads.round,
+            log: &self.log,
+            config: &self.config,
+        };
+        for (peer, progress) in ReplicaId::all(self.n).zip(&mut leader.progress) {
+            if peer == self.me {
+                continue;
+            }
+            let learns = waiting.contains(peer) && progress.told_commit < news.commit;
+            let due = heartbeat || learns || progress.told_round < news.round;
+            news.tell(progress, due, |message| out.send(Dest::One(peer), message));
+        }
+    }
+
+    /// The leader counts its own copy when it has acknowledged it to itself, which it can do only
+    /// when the copy is durable. Others may be faster: an entry that it does not hold durably
+    /// itself may be committed. [OngaroThesis §10.2.1]
+    pub(crate) fn acknowledge_own(&mut self, out: &mut Out) {
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let (matched, round) = (self.log.last().slot, leader.reads.round);
+        if leader.own != (matched, round) {
+            leader.own = (matched, round);
+            let term = self.term;
+            let acknowledgement = Message::Accepted {
+                term,
+                matched,
+                round,
+            };
+            out.send(Dest::One(self.me), acknowledgement);
+        }
+    }
+
+    /// Takes an acknowledgement of the current term. A late one changes nothing.
+    pub(crate) fn accepted(&mut self, from: ReplicaId, matched: Slot, round: u64, out: &mut Out) {
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let (Some(known), Some(progress)) = (
+            leader.matched.get_mut(from.index()),
+            leader.progress.get_mut(from.index()),
+        ) else {
+            return;
+        };
+        if matched > self.log.last().slot {
+            return;
+        }
+        progress.accepted(matched);
+        if matched > *known {
+            *known = matched;
+            self.commit_by_counting(out);
+        }
+        self.echoed(from, round, out);
+    }
+
+    /// Takes a rejection of the current term: goes back to where the logs may agree, passing over
+    /// whole terms. [Ongaro14 §5.3]
+    pub(crate) fn rejected(
+        &mut self,
+        from: ReplicaId,
+        previous: Slot,
+        hint: Position,
+        round: u64,
+        out: &mut Out,
+    ) {
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        if let (Some(matched), Some(progress)) = (
+            leader.matched.get(from.index()),
+            leader.progress.get_mut(from.index()),
+        ) {
+            progress.rejected(previous, *matched, self.log.last_agreeable(hint));
+        }
+        self.echoed(from, round, out);
+    }
+
+    /// "If there exists an N such that N > commitIndex, a majority of matchIndex\[i\] ≥ N, and
+    /// log\[N\].term == currentTerm: set commitIndex = N." [Ongaro14 figure 2, §5.4.2]
+    fn commit_by_counting(&mut self, out: &mut Out) {
+        let Role::Leader(leader) = &self.role else {
+            return;
+        };
+        let Some(reached) = self.quorum().reached(&leader.matched) else {
+            return;
+        };
+        let own_term = self.log.term_at(reached) == Some(self.term)
+            || self.config.mutated(Mutant::CommitOlderTermByCounting);
+        if reached <= self.commit || !own_term {
+            return;
+        }
+        let committed = self.commit_through(reached, out);
+        if let Role::Leader(leader) = &mut self.role {
+            leader.uncommitted_bytes = leader.uncommitted_bytes.saturating_sub(committed);
+            leader.wake(reached);
+        }
+    }
+}
+
+impl Leader {
+    /// Notes who has clients that wait for an entry through `commit`. All others learn of the
+    /// commit index with the next entries or heartbeat.
+    fn wake(&mut self, commit: Slot) {
+        while let Some((slot, proposer)) = self.forwarded.front().copied()
+            && slot <= commit
+        {
+            self.forwarded.pop_front();
+            self.waiting.insert(proposer);
+        }
+    }
+
+    /// Everything through `commit` is in a snapshot that was installed here.
+    pub(crate) fn skip_to(&mut self, log: &Log, commit: Slot) {
+        self.knew = commit;
+        let uncommitted = log.iter_from(commit.next());
+        self.uncommitted_bytes = uncommitted.map(|(_, entry)| entry.size()).sum();
+        self.wake(commit);
+    }
+}
+
+/// What a leader has to tell its peers.
+struct News<'a> {
+    term: Term,
+    commit: Slot,
+    round: u64,
+    log: &'a Log,
+    config: &'a Config,
+}
+
+impl News<'_> {
+    /// Sends a peer all entries it may have now; a message without entries, if one is `due` and
+    /// there are none; the advice to fetch a snapshot, if what it lacks is compacted.
+    fn tell(&self, progress: &mut Progress, mut due: bool, mut send: impl FnMut(Message)) {
+        let last = self.log.last().slot;
+        loop {
+            let more = progress.next <= last && progress.has_room(self.config);
+            let previous = self.log.position(progress.next.previous());
+            match previous {
+                Some(previous) if more => {
+                    let max = self.config.max_append_bytes;
+                    let (entries, bytes) = self.log.entries(progress.next, max);
+                    progress.sent(Slot(previous.slot.0 + entries.len() as u64), bytes);
+                    send(self.append(previous, entries));
+                }
+                Some(previous) if due => send(self.append(previous, Vec::new())),
+                None if due => send(Message::SnapshotNeeded {
+                    term: self.term,
+                    through: self.log.compacted().slot,
+                    round: self.round,
+                }),
+                _ => return,
+            }
+            due = false;
+            (progress.told_commit, progress.told_round) = (self.commit, self.round);
+        }
+    }
+
+    fn append(&self, previous: Position, entries: Vec<Entry>) -> Message {
+        Message::AppendEntries(AppendEntries {
+            term: self.term,
+            previous,
+            entries,
+            commit: self.commit,
+            round: self.round,
+        })
+    }
+}
+
+/// As a follower.
+impl Raft {
+    /// Takes entries or a heartbeat of the current term. [Ongaro14 §5.3]
+    pub(crate) fn append_entries(
+        &mut self,
+        now: Time,
+        from: ReplicaId,
+        append: AppendEntries,
+        out: &mut Out,
+    ) {
+        if !self.follow(now, from, out) {
+            return;
+        }
+        if !self.agrees_at(append.previous) {
+            return self.reject(from, &append, out);
+        }
+        let through = append.last();
+        self.store(append.previous.slot, append.entries, out);
+        let Role::Follower(follower) = &mut self.role else {
+            return;
+        };
+        // The leader has all that is committed here.
+        follower.matched = follower.matched.max(through).max(self.commit);
+        follower.round = follower.round.max(append.round);
+        follower.owes = true;
+        // "If leaderCommit > commitIndex, set commitIndex = min(leaderCommit, index of last new
+        // entry)." [Ongaro14 figure 2]
+        let commit = append.commit.min(follower.matched);
+        self.commit_through(commit, out);
+    }
+
+    /// "If the follower does not find an entry in its log with the same index and term, then it
+    /// refuses the new entries." What is committed here every leader has. [Ongaro14 §5.3]
+    fn agrees_at(&self, previous: Position) -> bool {
+        previous.slot <= self.commit
+            || self.log.term_at(previous.slot) == Some(previous.term)
+            || self.config.mutated(Mutant::AppendWithoutPreviousCheck)
+                && previous.slot <= self.log.last().slot
+    }
+
+    fn reject(&self, leader: ReplicaId, append: &AppendEntries, out: &mut Out) {
+        let slot = self.log.last_agreeable(append.previous).max(self.commit);
+        let rejection = Message::Rejected {
+            term: self.term,
+            previous: append.previous.slot,
+            hint: self.log.position(slot).unwrap_or_default(),
+            round: append.round,
+        };
+        out.send(Dest::One(leader), rejection);
+    }
+
+    /// Appends what is new. "If an existing entry conflicts with a new one (same index but
+    /// different terms), delete the existing entry and all that follow it": only then, for a
+    /// message that was overtaken has nothing to say about what came after it.
+    /// [Ongaro14 figure 2]
+    fn store(&mut self, after: Slot, mut entries: Vec<Entry>, out: &mut Out) {
+        let truncates_always = self.config.mutated(Mutant::AppendTruncatesAlways);
+        let slots = (after.0 + 1..).map(Slot);
+        let held = |(entry, slot): &(&Entry, Slot)| {
+            if truncates_always {
+                return *slot <= self.log.compacted().slot;
+            }
+            *slot <= self.commit || self.log.term_at(*slot) == Some(entry.term)
+        };
+        let known = entries.iter().zip(slots).take_while(held).count();
+        if known == entries.len() && !truncates_always {
+            return;
+        }
+        let after = Slot(after.0 + known as u64);
+        entries.drain(..known);
+        self.log.cut_from(after.next());
+        for entry in &entries {
+            self.log.push(entry.clone());
+        }
+        out.persist(Record::Append { after, entries });
+    }
+
+    /// Acknowledges once a turn, however many messages came. The promise waits until all that it
+    /// covers is durable. [Ongaro14 §5.3]
+    pub(crate) fn acknowledge(&mut self, out: &mut Out) {
+        let Role::Follower(follower) = &mut self.role else {
+            return;
+        };
+        let owes = std::mem::take(&mut follower.owes);
+        if let Some(leader) = follower.leader.filter(|_| owes) {
+            let acknowledgement = Message::Accepted {
+                term: self.term,
+                matched: follower.matched.max(self.commit),
+                round: follower.round,
+            };
+            out.send(Dest::One(leader), acknowledgement);
+        }
+    }
+
+    /// Hands over for execution all `through` a slot that has not been; returns how many bytes
+    /// that is.
+    fn commit_through(&mut self, through: Slot, out: &mut Out) -> usize {
+        let mut bytes = 0;
+        for (slot, entry) in self.log.iter_from(self.commit.next()) {
+            if slot > through {
+                break;
+            }
+            bytes += entry.size();
+            out.commit(Commit {
+                id: EntryId::single(slot),
+                batch: entry.batch.clone(),
+                checkpoint: false,
+            });
+            self.commit = slot;
+        }
+        self.answer_remote_reads(out);
+        bytes
+    }
+}

@@ -1,0 +1,260 @@
+//! The directory and its files: each failure becomes a [`StorageError`] that names the file, and
+//! tests can bring failures about.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use quorate_core::storage::StorageError;
+
+/// What is written at a time when a file is filled with zeros.
+const ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+
+const NEVER: u64 = u64::MAX;
+
+/// Brings about failures of the disk, for tests. Clones share their counts.
+#[derive(Clone, Debug)]
+pub struct Faults(Arc<Remaining>);
+
+#[derive(Debug)]
+struct Remaining {
+    syncs: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Default for Faults {
+    /// Nothing fails.
+    fn default() -> Self {
+        Faults(Arc::new(Remaining {
+            syncs: AtomicU64::new(NEVER),
+            bytes: AtomicU64::new(NEVER),
+        }))
+    }
+}
+
+impl Faults {
+    /// Lets so many more syncs of files succeed; all later ones fail.
+    pub fn fail_syncs_after(&self, syncs: u64) {
+        self.0.syncs.store(syncs, Ordering::Relaxed);
+    }
+
+    /// Lets so many more bytes be written; then the disk is full.
+    pub fn fill_after(&self, bytes: u64) {
+        self.0.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let update = |left: u64| match left {
+            NEVER => Some(NEVER),
+            left => left.checked_sub(1),
+        };
+        let left = &self.0.syncs;
+        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update)
+            .map(drop)
+            .map_err(|_| io::Error::other("injected failure of a sync"))
+    }
+
+    /// How many of `wanted` bytes may be written.
+    fn room(&self, wanted: usize) -> usize {
+        let wanted = wanted as u64;
+        let update = |left: u64| match left {
+            NEVER => Some(NEVER),
+            left => Some(left.saturating_sub(wanted)),
+        };
+        let left = &self.0.bytes;
+        let before = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update);
+        wanted.min(before.unwrap_or(NEVER)) as usize
+    }
+}
+
+/// One directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Disk {
+    path: PathBuf,
+    faults: Faults,
+}
+
+impl Disk {
+    /// Makes the directory if it does not exist.
+    pub(crate) fn new(path: &Path, faults: Faults) -> Result<Disk, StorageError> {
+        if !path.is_dir() {
+            fs::create_dir_all(path).map_err(refused("create", path))?;
+            if let Some(parent) = path.parent().filter(|parent| parent.is_dir()) {
+                sync_directory(parent)?;
+            }
+        }
+        Ok(Disk {
+            path: path.to_path_buf(),
+            faults,
+        })
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Keeps other processes out, as long as the file is open.
+    pub(crate) fn lock(&self) -> Result<File, StorageError> {
+        let path = self.path("lock");
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true);
+        let file = options.open(&path).map_err(refused("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(StorageError::InUse {
+                path: self.path.display().to_string(),
+            }),
+            Err(TryLockError::Error(error)) => Err(refused("lock", &path)(error)),
+        }
+    }
+
+    /// The names of all files whose names are text, sorted.
+    pub(crate) fn names(&self) -> Result<Vec<String>, StorageError> {
+        let list = || -> io::Result<Vec<String>> {
+            let mut names = Vec::new();
+            for entry in fs::read_dir(&self.path)? {
+                names.extend(entry?.file_name().into_string());
+            }
+            names.sort_unstable();
+            Ok(names)
+        };
+        list().map_err(refused("list", &self.path))
+    }
+
+    pub(crate) fn create(&self, name: &str) -> Result<DiskFile, StorageError> {
+        let mut options = OpenOptions::new();
+        self.file(name, options.create(true).truncate(true).write(true))
+    }
+
+    pub(crate) fn open(&self, name: &str) -> Result<DiskFile, StorageError> {
+        let mut options = OpenOptions::new();
+        self.file(name, options.write(true))
+    }
+
+    fn file(&self, name: &str, options: &OpenOptions) -> Result<DiskFile, StorageError> {
+        let path = self.path(name);
+        Ok(DiskFile {
+            file: options.open(&path).map_err(refused("open", &path))?,
+            path,
+            faults: self.faults.clone(),
+        })
+    }
+
+    pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>, StorageError> {
+        let path = self.path(name);
+        fs::read(&path).map_err(refused("read", &path))
+    }
+
+    /// The first bytes of a file, at most `limit`.
+    pub(crate) fn read_start(&self, name: &str, limit: u64) -> Result<Vec<u8>, StorageError> {
+        let path = self.path(name);
+        let read = || -> io::Result<Vec<u8>> {
+            let mut bytes = Vec::new();
+            File::open(&path)?.take(limit).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        read().map_err(refused("read", &path))
+    }
+
+    pub(crate) fn len(&self, name: &str) -> Result<u64, StorageError> {
+        let path = self.path(name);
+        let metadata = fs::metadata(&path).map_err(refused("read", &path))?;
+        Ok(metadata.len())
+    }
+
+    pub(crate) fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {
+        let from = self.path(from);
+        fs::rename(&from, self.path(to)).map_err(refused("rename", &from))
+    }
+
+    pub(crate) fn remove(&self, name: &str) -> Result<(), StorageError> {
+        let path = self.path(name);
+        fs::remove_file(&path).map_err(refused("remove", &path))
+    }
+
+    /// Makes names given, changed and removed durable.
+    pub(crate) fn sync(&self) -> Result<(), StorageError> {
+        sync_directory(&self.path)
+    }
+
+    pub(crate) fn damaged(&self, name: &str, offset: u64, reason: &str) -> StorageError {
+        StorageError::Damaged {
+            path: self.path(name).display().to_string(),
+            offset,
+            reason: String::from(reason),
+        }
+    }
+}
+
+/// A file that is being written.
+#[derive(Debug)]
+pub(crate) struct DiskFile {
+    file: File,
+    path: PathBuf,
+    faults: Faults,
+}
+
+impl DiskFile {
+    /// Writes on from where the last write, or seek, ended.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        let room = self.faults.room(bytes.len());
+        let (now, never) = bytes.split_at(room);
+        let mut written = self.file.write_all(now);
+        if written.is_ok() && !never.is_empty() {
+            written = Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
+        written.map_err(refused("write", &self.path))
+    }
+
+    /// What to say when a record cannot be written because of its length.
+    pub(crate) fn too_large(&self, length: usize) -> StorageError {
+        StorageError::Io {
+            action: "write",
+            path: self.path.display().to_string(),
+            reason: format!("a record of {length} bytes is larger than the format allows"),
+        }
+    }
+
+    pub(crate) fn write_zeros(&mut self, mut length: u64) -> Result<(), StorageError> {
+        while length > 0 {
+            let some = length.min(ZEROS.len() as u64);
+            self.write(&ZEROS[..some as usize])?;
+            length -= some;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn seek(&mut self, position: u64) -> Result<(), StorageError> {
+        let sought = self.file.seek(SeekFrom::Start(position));
+        sought.map(drop).map_err(refused("seek in", &self.path))
+    }
+
+    /// Makes the contents durable, and as much of the metadata as is needed to read them.
+    pub(crate) fn sync(&self) -> Result<(), StorageError> {
+        let synced = self.faults.sync().and_then(|()| self.file.sync_data());
+        synced.map_err(refused("sync", &self.path))
+    }
+}
+
+/// What the system refused, for an `action` on `path`.
+pub(crate) fn refused(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {
+    move |error| StorageError::Io {
+        action,
+        path: path.display().to_string(),
+        reason: error.to_string(),
+    }
+}
+
+#[cfg(unix)]
+fn sync_directory(path: &Path) -> Result<(), StorageError> {
+    let synced = File::open(path).and_then(|directory| directory.sync_all());
+    synced.map_err(refused("sync", path))
+}
+
+/// Only Unix lets a directory be opened and synced as a file.
+#[cfg(not(unix))]
+fn sync_directory(_: &Path) -> Result<(), StorageError> {
+    Ok(())
+}
