@@ -83,6 +83,18 @@ impl<P: Protocol> World<P> {
         self.apply_network_faults();
     }
 
+    /// Restarts a replica unless a fault will do so when it ends: one that was paused may notice
+    /// only later that its disk has failed.
+    pub(super) fn restart_unless_kept_down(&mut self, replica: ReplicaId) {
+        let keeps_down = |active: &Active| {
+            let stops = matches!(active.fault, Fault::Crash(_) | Fault::DiskFailure(_));
+            stops && active.victims.contains(replica)
+        };
+        if !self.active.values().any(keeps_down) {
+            self.start(replica);
+        }
+    }
+
     pub(super) fn restart_if_down(&mut self, replica: ReplicaId) {
         if self.host(replica).replica.is_none() {
             self.start(replica);
@@ -118,6 +130,7 @@ impl<P: Protocol> World<P> {
         }
         for host in &mut self.hosts {
             host.disk.factor = 1;
+            host.busy_until = host.busy_until.min(self.now);
         }
         self.network.calm();
         self.healed_at = Some(self.now);

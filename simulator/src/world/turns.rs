@@ -112,6 +112,7 @@ impl<P: Protocol> World<P> {
             Halt::Storage(_) => {
                 self.summary.disk_failures += 1;
                 self.stop(replica);
+                self.restart_unless_kept_down(replica);
             }
             _ => self.found((Rule::Invariant, format!("{replica} halted: {halt}"))),
         }
