@@ -19,8 +19,8 @@ use crate::ledger::Ledger;
 use crate::machine::{Keys, StateMachine};
 use crate::output::{Output, TimerOp};
 use crate::protocol::{
-    Commit, Context, Dest, Event, FaultModel, Fetch, Input, Order, Protocol,
-    ReadAnswer, ReadId, Recovered, Verified, Violation,
+    Commit, Context, Dest, Event, FaultModel, Fetch, Input, Order, Protocol, ReadAnswer, ReadId,
+    Recovered, Verified, Violation,
 };
 use crate::request::{Batch, Operation, Request, SessionId};
 use crate::session::Standing;
@@ -242,15 +242,12 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             return;
         };
         let Some(snapshot) = snapshot else { return };
-        // One of this replica's own that is still to be saved must not replace a later one.
-        let useful = !self.snapshots.is_busy()
-            && snapshot.id.at.covers(&fetch.at_least)
-            && self.is_ahead(&snapshot.id.at);
+        let useful = snapshot.id.at.covers(&fetch.at_least) && self.is_ahead(&snapshot.id.at);
         if useful
             && self.protocol.accepts(&snapshot.id)
             && Digest::of(&snapshot.body) == snapshot.id.digest
         {
-            let save = self.snapshots.save(snapshot, Origin::Fetched);
+            let save = self.snapshots.save_fetched(snapshot);
             self.effects.save.push(save);
         }
     }
@@ -283,7 +280,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             self.ask(now);
             self.step(now, Input::EndOfTurn);
             self.close_turn_records();
-            self.save_released();
+            self.save_due();
             if self.halted || self.is_settled() {
                 break;
             }
@@ -422,13 +419,10 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         self.release(ready);
     }
 
-    fn save_released(&mut self) {
-        self.snapshots.close_turn(self.durability.issued());
-        let durability = &self.durability;
-        for snapshot in self
-            .snapshots
-            .released(|ticket| durability.is_durable(ticket))
-        {
+    /// Saves the snapshots whose records are durable.
+    fn save_due(&mut self) {
+        let (issued, durable) = (self.durability.issued(), self.durability.through());
+        for snapshot in self.snapshots.due(issued, durable) {
             let save = self.snapshots.save(snapshot, Origin::Taken);
             self.effects.save.push(save);
         }
@@ -500,7 +494,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
 
     fn take_snapshot(&mut self) {
         match self.execution.snapshot(&self.settings) {
-            Ok(snapshot) => self.snapshots.hold(snapshot),
+            Ok(snapshot) => self.snapshots.take(snapshot),
             Err(halt) => self.halt(halt),
         }
     }

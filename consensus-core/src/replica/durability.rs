@@ -30,14 +30,14 @@ impl<M> Durability<M> {
         self.issued
     }
 
-    /// The last work issued.
+    /// The last piece of work named.
     pub(super) fn issued(&self) -> Ticket {
         self.issued
     }
 
-    /// Whether all work through `ticket` is durable.
-    pub(super) fn is_durable(&self, ticket: Ticket) -> bool {
-        ticket <= self.durable
+    /// The work through which all is durable.
+    pub(super) fn through(&self) -> Ticket {
+        self.durable
     }
 
     /// Holds `promises` back until all work issued is durable; gives them back if it is.
