@@ -10,7 +10,7 @@ use quorate_core::id::ReplicaId;
 use quorate_core::machine::StateMachine;
 use quorate_core::protocol::{Context, Protocol};
 use quorate_core::replica::Settings;
-use quorate_core::transport::TransportError;
+use quorate_core::transport::{Transport, TransportError};
 use quorate_node::node::{Admission, Opened};
 use quorate_node::{ClientOptions, Node, NodeError, Parts};
 use quorate_storage_wal::{Wal, WalOptions};
@@ -264,10 +264,10 @@ impl Foundation {
             Ok((Box::new(wal), stored))
         };
         let peers: Vec<Peer> = builder.replicas.iter().map(Peer::from).collect();
-        let connect =
-            async move |service| -> Result<Arc<dyn quorate_core::transport::Transport>, _> {
-                Ok(endpoint.start(&peers, service)?)
-            };
+        let connect = async move |service| -> Result<Arc<dyn Transport>, TransportError> {
+            let transport = endpoint.start(&peers, service)?;
+            Ok(transport as Arc<dyn Transport>)
+        };
         let node = Node::<P>::start(parts, open, connect).await?;
         Ok(Arc::new(node))
     }

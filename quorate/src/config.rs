@@ -23,7 +23,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    fn new(path: &Path, reason: impl ToString) -> Self {
+    fn new(path: &Path, reason: impl std::fmt::Display) -> Self {
         ConfigError {
             path: path.display().to_string(),
             reason: reason.to_string(),
