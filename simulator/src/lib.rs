@@ -1,1 +1,4 @@
 //! Placeholder.
+
+pub mod history;
+pub mod linearizability;
