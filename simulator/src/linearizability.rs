@@ -2,11 +2,11 @@
 //!
 //! A history is linearizable if each operation can be given one instant between its invocation
 //! and its return such that all results are those of the operations run one after the other at
-//! these instants [Herlihy90]. Every key starts absent. Each key is checked on its own, which is
-//! as good as checking the whole [Herlihy90 §3.3], [Horn15].
+//! these instants \[Herlihy90\]. Every key starts absent. Each key is checked on its own, which is
+//! as good as checking the whole \[Herlihy90 §3.1\], \[Horn15\].
 //!
-//! For one key, `search.rs` looks for such an order by the algorithm of Wing and Gong [Wing93]
-//! with memory of the configurations already seen [Lowe17], and with what is known of registers
+//! For one key, `search.rs` looks for such an order by the algorithm of Wing and Gong \[Wing93\]
+//! with memory of the configurations already seen \[Lowe17\], and with what is known of registers
 //! to cut the search short. The question is NP-complete in general, so work is bounded, and a
 //! history that exceeds the bound is reported as [`Failure::Undecided`]. When every value is
 //! written once, and apart from deletes and failed cas, the search hardly ever goes back.
@@ -84,8 +84,8 @@ pub struct NotLinearizable {
     /// The operation whose return, with its result, cannot be explained.
     pub violating: Operation,
     /// Operations among those invoked before that return which suffice to show it, by
-    /// invocation. Other operations have been left out where that could not have made the
-    /// difference.
+    /// invocation. Other operations have been left out, and so has what a delete said, where that
+    /// could not have made the difference.
     pub evidence: Vec<Operation>,
 }
 
@@ -125,13 +125,14 @@ pub fn check(history: &History, bound: Bound) -> Result<Summary, Failure> {
             .iter()
             .filter_map(|operation| Event::of(operation, u64::MAX))
             .collect();
-        match search::search(&events, bound) {
+        let (verdict, configurations) = search::search(&events, bound);
+        match verdict {
             Verdict::Linearizable => {}
             Verdict::NotLinearizable => {
-                let explained = shrink::explain(key, operations, bound);
+                let explained = shrink::explain(key, &events, bound);
                 return Err(Failure::NotLinearizable(Box::new(explained)));
             }
-            Verdict::Undecided { configurations } => {
+            Verdict::Undecided => {
                 undecided.get_or_insert(Failure::Undecided {
                     key: String::from(*key),
                     operations: operations.len(),

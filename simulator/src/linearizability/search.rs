@@ -29,11 +29,12 @@ use super::{Bound, Effect, Event};
 pub(super) enum Verdict {
     Linearizable,
     NotLinearizable,
-    Undecided { configurations: usize },
+    Undecided,
 }
 
 /// Looks for a linearization of `events`, all on one key, in the order of their invocations.
-pub(super) fn search(events: &[Event<'_>], bound: Bound) -> Verdict {
+/// Returns also how many configurations that took.
+pub(super) fn search(events: &[Event<'_>], bound: Bound) -> (Verdict, usize) {
     Search::new(events).run(bound.configurations.saturating_add(4 * events.len()))
 }
 
@@ -200,19 +201,19 @@ impl Search {
         self.ops.len() + usize::from(optional)
     }
 
-    fn run(mut self, bound: usize) -> Verdict {
+    fn run(mut self, bound: usize) -> (Verdict, usize) {
+        let mut configurations = 0;
         let orphan = |demand: &Demand| demand.needed > 0 && demand.writers == 0;
         if self.demand.iter().skip(1).any(orphan) {
-            return Verdict::NotLinearizable;
+            return (Verdict::NotLinearizable, configurations);
         }
-        let mut configurations = 0;
         self.settle();
         while self.completed < self.returns.len() {
             self.drop_dominated();
             if self.seen.insert(self.configuration()) {
                 configurations += 1;
                 if configurations > bound {
-                    return Verdict::Undecided { configurations };
+                    return (Verdict::Undecided, configurations);
                 }
                 self.frames.push(Frame {
                     trail: self.trail.len(),
@@ -223,12 +224,12 @@ impl Search {
                 });
             }
             let Some(op) = self.next_alternative() else {
-                return Verdict::NotLinearizable;
+                return (Verdict::NotLinearizable, configurations);
             };
             self.linearize(op);
             self.settle();
         }
-        Verdict::Linearizable
+        (Verdict::Linearizable, configurations)
     }
 
     /// Goes back to the last configuration with an alternative left, and takes that from it.

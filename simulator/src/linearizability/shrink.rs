@@ -1,130 +1,190 @@
 //! From a history that is not linearizable to the few operations that show it.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::search::{self, Verdict};
 use super::{Bound, Effect, Event, NotLinearizable};
-use crate::history::{Operation, Outcome};
+use crate::history::{Answer, Call, Operation, Outcome};
 
-/// The most events that are searched in all to leave some out; what is left then is shown.
+/// The most events and configurations that are gone through to leave some out; what is left then
+/// is shown.
 const EFFORT: usize = 20_000_000;
 
-/// Explains why `operations`, all on `key` and by invocation, are not linearizable.
-pub(super) fn explain(key: &str, operations: &[&Operation], bound: Bound) -> NotLinearizable {
-    let mut completed: Vec<(u64, &Operation)> = operations
-        .iter()
-        .filter_map(|operation| Some((returned(operation)?, *operation)))
-        .collect();
-    completed.sort_by_key(|(returned, _)| *returned);
-    let shrinker = Shrinker {
-        bound,
-        effort: Cell::new(EFFORT),
+/// Explains why `events`, all on `key` and by invocation, are not linearizable.
+pub(super) fn explain(key: &str, events: &[Event<'_>], bound: Bound) -> NotLinearizable {
+    let mut shrinker = Shrinker {
+        // Many searches are made, and one given up only leaves more to show.
+        bound: Bound {
+            configurations: bound.configurations / 10,
+        },
+        effort: EFFORT,
     };
-    let fails = |until| shrinker.refutes(&prefix(operations, until));
-    let shortest = completed.partition_point(|(until, _)| !fails(*until));
-    // Where nothing has returned, nothing is refuted: there is a last one.
-    let (until, last) = completed[shortest.min(completed.len() - 1)];
-    let mut evidence: Vec<Operation> = shrinker
-        .shrink(prefix(operations, until))
-        .into_iter()
-        .map(|event| event.operation.clone())
-        .collect();
-    let ends_there = |operation: &&Operation| returned(operation) == Some(until);
+    let completed = by_return(events);
+    let core = shrinker.shrink(events);
+    let (mut until, mut last) = shrinker.first_refuted(&core);
+    let earlier = completed.partition_point(|(returned, _)| *returned < until);
+    let before = completed[..earlier].last().map(|(returned, _)| *returned);
+    // Later returns may have told what could be left out, and what was left out may show
+    // something else earlier.
+    let is_first = shrinker.refutes(&prefix(events, until))
+        && !before.is_some_and(|before| shrinker.refutes(&prefix(events, before)));
+    let suspects = if is_first { &core } else { events };
+    if !is_first {
+        (until, last) = shrinker.first_refuted(events);
+    }
+    let mut evidence = shrinker.shrink(&prefix(suspects, until));
+    let ends_there = |event: &&Event<'_>| event.returned == Some(until);
     let violating = match evidence.iter().find(ends_there) {
-        Some(violating) => violating.clone(),
+        Some(event) => event.operation,
         None => {
             // A cas that did not swap shows that it is not what others saw the effect of; once it
             // is out of the way, they suffice.
-            evidence.push(last.clone());
-            last.clone()
+            evidence.push(last);
+            last.operation
         }
     };
-    evidence.sort_by_key(|operation| operation.invoke);
+    evidence.sort_by_key(|event| event.invoke);
     NotLinearizable {
         key: String::from(key),
         prefix: completed.partition_point(|(returned, _)| *returned <= until),
-        violating,
-        evidence,
+        violating: violating.clone(),
+        evidence: evidence.iter().map(shown).collect(),
     }
 }
 
-fn returned(operation: &Operation) -> Option<u64> {
-    match operation.outcome {
-        Outcome::Ok { returned, .. } => Some(returned),
-        Outcome::Fail { .. } | Outcome::Info => None,
+/// The operation, without what it said if that does not count.
+fn shown(event: &Event<'_>) -> Operation {
+    let mut operation = event.operation.clone();
+    if let Outcome::Ok { answer, .. } = &mut operation.outcome
+        && operation.call == Call::Delete
+        && event.effect == Effect::Write(None)
+    {
+        *answer = Answer::Value(None);
     }
+    operation
+}
+
+/// The events that returned, by return.
+fn by_return<'a>(events: &[Event<'a>]) -> Vec<(u64, Event<'a>)> {
+    let mut completed: Vec<(u64, Event<'a>)> = events
+        .iter()
+        .filter_map(|event| Some((event.returned?, *event)))
+        .collect();
+    completed.sort_by_key(|(returned, _)| *returned);
+    completed
 }
 
 /// The history as it was known at time `until`. If it is linearizable later, it was then.
-fn prefix<'a>(operations: &[&'a Operation], until: u64) -> Vec<Event<'a>> {
-    operations
-        .iter()
-        .filter_map(|operation| Event::of(operation, until))
-        .collect()
+fn prefix<'a>(events: &[Event<'a>], until: u64) -> Vec<Event<'a>> {
+    let known = |event: &Event<'a>| match event.returned {
+        Some(returned) if returned <= until => Some(*event),
+        _ => Event::of(event.operation, until),
+    };
+    events.iter().filter_map(known).collect()
 }
 
 struct Shrinker {
     bound: Bound,
-    effort: Cell<usize>,
+    effort: usize,
 }
 
 impl Shrinker {
-    fn refutes(&self, events: &[Event<'_>]) -> bool {
-        let left = self.effort.get().saturating_sub(events.len());
-        self.effort.set(left);
-        search::search(events, self.bound) == Verdict::NotLinearizable
+    /// Whether `events` are known not to be linearizable.
+    fn refutes(&mut self, events: &[Event<'_>]) -> bool {
+        let bound = Bound {
+            configurations: self.bound.configurations.min(self.effort),
+        };
+        let (verdict, configurations) = search::search(events, bound);
+        self.effort = self.effort.saturating_sub(events.len() + configurations);
+        verdict == Verdict::NotLinearizable
+    }
+
+    /// The first return through which `events` are not linearizable.
+    fn first_refuted<'a>(&mut self, events: &[Event<'a>]) -> (u64, Event<'a>) {
+        let completed = by_return(events);
+        let first =
+            completed.partition_point(|(returned, _)| !self.refutes(&prefix(events, *returned)));
+        // Where nothing has returned, nothing is refuted: there is a last one.
+        completed[first.min(completed.len() - 1)]
     }
 
     /// Leaves out of `events`, which are not linearizable, what can be left out without making
     /// them so, provided that leaving it out of a linearizable history leaves it linearizable:
     /// what is left must still refute the whole.
-    fn shrink<'a>(&self, events: Vec<Event<'a>>) -> Vec<Event<'a>> {
-        // Without demands that the state be other than a value, all operations on some values
-        // can go: those on other values do not notice.
+    fn shrink<'a>(&mut self, events: &[Event<'a>]) -> Vec<Event<'a>> {
         let relaxed: Vec<Event<'a>> = events.iter().filter_map(relax).collect();
-        let core = if self.refutes(&relaxed) {
-            let groups = groups(&relaxed);
-            self.leave_out(&relaxed, groups)
-        } else {
-            events
-        };
-        // What does not change the state can always go.
-        let observers = core
-            .iter()
-            .enumerate()
-            .filter(|(_, event)| matches!(event.effect, Effect::Observe(_) | Effect::Differs(_)))
-            .map(|(index, _)| vec![index])
-            .collect();
-        self.leave_out(&core, observers)
+        if !self.refutes(&relaxed) {
+            // What does not change the state can always go.
+            return self.leave_out(events, observers(events));
+        }
+        // Without demands that the state be other than a value, all operations on some values
+        // can go, for those on other values do not notice; and so can writes of what nobody
+        // finds.
+        let core = self.leave_out(&relaxed, groups(&relaxed));
+        let core = self.leave_out(&core, observers(&core));
+        self.leave_out(&core, unwanted(&core))
     }
 
-    /// Leaves out as many of `units` (indices of events) as it can, first in large chunks.
-    fn leave_out<'a>(&self, events: &[Event<'a>], mut units: Vec<Vec<usize>>) -> Vec<Event<'a>> {
+    /// Leaves out as many of `units` (indices of events) as it can, late ones first, so that the
+    /// first of several violations stays; and in large chunks first.
+    fn leave_out<'a>(
+        &mut self,
+        events: &[Event<'a>],
+        mut units: Vec<Vec<usize>>,
+    ) -> Vec<Event<'a>> {
         let mut kept = vec![true; events.len()];
         let remaining = |kept: &[bool]| -> Vec<Event<'a>> {
             let pairs = events.iter().zip(kept);
             pairs.filter(|(_, kept)| **kept).map(|(e, _)| *e).collect()
         };
         let mut size = units.len().div_ceil(2);
-        while size > 0 {
+        while size > 0 && self.effort > 0 {
             let mut needed = Vec::new();
-            for chunk in units.chunks(size) {
+            for chunk in units.rchunks(size) {
                 let mut without = kept.clone();
                 for index in chunk.iter().flatten() {
                     without[*index] = false;
                 }
-                if self.effort.get() > 0 && self.refutes(&remaining(&without)) {
+                if self.effort > 0 && self.refutes(&remaining(&without)) {
                     kept = without;
                 } else {
-                    needed.extend_from_slice(chunk);
+                    needed.extend(chunk.iter().rev().cloned());
                 }
             }
+            needed.reverse();
             units = needed;
             size = if size == 1 { 0 } else { size.div_ceil(2) };
         }
         remaining(&kept)
     }
+}
+
+/// The events that do not change the state, each on its own.
+fn observers(events: &[Event<'_>]) -> Vec<Vec<usize>> {
+    let observes = |effect| matches!(effect, Effect::Observe(_) | Effect::Differs(_));
+    (0..events.len())
+        .filter(|index| observes(events[*index].effect))
+        .map(|index| vec![index])
+        .collect()
+}
+
+/// The events that write what none finds, each on its own.
+fn unwanted(events: &[Event<'_>]) -> Vec<Vec<usize>> {
+    let found: BTreeSet<Option<&str>> = events
+        .iter()
+        .filter_map(|event| match event.effect {
+            Effect::Observe(value) | Effect::Swap { from: value, .. } => Some(value),
+            Effect::Differs(_) | Effect::Write(_) | Effect::Clear => None,
+        })
+        .collect();
+    let writes_in_vain = |effect| match effect {
+        Effect::Write(to) | Effect::Swap { to, .. } => !found.contains(&to),
+        Effect::Observe(_) | Effect::Differs(_) | Effect::Clear => false,
+    };
+    (0..events.len())
+        .filter(|index| writes_in_vain(events[*index].effect))
+        .map(|index| vec![index])
+        .collect()
 }
 
 /// The event without the demand that the state be other than a value.
