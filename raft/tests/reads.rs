@@ -35,8 +35,8 @@ fn follower() -> Node {
     node
 }
 
-/// "The leader issues a new round of heartbeats and waits for their acknowledgments from a
-/// majority of the cluster." [OngaroThesis §6.4]
+/// "It issues a new round of heartbeats and waits for their acknowledgments from a majority of the
+/// cluster." [OngaroThesis §6.4]
 #[test]
 fn a_leader_answers_a_read_when_a_quorum_has_confirmed_that_it_leads() {
     let mut leader = leader();
@@ -111,8 +111,8 @@ fn a_leader_that_was_replaced_answers_no_read() {
     assert_eq!(cluster.node(0).executed(), ["", "", "x"]);
 }
 
-/// "A follower asks the leader for a current readIndex, the leader executes steps 1-3, and the
-/// follower waits until its state machine has advanced that far." [OngaroThesis §6.4]
+/// A follower asks the leader for a current read index, and waits until its own state machine has
+/// come that far. [OngaroThesis §6.4]
 #[test]
 fn a_follower_reads_what_was_committed_when_it_asked() {
     let mut cluster = Cluster::led_by_0(3, &Config::default());
