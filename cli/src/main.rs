@@ -5,10 +5,17 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod arguments;
+mod check_history;
+mod client;
 mod compare;
 mod failure;
+mod init;
 mod interruption;
+mod keygen;
 mod logging;
+mod node;
+mod output;
+mod simulate;
 
 use failure::Ending;
 
@@ -32,16 +39,39 @@ const STATUS_HELP: &str = "Exit status: 0 done; 1 failed, or a check failed; 2 w
 enum Task {
     /// Run a cluster of each protocol on this machine, drive it with clients, check and measure it
     Compare(compare::Arguments),
+    /// Run simulated worlds with faults, each of which follows from its seed
+    Simulate(simulate::Arguments),
+    /// Check whether the history in a file is linearizable
+    CheckHistory(check_history::Arguments),
+    /// Make a key for a replica or a client, and print its public key
+    Keygen(keygen::Arguments),
+    /// Write keys and configuration for a cluster and a client
+    Init(init::Arguments),
+    /// Run one replica of a key-value store
+    Node(node::Arguments),
+    #[command(flatten)]
+    Client(client::Task),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    logging::start(arguments.verbose, logging::Usual::Warnings);
+    let usual = match arguments.task {
+        Task::Node(_) => logging::Usual::Information,
+        _ => logging::Usual::Warnings,
+    };
+    logging::start(arguments.verbose, usual);
     let outcome = match arguments.task {
         Task::Compare(arguments) => compare::run(&arguments),
+        Task::Simulate(arguments) => simulate::run(&arguments),
+        Task::CheckHistory(arguments) => check_history::run(&arguments),
+        Task::Keygen(arguments) => keygen::run(&arguments),
+        Task::Init(arguments) => init::run(&arguments),
+        Task::Node(arguments) => node::run(&arguments),
+        Task::Client(task) => client::run(task),
     };
     match outcome {
         Ok(ending) => ending.into(),
+        Err(error) if output::is_closed(&error) => Ending::Done.into(),
         Err(error) => {
             failure::print(&error);
             Ending::Failed.into()

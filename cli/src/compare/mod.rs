@@ -22,9 +22,8 @@ use quorate_core::protocol::FaultModel;
 use quorate_kv::Store;
 use tempfile::TempDir;
 
-use crate::arguments;
 use crate::failure::Ending;
-use crate::interruption;
+use crate::{arguments, interruption, output};
 
 mod checks;
 mod machine;
@@ -205,7 +204,7 @@ async fn compare(
         },
         protocols: rows,
     };
-    print!("{}", report.text());
+    output::raw(report.text().as_bytes())?;
     if let Some((path, mut file)) = sinks.json {
         let written = serde_json::to_vec_pretty(&report).map(|mut text| {
             text.push(b'\n');

@@ -296,7 +296,7 @@ impl Report {
         } = &self.workload;
         let reads = workload.read_share * 100.0;
         let mut text = format!(
-            "machine:  {}\nworkload: {} clients over {} connections, {} B values, {} keys, {reads:.0} % reads, \
+            "machine:  {}\nworkload: clients {}, connections {}, {} B values, {} keys, {reads:.0} % reads, \
              {duration_s} s after {warm_up_s} s of warm-up, seed {}\n{}\n",
             self.machine,
             workload.clients,
