@@ -169,7 +169,9 @@ mod tests {
         let mut checker = Checker::new(Order::Total);
         let (mut a, mut b) = (0, 0);
         for slot in 1..=3 {
-            checker.executed(A, &mut a, false, &commit(slot, slot)).unwrap();
+            checker
+                .executed(A, &mut a, false, &commit(slot, slot))
+                .unwrap();
         }
         checker.executed(B, &mut b, false, &commit(1, 1)).unwrap();
         let skips = checker.executed(B, &mut b.clone(), false, &commit(3, 3));

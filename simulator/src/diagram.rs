@@ -82,8 +82,15 @@ fn draw(text: &mut String, line: &Line, parties: &BTreeSet<Party>) {
             };
             writeln!(text, "    {from}{arrow}{to}: {}", label(kind, says))
         }
-        Happening::Local { party, text: says, .. } => {
-            writeln!(text, "    Note over {party}: {}, {}", escaped(says), time(line.at))
+        Happening::Local {
+            party, text: says, ..
+        } => {
+            writeln!(
+                text,
+                "    Note over {party}: {}, {}",
+                escaped(says),
+                time(line.at)
+            )
         }
         Happening::World(says) => match (parties.first(), parties.last()) {
             (Some(first), Some(last)) => {
@@ -143,7 +150,10 @@ mod tests {
 
     #[test]
     fn messages_are_arrows_and_lost_ones_crossed() {
-        let lines = [message(1, Fate::Arrived { sent: 0 }), message(2, Fate::Lost)];
+        let lines = [
+            message(1, Fate::Arrived { sent: 0 }),
+            message(2, Fate::Lost),
+        ];
         let diagram = sequence_diagram(&lines, &Excerpt::default());
         assert!(diagram.starts_with("sequenceDiagram\n    participant r0 as replica 0\n"));
         assert!(diagram.contains("r0->>r1: AppendEntries term 3, slot 7\n"));

@@ -195,6 +195,7 @@ impl<P: Protocol> Host<P> {
         if let Some(replica) = &self.replica {
             sum.add(&replica.ledger());
         }
+        sum.syncs += self.disk.syncs();
         sum
     }
 
@@ -257,7 +258,11 @@ fn put<P: Protocol>(replica: &mut Replica<P, Register>, ask: Ask) -> Option<Told
     match ask {
         Ask::Request(request) => {
             let refused = replica.propose(request.as_request()).err()?;
-            Some(Told::Answer(request.session, request.sequence, Err(refused)))
+            Some(Told::Answer(
+                request.session,
+                request.sequence,
+                Err(refused),
+            ))
         }
         Ask::Read(token, query) => {
             let level = quorate_core::consensus::ReadLevel::Linearizable;

@@ -191,14 +191,26 @@ mod tests {
         let mut register = Register::default();
         let read = |register: &Register| decode_value(&register.query(&query(7)));
         let cas = |expected, value| Change::Cas { expected, value };
-        assert_eq!(apply(&mut register, 1, cas(None, 3)), Some(Outcome::Swapped(true)));
-        assert_eq!(apply(&mut register, 2, cas(None, 4)), Some(Outcome::Swapped(false)));
+        assert_eq!(
+            apply(&mut register, 1, cas(None, 3)),
+            Some(Outcome::Swapped(true))
+        );
+        assert_eq!(
+            apply(&mut register, 2, cas(None, 4)),
+            Some(Outcome::Swapped(false))
+        );
         assert_eq!(read(&register), Some(Some(3)));
         assert_eq!(apply(&mut register, 3, Change::Put(5)), Some(Outcome::Done));
         assert_eq!(read(&register), Some(Some(5)));
-        assert_eq!(apply(&mut register, 4, Change::Delete), Some(Outcome::Deleted(true)));
+        assert_eq!(
+            apply(&mut register, 4, Change::Delete),
+            Some(Outcome::Deleted(true))
+        );
         assert_eq!(read(&register), Some(None));
-        assert_eq!(Outcome::decode(&register.apply(b"")), Some(Outcome::Malformed));
+        assert_eq!(
+            Outcome::decode(&register.apply(b"")),
+            Some(Outcome::Malformed)
+        );
     }
 
     #[test]

@@ -59,7 +59,11 @@ pub struct Broken {
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.at as f64 / MILLISECOND as f64;
-        write!(f, "{} violated at {millis:.3} ms: {}", self.rule, self.detail)
+        write!(
+            f,
+            "{} violated at {millis:.3} ms: {}",
+            self.rule, self.detail
+        )
     }
 }
 
@@ -126,7 +130,7 @@ pub struct Summary {
     pub frames_lost: u64,
     /// Frames delivered a second time.
     pub frames_repeated: u64,
-    /// Syncs of records and snapshots.
+    /// Syncs of records.
     pub syncs: u64,
     /// Events of the world.
     pub events: u64,

@@ -136,7 +136,9 @@ impl<P: Protocol> Stage<P> {
     /// Who leads, once all replicas know; any replica, in a protocol without a leader.
     fn settled(&mut self) -> Result<ReplicaId, ScenarioFailed> {
         let session = self.world.open_session(ReplicaId(0));
-        self.wait("the opening of a session", |w| w.answered(session).is_some())?;
+        self.wait("the opening of a session", |w| {
+            w.answered(session).is_some()
+        })?;
         self.world.run_for(20 * DELAY);
         Ok(self.world.leader().unwrap_or(ReplicaId(0)))
     }
@@ -213,7 +215,9 @@ impl<P: Protocol> Stage<P> {
         }
         let from = self.world.now();
         self.world.restart(away);
-        self.wait("the fetch of a snapshot", |w| w.summary().snapshots_installed > 0)?;
+        self.wait("the fetch of a snapshot", |w| {
+            w.summary().snapshots_installed > 0
+        })?;
         self.world.run_for(3 * DELAY);
         Ok(from..self.world.now())
     }

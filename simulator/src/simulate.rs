@@ -73,7 +73,11 @@ fn shrink<P: Protocol>(
         runs = runs.checked_sub(1)?;
         let mut world = World::new(seed, config.clone(), conditions.clone(), plan.clone());
         world.run();
-        Some(world.broken().is_some_and(|other| other.rule == broken.rule))
+        Some(
+            world
+                .broken()
+                .is_some_and(|other| other.rule == broken.rule),
+        )
     };
     let mut shortest = plan;
     let mut piece = shortest.faults.len().div_ceil(2);

@@ -110,12 +110,7 @@ pub struct World<P: Protocol> {
 
 impl<P: Protocol> World<P> {
     /// The world of `seed`, struck by the faults of `plan`.
-    pub fn new(
-        seed: u64,
-        config: SimulationConfig<P>,
-        conditions: Conditions,
-        plan: Plan,
-    ) -> Self {
+    pub fn new(seed: u64, config: SimulationConfig<P>, conditions: Conditions, plan: Plan) -> Self {
         let mut world = World::empty(seed, config, conditions);
         world.plan = plan;
         world.schedule_faults();
@@ -289,13 +284,14 @@ impl<P: Protocol> World<P> {
 
     /// What has happened so far, counted.
     pub fn summary(&self) -> Summary {
-        let ledger = self.total_ledger().total_sent();
+        let spent = self.total_ledger();
+        let sent = spent.total_sent();
         Summary {
             entries: self.checker.entries() as u64,
             leaders: self.checker.leaders() as u64,
-            messages: ledger.messages,
-            bytes: ledger.bytes,
-            syncs: self.hosts.iter().map(|host| host.disk.syncs()).sum(),
+            messages: sent.messages,
+            bytes: sent.bytes,
+            syncs: spent.syncs,
             virtual_time: self.now,
             ..self.summary
         }

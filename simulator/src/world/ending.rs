@@ -1,6 +1,7 @@
 //! When a world has come to its end, and what must hold then.
 
 use quorate_core::protocol::Protocol;
+use quorate_core::replica::Replica;
 
 use super::World;
 use crate::history::{History, Outcome};
@@ -14,7 +15,10 @@ impl<P: Protocol> World<P> {
         if self.healed_at.is_none() || self.unfinished > 0 {
             return false;
         }
-        let mut applied = self.hosts.iter().map(|host| host.replica.as_ref().map(|r| r.applied()));
+        let mut applied = self
+            .hosts
+            .iter()
+            .map(|host| host.replica.as_ref().map(Replica::applied));
         let first = applied.next().flatten();
         first.is_some() && applied.all(|other| other == first)
     }
@@ -83,7 +87,7 @@ impl<P: Protocol> World<P> {
     }
 
     /// Holds what clients saw to what one copy would have shown them.
-    pub fn check_history(&mut self) {
+    fn check_history(&mut self) {
         let history = History {
             operations: self.records.history.clone(),
         };

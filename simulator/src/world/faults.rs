@@ -42,8 +42,7 @@ impl<P: Protocol> World<P> {
                 Fault::Isolate(..) | Fault::Split(_) | Fault::SlowLink(..) | Fault::Storm(_) => {}
             }
         }
-        self.summary.partitions +=
-            u64::from(matches!(fault, Fault::Isolate(..) | Fault::Split(_)));
+        self.summary.partitions += u64::from(matches!(fault, Fault::Isolate(..) | Fault::Split(_)));
         self.active.insert(number, Active { fault, victims });
         self.apply_network_faults();
     }
@@ -59,7 +58,9 @@ impl<P: Protocol> World<P> {
         };
         match victim {
             Victim::Replica(replica) => [replica].into_iter().collect(),
-            Victim::Leader => [self.leader().unwrap_or(ReplicaId(0))].into_iter().collect(),
+            Victim::Leader => [self.leader().unwrap_or(ReplicaId(0))]
+                .into_iter()
+                .collect(),
             Victim::All => ReplicaId::all(self.config.replicas).collect(),
         }
     }
@@ -139,8 +140,10 @@ impl<P: Protocol> World<P> {
     }
 
     fn say(&mut self, word: u64, number: usize, text: impl FnOnce() -> String) {
-        self.trace.note(self.now, &[word, number as u64], || {
-            Happening::World(text())
-        });
+        self.trace.note(
+            self.now,
+            &[word, number as u64],
+            || Happening::World(text()),
+        );
     }
 }

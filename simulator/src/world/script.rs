@@ -171,8 +171,10 @@ impl<P: Protocol> World<P> {
     }
 
     fn announce(&mut self, word: u64, text: String) {
-        self.trace.note(self.now, &[word, crate::trace::Hash::of(text.as_bytes())], || {
-            crate::trace::Happening::World(text)
-        });
+        self.trace.note(
+            self.now,
+            &[word, crate::trace::Hash::of(text.as_bytes())],
+            || crate::trace::Happening::World(text),
+        );
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use quorate_core::id::{ReplicaId, ReplicaSet};
 use quorate_core::protocol::{Commit, Dest, Event as Told, Fetch, Message as _, Protocol};
-use quorate_core::replica::Halt;
+use quorate_core::replica::{Halt, Replica};
 use quorate_core::storage::{Append, Snapshot, Ticket};
 
 use super::{Event, FetchFlight, Flight, World};
@@ -11,7 +11,7 @@ use crate::conditions::MILLISECOND;
 use crate::disk::Lane;
 use crate::host::{Item, Turn};
 use crate::report::Rule;
-use crate::trace::{Fate, Hash, Happening, Party};
+use crate::trace::{Fate, Happening, Hash, Party};
 
 /// How long a replica waits for a snapshot that does not come, in nanoseconds.
 const FETCH_PATIENCE: u64 = 200 * MILLISECOND;
@@ -31,11 +31,12 @@ impl<P: Protocol> World<P> {
             self.summary.snapshots_recovered += 1;
         }
         let place = host.place;
-        self.trace.note(now, &[1, u64::from(replica.0)], || Happening::Local {
-            party: Party::Replica(replica),
-            text: format!("starts, with {place} entries executed"),
-            notable: now > 0,
-        });
+        self.trace
+            .note(now, &[1, u64::from(replica.0)], || Happening::Local {
+                party: Party::Replica(replica),
+                text: format!("starts, with {place} entries executed"),
+                notable: now > 0,
+            });
         self.schedule_turn(replica);
     }
 
@@ -68,7 +69,7 @@ impl<P: Protocol> World<P> {
     fn schedule_timer(&mut self, replica: ReplicaId) {
         let now = self.now;
         let host = self.host(replica);
-        let Some(deadline) = host.replica.as_ref().and_then(|r| r.deadline()) else {
+        let Some(deadline) = host.replica.as_ref().and_then(Replica::deadline) else {
             return;
         };
         let at = host.clock.reaches(deadline).max(now);
@@ -142,7 +143,12 @@ impl<P: Protocol> World<P> {
         host.place = self.checker.place(running.applied());
         if host.place > before + commits.len() {
             self.summary.snapshots_installed += 1;
-            self.note(replica, &[3, u64::from(replica.0)], true, "installs a fetched snapshot");
+            self.note(
+                replica,
+                &[3, u64::from(replica.0)],
+                true,
+                "installs a fetched snapshot",
+            );
         }
     }
 
@@ -349,7 +355,12 @@ impl<P: Protocol> World<P> {
             0 => String::from("crashes"),
             pending => format!("crashes with {pending} writes not synced"),
         };
-        let words = [10, u64::from(replica.0), lost.pending as u64, lost.kept as u64];
+        let words = [
+            10,
+            u64::from(replica.0),
+            lost.pending as u64,
+            lost.kept as u64,
+        ];
         self.note(replica, &words, true, &text);
     }
 

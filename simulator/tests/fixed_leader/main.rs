@@ -44,7 +44,10 @@ fn the_same_seed_gives_the_same_trace() {
         assert_eq!(silent.summary, recorded.summary);
         assert_eq!(silent.history, recorded.history);
         assert!(silent.trace.is_empty() && !recorded.trace.is_empty());
-        assert_ne!(silent.trace_hash, simulate(seed + 1, &config(None)).trace_hash);
+        assert_ne!(
+            silent.trace_hash,
+            simulate(seed + 1, &config(None)).trace_hash
+        );
     }
 }
 
@@ -143,7 +146,9 @@ fn messages_and_their_delays_are_counted() {
 
 #[test]
 fn a_scenario_can_be_drawn() {
-    let diagram = Scenario::NormalCommit.diagram(1, &config(None), 60).unwrap();
+    let diagram = Scenario::NormalCommit
+        .diagram(1, &config(None), 60)
+        .unwrap();
     assert!(diagram.contains("c200->>r0: request"), "{diagram}");
     assert!(diagram.contains("r0->>r1: append"), "{diagram}");
     assert!(diagram.contains("r2->>r0: ack"), "{diagram}");
