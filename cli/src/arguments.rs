@@ -1,14 +1,24 @@
 //! Values of arguments that several subcommands take.
 
+use std::error::Error;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use quorate::ProtocolKind;
 
+/// Parses one of `words`, and suggests the nearest if it is none of them.
+pub(crate) fn one_of<T>(words: &[&'static str]) -> impl TypedValueParser<Value = T> + use<T>
+where
+    T: FromStr<Err: Error + Send + Sync> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(words).try_map(|word| word.parse::<T>())
+}
+
 /// Parses the name of a protocol that is compiled in.
 pub(crate) fn protocol() -> impl TypedValueParser<Value = ProtocolKind> {
-    let names = ProtocolKind::ALL.iter().map(|kind| kind.name());
-    PossibleValuesParser::new(names).try_map(|name| name.parse::<ProtocolKind>())
+    let names: Vec<&str> = ProtocolKind::ALL.iter().map(|kind| kind.name()).collect();
+    one_of(&names)
 }
 
 /// Parses a number of seconds, fractions included.

@@ -41,8 +41,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
 
-    /// Which faults strike: none, network, crash, or all
-    #[arg(long, default_value_t = Faults::All)]
+    /// Which faults strike
+    #[arg(long, default_value = "all", value_parser = arguments::one_of::<Faults>(&FAULTS))]
     faults: Faults,
 
     /// Write every event of a single seed's run to a file, or to standard output for `-`
@@ -53,9 +53,9 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     diagram: Option<PathBuf>,
 
-    /// Draw this scripted run instead: normal-commit, election, leader-crash,
-    /// partition-and-heal or snapshot-fetch
-    #[arg(long, value_name = "NAME", requires = "diagram", conflicts_with_all = ["seeds", "trace"])]
+    /// Draw this scripted run instead
+    #[arg(long, value_name = "NAME", requires = "diagram", conflicts_with_all = ["seeds", "trace"],
+          value_parser = arguments::one_of::<Scenario>(&SCENARIOS))]
     scenario: Option<Scenario>,
 
     /// The most arrows of a diagram
@@ -66,6 +66,16 @@ pub(crate) struct Arguments {
     #[arg(short, long)]
     quiet: bool,
 }
+
+const FAULTS: [&str; 4] = ["none", "network", "crash", "all"];
+
+const SCENARIOS: [&str; 5] = [
+    "normal-commit",
+    "election",
+    "leader-crash",
+    "partition-and-heal",
+    "snapshot-fetch",
+];
 
 /// What became of a seed: nothing, if its world panicked.
 type Outcome = (u64, Option<Report>);
@@ -262,5 +272,18 @@ impl Sum {
             1 => Ok(()),
             _ => output::line(format_args!("{seeds} seeds, {failed} failed: {total}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_name_all_scenarios() {
+        assert_eq!(
+            SCENARIOS,
+            Scenario::ALL.map(|scenario| scenario.to_string())
+        );
     }
 }

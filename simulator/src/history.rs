@@ -297,7 +297,7 @@ impl History {
                 line,
                 reason: reason(&error),
             };
-            let operation = serde_json::from_slice(&bytes).map_err(malformed)?;
+            let operation = serde_json::from_slice(bytes.trim_ascii_end()).map_err(malformed)?;
             history.operations.push(operation);
         }
         Ok(history)

@@ -130,6 +130,7 @@ impl Reach {
                         json!({ "error": reason, "may_have_happened": may_have_happened }),
                     )?;
                 }
+                status::tell_who_answers(&self.config()?).await?;
                 Err(Error::new(error).context(match may_have_happened {
                     true => format!("{what}: it MAY have happened, or may still happen"),
                     false => format!("{what}: it certainly did not happen"),
@@ -147,6 +148,7 @@ impl Reach {
                 if self.json {
                     output::line(json!({ "error": error.to_string() }))?;
                 }
+                status::tell_who_answers(&self.config()?).await?;
                 Err(Error::new(error).context(what))
             }
         }

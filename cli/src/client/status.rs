@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use comfy_table::{Table, presets};
-use quorate::{ClientConfig, ReplicaId};
-use quorate_core::protocol::{Role, Status};
+use quorate::{ClientConfig, ProtocolKind, ReplicaId};
+use quorate_core::protocol::{FaultModel, Role, Status};
 use quorate_node::client::Report;
 use serde_json::{Value, json};
 
@@ -21,33 +21,57 @@ type Answer = Result<Report, String>;
 
 /// Asks all replicas at once, and prints what they say.
 pub(super) async fn run(reach: &Reach, all: bool) -> Result<Ending> {
-    let mut config = reach.config()?;
-    config.options.timeout = reach.timeout.unwrap_or(PATIENCE);
-    config.options.follow_leader = false;
-    let mut asked = Vec::with_capacity(config.replicas.len());
-    for replica in ReplicaId::all(config.replicas.len()) {
-        let mut own = config.clone();
-        own.options.first = Some(replica);
-        let client = quorate::connect(&own)?;
-        asked.push(tokio::spawn(async move {
-            let report = client.status(all).await;
-            report.map_err(|error| error.to_string())
-        }));
-    }
-    let mut answers: Vec<Answer> = Vec::with_capacity(asked.len());
-    for answer in asked {
-        let answer = answer.await;
-        answers.push(answer.unwrap_or_else(|error| Err(error.to_string())));
-    }
+    let config = reach.config()?;
+    let answers = ask(&config, reach.timeout.unwrap_or(PATIENCE), all).await?;
     match reach.json {
         true => output::line(object(&config, &answers, all))?,
         false => output::line(table(&config, &answers, all))?,
     }
-    let reached = answers.iter().filter(|answer| answer.is_ok()).count();
-    Ok(match reached {
-        0 => Ending::Failed,
-        _ => Ending::Done,
+    Ok(match answers.iter().any(Answer::is_ok) {
+        true => Ending::Done,
+        false => Ending::Failed,
     })
+}
+
+/// After a failure: how many replicas answer, and whether they are a quorum.
+pub(super) async fn tell_who_answers(config: &ClientConfig) -> Result<()> {
+    let answers = ask(config, PATIENCE, false).await?;
+    let n = answers.len();
+    let reports: Vec<&Report> = answers.iter().flatten().collect();
+    let protocol = reports
+        .first()
+        .and_then(|report| report.status.protocol.parse::<ProtocolKind>().ok());
+    let faults = protocol.map_or(FaultModel::Crash, ProtocolKind::faults);
+    let (up, quorum) = (reports.len(), n - faults.tolerated(n));
+    eprintln!(
+        "{up} of {n} replicas answer{}",
+        match up < quorum {
+            true => format!(": a quorum is {quorum}, so nothing can be written or read"),
+            false => String::new(),
+        }
+    );
+    Ok(())
+}
+
+async fn ask(config: &ClientConfig, timeout: Duration, digest: bool) -> Result<Vec<Answer>> {
+    let mut asked = Vec::with_capacity(config.replicas.len());
+    for replica in ReplicaId::all(config.replicas.len()) {
+        let mut own = config.clone();
+        own.options.first = Some(replica);
+        own.options.follow_leader = false;
+        own.options.timeout = timeout;
+        let client = quorate::connect(&own)?;
+        asked.push(tokio::spawn(async move {
+            let report = client.status(digest).await;
+            report.map_err(|error| error.to_string())
+        }));
+    }
+    let mut answers = Vec::with_capacity(asked.len());
+    for answer in asked {
+        let answer = answer.await;
+        answers.push(answer.unwrap_or_else(|error| Err(error.to_string())));
+    }
+    Ok(answers)
 }
 
 fn role(role: Role) -> &'static str {
