@@ -10,6 +10,7 @@ use quorate_bench::{Bare, ByValue, Driven, Enclosure, Host, Load, OneThread, Sea
 use quorate_core::crypto::GroupId;
 use quorate_core::protocol::Protocol;
 use quorate_core::replica::Settings;
+use quorate_core::request::Batch;
 use quorate_core::wire::Envelope;
 use quorate_raft::Raft;
 
@@ -29,9 +30,11 @@ fn layers<P: Protocol>(c: &mut Criterion, config: &P::Config) {
     let sealed = Sealed(Envelope::new(GroupId(1), 0));
     for batch in BATCHES {
         group.throughput(Throughput::Elements(batch as u64));
-        bare::<P>(&mut group, config, batch);
+        bare::<P>(&mut group, "bare", config, (1, batch));
         driven::<P, _>(&mut group, "driver", config, &ByValue, (1, batch));
         if batch > 1 {
+            let name = "bare, an entry each";
+            bare::<P>(&mut group, name, config, (batch, 1));
             let name = "driver, a session each";
             driven::<P, _>(&mut group, name, config, &ByValue, (batch, batch));
         }
@@ -40,21 +43,29 @@ fn layers<P: Protocol>(c: &mut Criterion, config: &P::Config) {
     group.finish();
 }
 
-fn bare<P: Protocol>(group: &mut BenchmarkGroup<'_, WallTime>, config: &P::Config, batch: usize) {
+/// Proposes `batches` of `len` requests in a turn.
+fn bare<P: Protocol>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    name: &str,
+    config: &P::Config,
+    (batches, len): (usize, usize),
+) {
     let snapshot_every = Settings::default().snapshot_every_bytes;
     let mut cluster = OneThread::<Bare<P>>::bare(config, snapshot_every);
-    let requests = Load::new(1, batch as u64, COMMAND_BYTES).batch(batch);
+    let mut load = Load::new(1, len as u64, COMMAND_BYTES);
+    let requests: Vec<Batch> = (0..batches).map(|_| load.batch(len)).collect();
+    let turn = batches * len;
     let mut proposed = 0;
-    group.bench_function(format!("bare/{batch}"), |b| {
+    group.bench_function(format!("{name}/{turn}"), |b| {
         b.iter(|| {
-            proposed += batch as u64;
-            cluster.commit(black_box(requests.clone()));
+            proposed += turn as u64;
+            cluster.commit(black_box(&requests).iter().cloned());
         });
     });
     assert_eq!(cluster.proposer().executed(), proposed);
 }
 
-/// `sessions` and requests in each batch are given together.
+/// Proposes a batch of `batch` requests of `sessions` sessions in a turn.
 fn driven<P: Protocol, E: Enclosure<P::Message> + Clone>(
     group: &mut BenchmarkGroup<'_, WallTime>,
     name: &str,

@@ -45,11 +45,13 @@ impl<P: Protocol> OneThread<Bare<P>> {
         OneThread::new(contexts::<P>().into_iter().map(host).collect())
     }
 
-    /// Has `batch` committed.
-    pub fn commit(&mut self, batch: Batch) {
+    /// Has `batches` committed, all of them proposed in one turn.
+    pub fn commit(&mut self, batches: impl IntoIterator<Item = Batch>) {
         self.propose(|host, now| {
-            let keys = Keys::All;
-            host.step(now, Input::Propose { batch, keys });
+            for batch in batches {
+                let keys = Keys::All;
+                host.step(now, Input::Propose { batch, keys });
+            }
         });
     }
 }

@@ -23,7 +23,7 @@ fn bare(snapshot_every: u64) -> OneThread<Bare<Raft>> {
     let mut load = Load::new(1, BATCH, 128);
     let mut cluster = OneThread::bare(&Config::default(), snapshot_every);
     for _ in 0..BATCHES {
-        cluster.commit(load.batch(BATCH as usize));
+        cluster.commit([load.batch(BATCH as usize)]);
     }
     cluster
 }
@@ -36,6 +36,17 @@ fn bare_replicas_commit_what_is_proposed() {
 #[test]
 fn bare_replicas_commit_across_snapshots() {
     assert_executed(&bare(20_000));
+}
+
+#[test]
+fn bare_replicas_commit_several_batches_of_a_turn() {
+    let mut load = Load::new(1, BATCH, 128);
+    let mut cluster: OneThread<Bare<Raft>> = OneThread::bare(&Config::default(), u64::MAX);
+    for _ in 0..BATCHES {
+        let batches: Vec<_> = (0..BATCH).map(|_| load.batch(1)).collect();
+        cluster.commit(batches);
+    }
+    assert_executed(&cluster);
 }
 
 fn driven<E: Enclosure<Message> + Clone>(
