@@ -105,10 +105,10 @@ fn appends(c: &mut Criterion) {
             });
             let syncs = appender.wal.syncs() - before.0;
             let appends = appender.last.0 - before.1;
-            println!(
-                "{name}: {:.3} syncs an append",
-                syncs as f64 / appends.max(1) as f64
-            );
+            if appends > 0 {
+                let share = syncs as f64 / appends as f64;
+                println!("{name}: {share:.3} syncs an append");
+            }
         }
     }
     group.finish();
