@@ -81,16 +81,6 @@ fn five_replicas_survive_all_faults() {
     assert_covered(&pass(&config(5), 0..seeds()));
 }
 
-/// A replica with a slow log disk crashed with a snapshot ahead of its records, and could not
-/// start: snapshots are now saved after the records of what they hold.
-#[test]
-fn seeds_that_failed_once_pass() {
-    for (replicas, seed) in [(3, 1108), (3, 1654), (5, 447), (5, 526)] {
-        let sum = pass(&config(replicas), seed..=seed);
-        assert!(sum.crashes_with_loss > 0 && sum.snapshots_recovered > 0);
-    }
-}
-
 #[test]
 fn clusters_of_other_sizes_survive_the_faults_they_can() {
     for (replicas, faults) in [
