@@ -84,7 +84,7 @@ type Outcome = (u64, Option<Report>);
 pub(crate) fn run(arguments: &Arguments) -> Result<Ending> {
     match arguments.protocol {
         ProtocolKind::Raft => {
-            simulate::<quorate_raft::Raft>(arguments, quorate_raft::Config::default())
+            simulate::<quorate_raft::Raft>(arguments, quorate_raft::Config::cramped())
         }
         other => bail!("{other} cannot be simulated"),
     }

@@ -416,6 +416,23 @@ fn a_snapshot_is_offered_once_it_is_durable_and_restores_state_and_sessions() {
 }
 
 #[test]
+fn a_snapshot_is_saved_only_when_all_records_written_before_it_are_durable() {
+    let mut replica = opened(CONFIG, small_snapshots());
+    let mut turn_with = |sequence, command: &[u8]| {
+        let operation = Operation::Apply(command);
+        replica.propose(request(sequence, operation)).unwrap();
+        replica.end_turn(NOW).append.unwrap().ticket
+    };
+    let (first, second) = (turn_with(1, b"a"), turn_with(2, b"b"));
+    replica.durable(first);
+    let effects = replica.end_turn(NOW);
+    assert_eq!((effects.executed.len(), effects.save.len()), (1, 0));
+    replica.durable(second);
+    let effects = replica.end_turn(NOW);
+    assert_eq!((effects.executed.len(), effects.save.len()), (1, 1));
+}
+
+#[test]
 fn without_the_sessions_in_it_a_snapshot_forgets_who_was_answered() {
     let settings = Settings {
         mutant: Some(Mutant::SessionsLeftOutOfSnapshot),

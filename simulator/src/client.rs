@@ -16,7 +16,7 @@ use crate::register::{self, Change, Command, CommandId, Outcome};
 /// How many registers clients use.
 const KEYS: u8 = 3;
 
-/// How often an operation is sent before the client gives up, if it ever does.
+/// How often an operation is sent at most before the client gives up, if it ever does.
 const TRIES: u32 = 6;
 
 /// The number of clients that a read's token has room for, and the number of commands of each.
@@ -147,12 +147,12 @@ impl Client {
         }
     }
 
-    /// A client that writes and reads through `at` only, and insists.
+    /// A client that writes and reads once each, through `at` only, and insists.
     pub(crate) fn probe(number: usize, n: usize, at: ReplicaId) -> Self {
         Client {
             at,
             probe: true,
-            ..Client::new(number, n, 4, 0)
+            ..Client::new(number, n, 2, 0)
         }
     }
 
@@ -181,12 +181,16 @@ impl Client {
             Doing::Finished => Action::Nothing,
             Doing::Opening => self.send(random),
             Doing::Thinking => self.begin(now, random),
-            Doing::Operating { .. } if self.tries < TRIES || self.probe => self.send(random),
+            Doing::Operating { .. } if self.probe || self.insists(random) => self.send(random),
             Doing::Operating { .. } => {
                 self.give_up(records);
                 self.think(random)
             }
         }
+    }
+
+    fn insists(&self, random: &mut ChaCha8Rng) -> bool {
+        self.tries < random.random_range(1..=TRIES)
     }
 
     fn begin(&mut self, now: u64, random: &mut ChaCha8Rng) -> Action {
@@ -201,6 +205,8 @@ impl Client {
         let id = self.command();
         let value = id.0;
         let call = match random.random_range(0..100) {
+            _ if self.probe && self.left == 1 => Call::Change(Change::Put(value)),
+            _ if self.probe => Call::Get,
             0..35 => Call::Get,
             35..75 => Call::Change(Change::Put(value)),
             75..92 => Call::Change(Change::Cas {
@@ -254,7 +260,12 @@ impl Client {
         self.doing = Doing::Thinking;
         self.tries = 0;
         self.waiting += 1;
-        Action::Wait(random.random_range(0..=self.idle))
+        // In bursts, so that crashes find work under way.
+        let idle = match random.random_range(0..4) {
+            0 => 4 * self.idle,
+            _ => self.idle.min(MILLISECOND),
+        };
+        Action::Wait(random.random_range(0..=idle))
     }
 
     fn give_up(&mut self, records: &mut Records) {

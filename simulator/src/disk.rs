@@ -25,7 +25,6 @@ pub(crate) struct Disk {
     saves: Sync,
     /// How many times slower than usual.
     pub(crate) factor: u64,
-    syncs: u64,
 }
 
 #[derive(Debug)]
@@ -58,7 +57,6 @@ impl Disk {
             appends: Sync::new(conditions.sync),
             saves: Sync::new(conditions.save),
             factor: 1,
-            syncs: 0,
         }
     }
 
@@ -91,7 +89,6 @@ impl Disk {
             Lane::Appends => self.storage.sync_appends(ticket),
             Lane::Saves => self.storage.sync_saves(ticket),
         };
-        self.syncs += 1;
         let sync = self.lane(lane);
         sync.under_way = false;
         sync.done = ticket;
@@ -120,9 +117,9 @@ impl Disk {
         self.storage.stored()
     }
 
-    /// How many syncs have ended.
+    /// How many syncs of records there have been.
     pub(crate) fn syncs(&self) -> u64 {
-        self.syncs
+        self.storage.syncs()
     }
 
     fn lane(&mut self, lane: Lane) -> &mut Sync {

@@ -195,6 +195,7 @@ impl<P: Protocol> Host<P> {
         if let Some(replica) = &self.replica {
             sum.add(&replica.ledger());
         }
+        sum.syncs += self.disk.syncs();
         sum
     }
 

@@ -183,15 +183,29 @@ impl Plan {
             return Plan::default();
         }
         let count = random.random_range(3..=MOST_FAULTS);
-        let planned = (0..count).map(|_| Planned {
-            at: random.random_range(time / 20..time),
-            lasts: lasting(random),
-            fault: drawn_fault(faults, n, random),
-        });
-        Plan {
-            faults: planned.collect(),
+        let mut plan = Plan::default();
+        for _ in 0..count {
+            let at = random.random_range(time / 20..time);
+            let fault = drawn_fault(faults, n, random);
+            let lasts = lasting(random);
+            plan.faults.push(Planned { at, lasts, fault });
+            plan.faults.extend(company(fault, at, random));
         }
+        plan
     }
+}
+
+/// A power failure finds more to be lost on busy disks.
+fn company(fault: Fault, at: u64, random: &mut ChaCha8Rng) -> Option<Planned> {
+    if fault != Fault::Crash(Victim::All) {
+        return None;
+    }
+    let before = random.random_range(MILLISECOND..=50 * MILLISECOND).min(at);
+    Some(Planned {
+        at: at - before,
+        lasts: before,
+        fault: Fault::SlowDisk(Victim::All, random.random_range(5..200)),
+    })
 }
 
 /// Short ones end before anyone notices, long ones cost an election or a snapshot.
@@ -240,11 +254,12 @@ fn network_fault(n: usize, random: &mut ChaCha8Rng) -> Fault {
 }
 
 fn replica_fault(n: usize, random: &mut ChaCha8Rng) -> Fault {
-    match random.random_range(0..10) {
+    match random.random_range(0..11) {
         0..=3 => Fault::Crash(victim(n, random)),
-        4 => Fault::Crash(Victim::All),
-        5 | 6 => Fault::Pause(victim(n, random)),
-        7 | 8 => Fault::SlowDisk(victim(n, random), random.random_range(5..200)),
+        4 | 5 => Fault::Crash(Victim::All),
+        6 => Fault::Pause(victim(n, random)),
+        7 => Fault::Pause(Victim::All),
+        8 | 9 => Fault::SlowDisk(victim(n, random), random.random_range(5..200)),
         _ => Fault::DiskFailure(victim(n, random)),
     }
 }

@@ -130,7 +130,7 @@ pub struct Summary {
     pub frames_lost: u64,
     /// Frames delivered a second time.
     pub frames_repeated: u64,
-    /// Syncs of records and snapshots.
+    /// Syncs of records.
     pub syncs: u64,
     /// Events of the world.
     pub events: u64,

@@ -284,13 +284,14 @@ impl<P: Protocol> World<P> {
 
     /// What has happened so far, counted.
     pub fn summary(&self) -> Summary {
-        let ledger = self.total_ledger().total_sent();
+        let spent = self.total_ledger();
+        let sent = spent.total_sent();
         Summary {
             entries: self.checker.entries() as u64,
             leaders: self.checker.leaders() as u64,
-            messages: ledger.messages,
-            bytes: ledger.bytes,
-            syncs: self.hosts.iter().map(|host| host.disk.syncs()).sum(),
+            messages: sent.messages,
+            bytes: sent.bytes,
+            syncs: spent.syncs,
             virtual_time: self.now,
             ..self.summary
         }

@@ -242,7 +242,7 @@ pub(crate) fn linearizable(recordings: &[Recording]) -> Check {
     thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         let crashed = |_| Err(String::from("the checker has panicked"));
-        let joined = workers.into_iter().map(|worker| worker.join());
+        let joined = workers.into_iter().map(thread::ScopedJoinHandle::join);
         joined
             .map(|outcome| outcome.unwrap_or_else(crashed))
             .fold(Ok(()), Check::and)

@@ -1,6 +1,7 @@
 //! When a world has come to its end, and what must hold then.
 
 use quorate_core::protocol::Protocol;
+use quorate_core::replica::Replica;
 
 use super::World;
 use crate::history::{History, Outcome};
@@ -17,7 +18,7 @@ impl<P: Protocol> World<P> {
         let mut applied = self
             .hosts
             .iter()
-            .map(|host| host.replica.as_ref().map(|r| r.applied()));
+            .map(|host| host.replica.as_ref().map(Replica::applied));
         let first = applied.next().flatten();
         first.is_some() && applied.all(|other| other == first)
     }
@@ -86,7 +87,7 @@ impl<P: Protocol> World<P> {
     }
 
     /// Holds what clients saw to what one copy would have shown them.
-    pub fn check_history(&mut self) {
+    fn check_history(&mut self) {
         let history = History {
             operations: self.records.history.clone(),
         };

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use quorate_core::id::{ReplicaId, ReplicaSet};
 use quorate_core::protocol::{Commit, Dest, Event as Told, Fetch, Message as _, Protocol};
-use quorate_core::replica::Halt;
+use quorate_core::replica::{Halt, Replica};
 use quorate_core::storage::{Append, Snapshot, Ticket};
 
 use super::{Event, FetchFlight, Flight, World};
@@ -69,7 +69,7 @@ impl<P: Protocol> World<P> {
     fn schedule_timer(&mut self, replica: ReplicaId) {
         let now = self.now;
         let host = self.host(replica);
-        let Some(deadline) = host.replica.as_ref().and_then(|r| r.deadline()) else {
+        let Some(deadline) = host.replica.as_ref().and_then(Replica::deadline) else {
             return;
         };
         let at = host.clock.reaches(deadline).max(now);

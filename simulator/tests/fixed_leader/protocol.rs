@@ -21,7 +21,7 @@ const BEAT: Duration = Duration::from_millis(20);
 
 /// What is wrong with a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flaw {
+pub(crate) enum Flaw {
     /// The leader commits what it alone has, before it is durable.
     CommitsAlone,
     /// Replica 1 executes nothing at slot 9.
@@ -33,7 +33,7 @@ pub enum Flaw {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Message {
+pub(crate) enum Message {
     Forward(Batch),
     Append {
         after: Slot,
@@ -67,10 +67,10 @@ impl protocol::Message for Message {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Beat;
+pub(crate) struct Beat;
 
 #[derive(Debug)]
-pub struct FixedLeader {
+pub(crate) struct FixedLeader {
     me: ReplicaId,
     n: usize,
     flaw: Option<Flaw>,
@@ -220,7 +220,7 @@ impl Protocol for FixedLeader {
 
     fn status(&self) -> Status {
         Status {
-            protocol: String::from(Self::NAME),
+            protocol: Self::NAME.into(),
             me: self.me,
             role: match self.me == LEADER {
                 true => Role::Leader,
