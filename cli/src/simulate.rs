@@ -6,8 +6,8 @@ use std::io::IsTerminal as _;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Sender};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::{collections::BTreeMap, fmt::Write as _, thread};
 
 use anyhow::{Context as _, Result, bail};
@@ -132,7 +132,7 @@ where
 fn all<P>(
     arguments: &Arguments,
     config: &SimulationConfig<P>,
-    mut take: impl FnMut(Outcome) -> Result<()>,
+    take: impl FnMut(Outcome) -> Result<()>,
 ) -> Result<()>
 where
     P: Protocol,
@@ -143,21 +143,22 @@ where
     let last = last.context("there are not so many seeds after the first")?;
     let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let workers = cores.min(usize::try_from(seeds).unwrap_or(cores));
-    let bar = (seeds > 1 && std::io::stderr().is_terminal()).then(|| ProgressBar::new(seeds));
-    let (next, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    let next = AtomicU64::new(0);
     let work = |outcomes: Sender<Outcome>| {
-        while !stop.load(Ordering::Relaxed) {
+        loop {
             let offset = next.fetch_add(1, Ordering::Relaxed);
             if offset > last - seed {
                 return;
             }
             let world = || quorate_simulator::simulate(seed + offset, config);
             let report = catch_unwind(AssertUnwindSafe(world)).inspect_err(said).ok();
+            // Nobody listens any more if an outcome could not be written.
             if outcomes.send((seed + offset, report)).is_err() {
                 return;
             }
         }
     };
+    let bar = (seeds > 1 && std::io::stderr().is_terminal()).then(|| ProgressBar::new(seeds));
     thread::scope(|scope| {
         let (sender, outcomes) = mpsc::channel();
         for _ in 0..workers {
@@ -165,30 +166,36 @@ where
             scope.spawn(move || work(sender));
         }
         drop(sender);
-        let mut early = BTreeMap::new();
-        let mut expected = seed;
-        for (seed, report) in outcomes {
-            early.insert(seed, report);
-            while let Some(report) = early.remove(&expected) {
-                let taken = match &bar {
-                    Some(bar) => bar.suspend(|| take((expected, report))),
-                    None => take((expected, report)),
-                };
-                if taken.is_err() {
-                    stop.store(true, Ordering::Relaxed);
-                    return taken;
-                }
-                expected = expected.saturating_add(1);
-            }
-            if let Some(bar) = &bar {
-                bar.inc(1);
-            }
-        }
-        if let Some(bar) = &bar {
-            bar.finish_and_clear();
-        }
-        Ok(())
+        in_order(seed, outcomes, bar.as_ref(), take)
     })
+}
+
+/// Takes the outcomes in the order of their seeds, of which this is the first.
+fn in_order(
+    first: u64,
+    outcomes: Receiver<Outcome>,
+    bar: Option<&ProgressBar>,
+    mut take: impl FnMut(Outcome) -> Result<()>,
+) -> Result<()> {
+    let mut early = BTreeMap::new();
+    let mut next = first;
+    for (seed, report) in outcomes {
+        early.insert(seed, report);
+        while let Some(report) = early.remove(&next) {
+            match bar {
+                Some(bar) => bar.suspend(|| take((next, report))),
+                None => take((next, report)),
+            }?;
+            next = next.saturating_add(1);
+        }
+        if let Some(bar) = bar {
+            bar.inc(1);
+        }
+    }
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    Ok(())
 }
 
 /// The panic itself has been printed where it happened.

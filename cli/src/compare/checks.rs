@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use quorate::{ClientOptions, LocalCluster, ReplicaId};
+use quorate::{Client, ClientOptions, LocalCluster, ReplicaId};
 use quorate_core::crypto::Digest;
 use quorate_simulator::history::History;
 use quorate_simulator::linearizability::{self, Bound};
@@ -47,7 +47,7 @@ pub(crate) async fn read_back(
     run: Run,
     recordings: &mut Vec<Recording>,
 ) -> Result<Check> {
-    let keys = Arc::new(written(recordings));
+    let keys = written(recordings);
     let run = Arc::new(run);
     let mut readers = JoinSet::new();
     for replica in ReplicaId::all(cluster.nodes().len()) {
@@ -57,27 +57,14 @@ pub(crate) async fn read_back(
             ..ClientOptions::default()
         })?;
         for reader in 0..READERS {
-            let (run, keys, client) = (run.clone(), keys.clone(), client.clone());
+            let (run, client) = (run.clone(), client.clone());
+            let keys: Vec<u32> = keys.iter().skip(reader).step_by(READERS).copied().collect();
             readers.spawn(async move {
-                let mut recording = Recording::new();
-                let mut unread = Vec::new();
-                for key in keys.iter().skip(reader).step_by(READERS) {
-                    let mut failure = None;
-                    for _ in 0..TRIES {
-                        let (done, reason) = run.get(&client, *key).await;
-                        recording.push(done);
-                        failure = reason;
-                        if failure.is_none() {
-                            break;
-                        }
-                    }
-                    if let Some(reason) = failure {
-                        let key = key_name(*key);
-                        unread.push(format!("{key} cannot be read through {replica}: {reason}"));
-                        break;
-                    }
-                }
-                (recording, unread)
+                let (recording, unread) = read(&run, &client, &keys).await;
+                (
+                    recording,
+                    unread.map(|unread| format!("through {replica}: {unread}")),
+                )
             });
         }
     }
@@ -93,6 +80,26 @@ pub(crate) async fn read_back(
     };
     recordings.append(&mut back.recordings);
     Ok(check)
+}
+
+/// Reads these keys, one after the other, until one cannot be read: then also says so.
+async fn read(run: &Run, client: &Client, keys: &[u32]) -> (Recording, Option<String>) {
+    let mut recording = Recording::with_capacity(keys.len());
+    for key in keys {
+        let mut failure = None;
+        for _ in 0..TRIES {
+            let (done, reason) = run.get(client, *key).await;
+            recording.push(done);
+            failure = reason;
+            if failure.is_none() {
+                break;
+            }
+        }
+        if let Some(reason) = failure {
+            return (recording, Some(format!("{}: {reason}", key_name(*key))));
+        }
+    }
+    (recording, None)
 }
 
 /// The keys with a write that may have happened, in order.
