@@ -119,6 +119,11 @@ impl Sessions {
         }
     }
 
+    /// Whether a session is open.
+    pub fn is_open(&self, session: SessionId) -> bool {
+        self.table.contains_key(&session)
+    }
+
     /// Opens a session; opening it again changes nothing.
     pub fn open(&mut self, session: SessionId) {
         if self.table.contains_key(&session) {

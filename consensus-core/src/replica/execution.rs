@@ -54,8 +54,15 @@ impl<S: StateMachine> Execution<S> {
         &self.machine
     }
 
-    pub(super) fn sessions(&self) -> &Sessions {
-        &self.sessions
+    /// Where a request stands that is about to be ordered.
+    pub(super) fn standing(&self, request: &Request<'_>) -> Standing {
+        match request.operation {
+            Operation::Apply(_) => self.sessions.standing(request.session, request.sequence),
+            Operation::Open if self.sessions.is_open(request.session) => {
+                Standing::Executed(Bytes::new())
+            }
+            Operation::Open | Operation::Query(_) => Standing::New,
+        }
     }
 
     pub(super) fn applied(&self) -> &Frontier {

@@ -43,15 +43,14 @@ pub(super) enum Added {
 
 impl Pending {
     pub(super) fn add(&mut self, request: Request<'_>, settings: &Settings) -> Added {
-        let full = self.count >= settings.max_pending || self.bytes >= settings.max_pending_bytes;
-        match self
-            .requests
-            .entry(request.session)
-            .or_default()
-            .entry(request.sequence)
-        {
+        if self.count >= settings.max_pending || self.bytes >= settings.max_pending_bytes {
+            let known = self.requests.get(&request.session);
+            let known = known.is_some_and(|requests| requests.contains_key(&request.sequence));
+            return if known { Added::Known } else { Added::Full };
+        }
+        let requests = self.requests.entry(request.session).or_default();
+        match requests.entry(request.sequence) {
             Entry::Occupied(_) => return Added::Known,
-            Entry::Vacant(_) if full => return Added::Full,
             Entry::Vacant(entry) => entry.insert(self.next),
         };
         self.count += 1;
