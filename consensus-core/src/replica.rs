@@ -169,8 +169,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             let limit = self.settings.max_command_bytes;
             return Err(ProposeError::TooLarge { size, limit });
         }
-        let sessions = self.execution.sessions();
-        match sessions.standing(request.session, request.sequence) {
+        match self.execution.standing(&request) {
             Standing::Executed(answer) => {
                 self.effects.answers.push(Answer {
                     session: request.session,

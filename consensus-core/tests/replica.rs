@@ -291,6 +291,16 @@ fn a_repeated_request_is_answered_from_the_session_and_not_executed() {
 }
 
 #[test]
+fn a_session_whose_opening_was_not_answered_is_opened_again() {
+    let mut replica = opened(CONFIG, Settings::default());
+    apply(&mut replica, 1, "a");
+    replica.propose(request(0, Operation::Open)).unwrap();
+    let again = settle(&mut replica);
+    assert_eq!(answers(&again), [(0, Ok(&b""[..]))]);
+    assert_eq!(answers(&apply(&mut replica, 2, "b")), [(2, Ok(&b"ab"[..]))]);
+}
+
+#[test]
 fn a_request_of_an_unknown_session_is_ordered_and_refused() {
     let mut replica = replica(CONFIG, Settings::default(), Stored::default());
     let effects = apply(&mut replica, 1, "a");
