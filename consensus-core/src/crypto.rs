@@ -12,11 +12,11 @@ use sha2::{Digest as _, Sha256};
 
 use crate::id::ReplicaId;
 
-/// An Ed25519 public key [RFC8032]: the identity of a replica or a client.
+/// An Ed25519 public key \[RFC8032\]: the identity of a replica or a client.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PublicKey(pub [u8; 32]);
 
-/// An Ed25519 secret key [RFC8032]. Its `Debug` shows the public key only.
+/// An Ed25519 secret key \[RFC8032\]. Its `Debug` shows the public key only.
 #[derive(Clone)]
 pub struct SecretKey(SigningKey);
 
@@ -102,7 +102,7 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-/// A SHA-256 digest [FIPS180].
+/// A SHA-256 digest \[FIPS180\].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Digest(pub [u8; 32]);
 

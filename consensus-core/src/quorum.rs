@@ -25,7 +25,7 @@ pub trait Quorum {
     }
 }
 
-/// More than half of `n`: any two intersect. [Lamport98]
+/// More than half of `n`: any two intersect. \[Lamport98\]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Majority {
     n: usize,
@@ -49,7 +49,7 @@ impl Quorum for Majority {
     }
 }
 
-/// Any `size` replicas: one side of a flexible pair. [Howard16]
+/// Any `size` replicas: one side of a flexible pair. \[Howard16\]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Threshold {
     size: usize,
@@ -68,7 +68,7 @@ impl Quorum for Threshold {
     }
 }
 
-/// Two kinds of quorum of which only unlike ones need to intersect. [Howard16 §3]
+/// Two kinds of quorum of which only unlike ones need to intersect. \[Howard16 §3\]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flexible {
     /// What elects.
@@ -102,7 +102,7 @@ impl Flexible {
 }
 
 /// The quorums of EPaxos for `n` replicas, `f` crashes tolerated and a fast path that survives
-/// `e` of them. [Ryabinin25]
+/// `e` of them. \[Ryabinin25\]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fast {
     /// n − e: commits in one round trip.
@@ -135,7 +135,7 @@ impl Fast {
     }
 }
 
-/// The quorums of n ≥ 3f + 1 replicas of which `f` may lie. [Castro99 §4]
+/// The quorums of n ≥ 3f + 1 replicas of which `f` may lie. \[Castro99 §4\]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Byzantine {
     n: usize,

@@ -13,7 +13,7 @@ pub const WINDOW: u64 = 4096;
 /// How many sessions are kept. Opening one more forgets the one unused for the most openings.
 pub const MAX_SESSIONS: usize = 16_384;
 
-/// What has been executed for whom, with the answers. [Ongaro14 §6.3]
+/// What has been executed for whom, with the answers. \[Ongaro14 §6.3\]
 ///
 /// The table is replicated state: part of every snapshot, and equal on all replicas that have
 /// executed the same entries. It does not depend on the order in which commands of one session

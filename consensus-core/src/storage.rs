@@ -108,7 +108,7 @@ pub struct Stored {
 ///
 /// After the first failure nothing is done any more: the replica must stop, and a restart finds
 /// out what is durable. A failed sync is never tried again, for the system may have dropped what
-/// it could not write [Rebello20].
+/// it could not write \[Rebello20\].
 pub trait Storage: Send + 'static {
     /// Appends `records`; if it `replaces`, they stand for all earlier ones, which are deleted
     /// once the new ones are durable: a crash leaves all of the old or all of the new. A crash

@@ -16,6 +16,9 @@
 //! # Ok(()) }
 //! ```
 
+#[cfg(not(feature = "raft"))]
+compile_error!("quorate needs at least one protocol: enable the feature `raft`");
+
 mod builder;
 mod client;
 mod config;

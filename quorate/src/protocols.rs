@@ -18,7 +18,7 @@ use crate::builder::{Foundation, StartError};
 #[serde(try_from = "String", into = "String")]
 #[non_exhaustive]
 pub enum ProtocolKind {
-    /// Raft [Ongaro14].
+    /// Raft \[Ongaro14\].
     #[cfg(feature = "raft")]
     Raft,
 }
