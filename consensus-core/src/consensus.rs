@@ -83,8 +83,9 @@ pub enum ProposeError {
     /// happened, or may still happen.
     #[error("no answer in time: the command may have happened; is a quorum of replicas up?")]
     Unknown,
-    /// No replica could be reached. The command did not happen.
-    #[error("no replica could be reached, and the command was not proposed: {0}")]
+    /// No replica could be reached, or none answered before the command was sent. It did not
+    /// happen.
+    #[error("no replica answers, and the command was not proposed: {0}")]
     Unreachable(String),
     /// The node had stopped before it took the command. It did not happen.
     #[error("the node has stopped: {0}")]
@@ -116,7 +117,7 @@ pub enum ReadError {
     #[error("no answer in time; is a quorum of replicas up?")]
     Timeout,
     /// No replica could be reached.
-    #[error("no replica could be reached: {0}")]
+    #[error("no replica answers: {0}")]
     Unreachable(String),
     /// The node has stopped.
     #[error("the node has stopped: {0}")]

@@ -204,8 +204,13 @@ fn within(bytes: &Bytes, limit: usize, refusal: Refusal) -> Result<(), Refusal> 
     Ok(())
 }
 
+/// Room for most operations, so that few grow while they are written.
+const OPERATION: usize = 384;
+
 fn tagged<T: Serialize>(tag: u8, value: &T) -> Bytes {
-    encode(vec![tag], value)
+    let mut bytes = Vec::with_capacity(OPERATION);
+    bytes.push(tag);
+    encode(bytes, value)
 }
 
 fn untagged<T: serde::de::DeserializeOwned>(tag: u8, bytes: &[u8]) -> Result<T, Refusal> {
