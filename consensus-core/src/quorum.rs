@@ -322,9 +322,13 @@ mod tests {
     #[test]
     fn any_quorum_of_a_grid_to_elect_meets_any_to_choose() {
         let grid = Grid::new(6, 2).unwrap();
-        let sets = || (0u8..64).map(|bits| -> ReplicaSet {
-            ReplicaId::all(6).filter(|id| bits & 1 << id.0 != 0).collect()
-        });
+        let sets = || {
+            (0u8..64).map(|bits| -> ReplicaSet {
+                ReplicaId::all(6)
+                    .filter(|id| bits & 1 << id.0 != 0)
+                    .collect()
+            })
+        };
         for elects in sets().filter(|set| grid.phase1.is_met(*set)) {
             for chooses in sets().filter(|set| grid.phase2.is_met(*set)) {
                 assert!(elects.iter().any(|id| chooses.contains(id)));

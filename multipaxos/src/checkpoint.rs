@@ -8,7 +8,7 @@ use quorate_core::id::{ReplicaId, Slot, Time};
 use quorate_core::protocol::{Dest, Fetch, SnapshotRef};
 use quorate_core::request::Batch;
 
-use crate::log::Proposal;
+use crate::log::{Accepted, Proposal};
 use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::record::{self, Record};
@@ -34,7 +34,8 @@ pub(crate) fn is_acceptable(snapshot: &SnapshotRef) -> bool {
 
 /// Catching up. [vanRenesse15 §4.2]
 impl MultiPaxos {
-    /// Asks for chosen values that did not come: the leader, then one after the other.
+    /// Asks for chosen values that did not come: the leader, and every other time another replica,
+    /// one after the other.
     pub(crate) fn ask_for_missing(&mut self, now: Time, out: &mut Out) {
         let from = self.first_unchosen();
         let Role::Follower(follower) = &self.role else {
@@ -55,8 +56,8 @@ impl MultiPaxos {
         };
         let asked = now;
         self.learning = Some(Learning { from, asked, tries });
-        let mut others = self.peers().cycle();
-        let other = others.nth(tries + ballot.replica.index());
+        let others = self.n.saturating_sub(1).max(1);
+        let other = self.peers().nth(tries / 2 % others);
         let whom = other.filter(|_| tries % 2 == 1).unwrap_or(ballot.replica);
         out.send(Dest::One(whom), Message::Learn { from });
         out.arm(Timer::Retransmit, now + self.config.retransmit);
@@ -95,7 +96,7 @@ impl MultiPaxos {
         let mut learnt = Vec::new();
         for proposal in proposals {
             let slot = proposal.slot;
-            let differs = |held: &crate::log::Accepted| held.batch != proposal.batch;
+            let differs = |held: &Accepted| held.batch != proposal.batch;
             if slot < next || self.log.is_chosen(slot) {
                 if self.log.accepted(slot).is_some_and(differs) {
                     self.conflict = Some(slot);
@@ -135,9 +136,9 @@ impl MultiPaxos {
         }
         self.snapshot = slot;
         let config = &self.config;
-        let mut through = self
-            .log
-            .compactable(slot, config.retained_entries, config.retained_bytes);
+        let mut through =
+            self.log
+                .compactable(slot, config.retained_entries, config.retained_bytes);
         if config.mutated(Mutant::UnexecutedSlotsTrimmed) {
             through = through.max(self.known_chosen());
         }

@@ -199,13 +199,7 @@ impl MultiPaxos {
 impl MultiPaxos {
     /// Takes a promise, or a part of one; once a quorum has promised, leads.
     /// [Lamport01 §2.2 phase 2a]
-    pub(crate) fn promise(
-        &mut self,
-        now: Time,
-        from: ReplicaId,
-        promise: Promise,
-        out: &mut Out,
-    ) {
+    pub(crate) fn promise(&mut self, now: Time, from: ReplicaId, promise: Promise, out: &mut Out) {
         let current = promise.ballot == self.promised
             || self.config.mutated(Mutant::StalePromiseCounted)
                 && promise.ballot.replica == self.me;
@@ -270,7 +264,10 @@ impl MultiPaxos {
         let Role::Candidate(candidate) = &self.role else {
             return false;
         };
-        let farthest = self.executed.0.saturating_add(self.config.max_window as u64);
+        let farthest = self
+            .executed
+            .0
+            .saturating_add(self.config.max_window as u64);
         let last = candidate.found.keys().next_back();
         last.is_none_or(|slot| slot.0 <= farthest)
     }
@@ -288,7 +285,10 @@ impl MultiPaxos {
             let batch = match own {
                 Some(own) if self.log.is_chosen(slot) => own.batch.clone(),
                 None if noop_where_own_is_none => Default::default(),
-                _ => found.remove(&slot).map(|value| value.batch).unwrap_or_default(),
+                _ => found
+                    .remove(&slot)
+                    .map(|value| value.batch)
+                    .unwrap_or_default(),
             };
             proposals.push(Proposal { slot, batch });
         }

@@ -34,9 +34,11 @@ fn holds(
 
 impl MultiPaxos {
     pub(crate) fn check_invariants(&self) -> Result<(), Violation> {
-        holds("one value is chosen in a slot", self.conflict.is_none(), || {
-            format!("two values for slot {:?}", self.conflict)
-        })?;
+        holds(
+            "one value is chosen in a slot",
+            self.conflict.is_none(),
+            || format!("two values for slot {:?}", self.conflict),
+        )?;
         self.check_slots()?;
         self.check_ballots()?;
         let own = self.promised.replica == self.me;

@@ -158,7 +158,9 @@ impl Message {
 
     fn highest_ballot(&self) -> Ballot {
         match self {
-            Message::Prepare(prepare) => prepare.ballot.max(prepare.released.unwrap_or(Ballot::ZERO)),
+            Message::Prepare(prepare) => {
+                prepare.ballot.max(prepare.released.unwrap_or(Ballot::ZERO))
+            }
             Message::Promise(promise) => promise.ballot,
             Message::Accept(accept) => accept.ballot,
             Message::Accepted(acceptance) => acceptance.ballot,
@@ -182,7 +184,12 @@ impl Message {
             Message::Prepare(prepare) => prepare.from,
             Message::Promise(promise) => {
                 let reported = promise.accepted.last().map_or(Slot::ZERO, |r| r.slot);
-                let ends = [promise.from, promise.through, promise.chosen, promise.compacted];
+                let ends = [
+                    promise.from,
+                    promise.through,
+                    promise.chosen,
+                    promise.compacted,
+                ];
                 ends.into_iter().fold(reported, Slot::max)
             }
             Message::Accept(accept) => last(&accept.proposals).max(accept.chosen),
@@ -232,7 +239,10 @@ impl Promise {
             return Some("a slot is not among those told of");
         }
         let later = |report: &Report| report.ballot > self.ballot && report.slot > self.chosen;
-        reports.clone().any(later).then_some("a value of a ballot not yet promised")
+        reports
+            .clone()
+            .any(later)
+            .then_some("a value of a ballot not yet promised")
     }
 }
 

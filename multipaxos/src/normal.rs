@@ -130,7 +130,10 @@ impl MultiPaxos {
 
     /// The preferred replica, if it is another that hears this one and has nearly caught up.
     fn successor(&self, now: Time) -> Option<ReplicaId> {
-        let preferred = self.config.preferred.filter(|preferred| *preferred != self.me)?;
+        let preferred = self
+            .config
+            .preferred
+            .filter(|preferred| *preferred != self.me)?;
         let Role::Leader(leader) = &self.role else {
             return None;
         };
@@ -305,7 +308,10 @@ impl MultiPaxos {
         for proposal in due {
             let slot = proposal.slot;
             let unchosen = !self.log.is_chosen(slot);
-            let Some(known) = leader.in_flight.slot_mut(slot).filter(|k| unchosen && waits(k))
+            let Some(known) = leader
+                .in_flight
+                .slot_mut(slot)
+                .filter(|k| unchosen && waits(k))
             else {
                 continue;
             };
@@ -394,7 +400,9 @@ impl Leader {
     /// Until when it may count on a lease of the length given: from when it sent the last round of
     /// heartbeats that a quorum has answered.
     pub(crate) fn leased_until(&self, lease: Duration) -> Time {
-        self.rounds.confirmed.map_or(Time::ZERO, |sent| sent + lease)
+        self.rounds
+            .confirmed
+            .map_or(Time::ZERO, |sent| sent + lease)
     }
 }
 

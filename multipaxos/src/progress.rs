@@ -107,7 +107,6 @@ pub(crate) struct Progress {
     pub(crate) awaits: Slot,
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -154,7 +154,9 @@ impl MultiPaxos {
             (ReadMode::Log, _) => {}
             (ReadMode::Lease, Role::Leader(leader)) => {
                 for id in self.reads.fresh.drain(..) {
-                    leader.reads.ask(Asker::Own(id), self.config.max_pending_reads);
+                    leader
+                        .reads
+                        .ask(Asker::Own(id), self.config.max_pending_reads);
                 }
                 self.read_by_lease(now, out);
             }
@@ -217,7 +219,10 @@ impl MultiPaxos {
 
     pub(crate) fn read_query(&self, from: ReplicaId, ticket: u64, out: &mut Out) {
         let accepted = self.last_accepted();
-        out.send(Dest::One(from), Message::ReadQueryReply { ticket, accepted });
+        out.send(
+            Dest::One(from),
+            Message::ReadQueryReply { ticket, accepted },
+        );
     }
 
     /// The highest slot in which this replica has accepted anything.
@@ -252,7 +257,9 @@ impl MultiPaxos {
             (Role::Leader(leader), _) => leader.leased_until(self.config.usable_lease()),
             (_, Some(grant)) => {
                 // Who has handed over, or campaigns itself, reads no more by its old lease.
-                let over = grant.to.is_some_and(|to| to.replica == candidate || released == Some(to));
+                let over = grant
+                    .to
+                    .is_some_and(|to| to.replica == candidate || released == Some(to));
                 if over { Time::ZERO } else { grant.until }
             }
             (_, None) => Time::ZERO,

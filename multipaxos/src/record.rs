@@ -58,7 +58,10 @@ impl Durable {
             Record::Start(slot) => return Err(format!("the log starts anew at slot {slot}")),
             Record::Promised(ballot) => {
                 if ballot < self.promised {
-                    return Err(format!("ballot {ballot} comes after ballot {}", self.promised));
+                    return Err(format!(
+                        "ballot {ballot} comes after ballot {}",
+                        self.promised
+                    ));
                 }
                 self.promised = ballot;
             }
@@ -171,7 +174,8 @@ mod tests {
 
     fn held(log: &Log) -> Vec<(u64, u64)> {
         let held = log.iter_from(Slot::ZERO);
-        held.map(|(slot, accepted)| (slot.0, accepted.ballot.round)).collect()
+        held.map(|(slot, accepted)| (slot.0, accepted.ballot.round))
+            .collect()
     }
 
     #[test]
@@ -214,9 +218,15 @@ mod tests {
             assert!(error.contains(reason), "{error}");
         };
         let promised = |round| Record::Promised(ballot(round));
-        refused(vec![promised(1), Record::Start(Slot(1))], "record 1: the log starts");
+        refused(
+            vec![promised(1), Record::Start(Slot(1))],
+            "record 1: the log starts",
+        );
         refused(vec![promised(2), promised(1)], "ballot 1.1 comes after");
-        refused(vec![Record::Start(Slot(5)), accepted(1, &[5], 0)], "out of reach");
+        refused(
+            vec![Record::Start(Slot(5)), accepted(1, &[5], 0)],
+            "out of reach",
+        );
         refused(vec![accepted(1, &[1 << 40], 0)], "out of reach");
     }
 }

@@ -32,7 +32,10 @@ impl MultiPaxos {
         let has_past = !past.records.is_empty() || past.snapshot.is_some();
         let mut durable = Durable::fold(past.records)?;
         if durable.promised.replica.index() >= n {
-            return Err(format!("a promise of ballot {}, of {n} replicas", durable.promised));
+            return Err(format!(
+                "a promise of ballot {}, of {n} replicas",
+                durable.promised
+            ));
         }
         let snapshot = past.snapshot.as_ref();
         let rewrite_due = durable.go_on_from(snapshot)?;
@@ -59,7 +62,9 @@ impl MultiPaxos {
             round,
             role: Role::Follower(Follower::default()),
             election: ElectionClock::default(),
-            grant: Grant::after_restart(has_past && !config.mutated(Mutant::LeaseForgottenOnRestart)),
+            grant: Grant::after_restart(
+                has_past && !config.mutated(Mutant::LeaseForgottenOnRestart),
+            ),
             reads: Reads::starting_at(ticket),
             learning: None,
             conflict: None,
@@ -70,7 +75,9 @@ impl MultiPaxos {
 }
 
 fn highest_accepted(log: &Log) -> Ballot {
-    let ballots = log.iter_from(Slot::ZERO).map(|(_, accepted)| accepted.ballot);
+    let ballots = log
+        .iter_from(Slot::ZERO)
+        .map(|(_, accepted)| accepted.ballot);
     ballots.max().unwrap_or(Ballot::ZERO)
 }
 
