@@ -246,7 +246,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             && self.protocol.accepts(&snapshot.id)
             && Digest::of(&snapshot.body) == snapshot.id.digest
         {
-            let save = self.snapshots.save(snapshot, Origin::Fetched);
+            let save = self.snapshots.save_fetched(snapshot);
             self.effects.save.push(save);
         }
     }
@@ -409,6 +409,11 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             }
             self.append(write.replaces, records);
         }
+        let (issued, durable) = (self.durability.issued(), self.durability.through());
+        for snapshot in self.snapshots.due(issued, durable) {
+            let save = self.snapshots.save(snapshot, Origin::Taken);
+            self.effects.save.push(save);
+        }
         let promises = std::mem::take(&mut self.out.promises);
         let ready = match self.settings.mutated(Mutant::PromiseBeforeSync) {
             true => promises,
@@ -483,10 +488,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
 
     fn take_snapshot(&mut self) {
         match self.execution.snapshot(&self.settings) {
-            Ok(snapshot) => {
-                let save = self.snapshots.save(snapshot, Origin::Taken);
-                self.effects.save.push(save);
-            }
+            Ok(snapshot) => self.snapshots.take(snapshot),
             Err(halt) => self.halt(halt),
         }
     }

@@ -47,7 +47,7 @@ pub(crate) fn is_acceptable(snapshot: &SnapshotRef) -> bool {
 
 impl Raft {
     /// A snapshot of this replica's is durable: compacts the log, but for a tail that spares
-    /// peers that are a little behind the snapshot. [Ongaro14 §7; OngaroThesis §5.1.2]
+    /// peers that are a little behind the snapshot. [Ongaro14 §7; OngaroThesis §5.1]
     pub(crate) fn snapshotted(&mut self, snapshot: &SnapshotRef, out: &mut Out) {
         let slot = snapshot.at.slot();
         if slot <= self.snapshot || slot > self.commit {

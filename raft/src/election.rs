@@ -39,9 +39,9 @@ impl Raft {
         self.campaign(now, out);
     }
 
-    /// "A follower increments its current term and transitions to candidate state. It then votes
-    /// for itself and issues RequestVote RPCs in parallel to each of the other servers." A
-    /// candidate that was not elected does the same. [Ongaro14 §5.2]
+    /// "To begin an election, a follower increments its current term and transitions to candidate
+    /// state. It then votes for itself and issues RequestVote RPCs in parallel to each of the other
+    /// servers in the cluster." A candidate that was not elected does the same. [Ongaro14 §5.2]
     fn campaign(&mut self, now: Time, out: &mut Out) {
         self.term = self.term.next();
         self.voted_for = Some(self.me);
@@ -104,9 +104,9 @@ impl Raft {
 
     /// Whether `from` leads the current term; takes note of it, and goes on waiting.
     ///
-    /// "If the leader's term is at least as large as the candidate's current term, then the
-    /// candidate recognizes the leader as legitimate and returns to follower state."
-    /// [Ongaro14 §5.2]
+    /// "If the leader's term (included in its RPC) is at least as large as the candidate's current
+    /// term, then the candidate recognizes the leader as legitimate and returns to follower
+    /// state." [Ongaro14 §5.2]
     pub(crate) fn follow(&mut self, now: Time, from: ReplicaId, out: &mut Out) -> bool {
         match &mut self.role {
             Role::Candidate(_) => self.become_follower(now, Some(from), out),

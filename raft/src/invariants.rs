@@ -7,6 +7,7 @@
 //! | a candidate and a leader have voted for themselves | [Ongaro14 §5.2] |
 //! | nobody follows itself | [Ongaro14 §5.2] |
 //! | matchIndex < nextIndex ≤ last + 1 | [Ongaro14 figure 2] |
+//! | a leader that has committed by counting has committed an entry of its own | [Ongaro14 §5.4.2] |
 //! | a leader's last entry is of its own term: it appends, and never overwrites | [Ongaro14 §5.3] |
 //!
 //! Each check looks at the ends of the log only: it runs after every step. What concerns several
@@ -103,6 +104,17 @@ impl Raft {
                 format!(
                     "the log of the leader of term {} ends at {last:?}",
                     self.term
+                )
+            },
+        )?;
+        let counted = self.commit > leader.knew;
+        holds(
+            "only entries of the current term are committed by counting",
+            !counted || self.commit >= leader.first,
+            || {
+                format!(
+                    "commit {}, {} when elected, own entries from {}",
+                    self.commit, leader.knew, leader.first
                 )
             },
         )?;

@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | `message.rs` | what replicas tell each other, and which of it is a promise | Ongaro14 figure 2 |
 //! | `record.rs` | what must survive a crash | Ongaro14 figure 2, persistent state |
+//! | `recover.rs` | a replica after a restart | OngaroThesis §3.8 |
 //! | `replica.rs` | the state, and `step` | Ongaro14 §5.1, figure 2 |
 //! | `election.rs` | campaigns and votes | Ongaro14 §5.2, §5.4.1 |
 //! | `normal.rs` | proposals, replication, commit | Ongaro14 §5.3, §5.4.2 |
@@ -16,7 +17,8 @@
 //! | `read.rs` | reads that do not go through the log | Ongaro14 §8; OngaroThesis §6.4 |
 //! | `checkpoint.rs` | snapshots and compaction | Ongaro14 §7 |
 //! | `invariants.rs` | what [`Protocol::check`] verifies | Ongaro14 figure 3 |
-//! | `mutant.rs` | rules the tests switch off | |
+//! | `config.rs` | time-outs and limits | Ongaro14 §9.3 |
+//! | `mutant.rs` | rules that only tests switch off | |
 
 mod checkpoint;
 mod config;
@@ -40,7 +42,7 @@ use quorate_core::protocol::{
 };
 
 pub use config::Config;
-pub use log::{Entry, Log, Position, Term};
+pub use log::{Entry, Position, Term};
 pub use message::{AppendEntries, Message};
 pub use mutant::Mutant;
 pub use record::Record;

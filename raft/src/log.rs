@@ -64,7 +64,7 @@ impl Entry {
 
 /// A replica's log.
 #[derive(Clone, Debug, Default)]
-pub struct Log {
+pub(crate) struct Log {
     window: Window<Entry>,
     /// The term of the last compacted entry.
     compacted: Term,
@@ -72,7 +72,7 @@ pub struct Log {
 
 impl Log {
     /// An empty log that goes on after `position`, which a snapshot holds.
-    pub fn after(position: Position) -> Self {
+    pub(crate) fn after(position: Position) -> Self {
         Log {
             window: Window::after(position.slot),
             compacted: position.term,
@@ -80,7 +80,7 @@ impl Log {
     }
 
     /// The last entry that is no longer held.
-    pub fn compacted(&self) -> Position {
+    pub(crate) fn compacted(&self) -> Position {
         Position {
             term: self.compacted,
             slot: self.window.compacted(),
@@ -88,7 +88,7 @@ impl Log {
     }
 
     /// The last entry.
-    pub fn last(&self) -> Position {
+    pub(crate) fn last(&self) -> Position {
         let slot = self.window.last();
         let held = self.window.slot(slot);
         Position {
@@ -98,7 +98,7 @@ impl Log {
     }
 
     /// The term of the entry in `slot`, if that is still known.
-    pub fn term_at(&self, slot: Slot) -> Option<Term> {
+    pub(crate) fn term_at(&self, slot: Slot) -> Option<Term> {
         match self.window.slot(slot) {
             Some(entry) => Some(entry.term),
             None => (slot == self.window.compacted()).then_some(self.compacted),
@@ -106,23 +106,23 @@ impl Log {
     }
 
     /// The position of the entry in `slot`, if its term is still known.
-    pub fn position(&self, slot: Slot) -> Option<Position> {
+    pub(crate) fn position(&self, slot: Slot) -> Option<Position> {
         let term = self.term_at(slot)?;
         Some(Position { term, slot })
     }
 
     /// Appends `entry`; returns its slot.
-    pub fn push(&mut self, entry: Entry) -> Slot {
+    pub(crate) fn push(&mut self, entry: Entry) -> Slot {
         self.window.push(entry)
     }
 
     /// Drops the entry in `slot` and all after it.
-    pub fn cut_from(&mut self, slot: Slot) {
+    pub(crate) fn cut_from(&mut self, slot: Slot) {
         self.window.cut_from(slot);
     }
 
     /// Drops all entries through `slot`, which must be held or compacted.
-    pub fn compact_through(&mut self, slot: Slot) {
+    pub(crate) fn compact_through(&mut self, slot: Slot) {
         if let Some(term) = self.term_at(slot) {
             self.compacted = term;
             self.window.compact_through(slot);
@@ -131,7 +131,7 @@ impl Log {
 
     /// The entries from `from` on that fit into `max_bytes`, but at least one if there is one,
     /// and how many bytes they take.
-    pub fn entries(&self, from: Slot, max_bytes: usize) -> (Vec<Entry>, usize) {
+    pub(crate) fn entries(&self, from: Slot, max_bytes: usize) -> (Vec<Entry>, usize) {
         let mut bytes = 0;
         let fits = |(_, entry): &(Slot, &Entry)| {
             let first = bytes == 0;
@@ -145,14 +145,14 @@ impl Log {
     }
 
     /// All entries held from `from` on.
-    pub fn iter_from(&self, from: Slot) -> impl Iterator<Item = (Slot, &Entry)> {
+    pub(crate) fn iter_from(&self, from: Slot) -> impl Iterator<Item = (Slot, &Entry)> {
         self.window.iter_from(from)
     }
 
     /// The last slot, at `limit.slot` or before, whose entry is not of a later term than
     /// `limit.term`: the last at which this log may agree with one that has `limit` as its last
     /// position. A slot before the last compacted one if only those are left. [Ongaro14 §5.3]
-    pub fn last_agreeable(&self, limit: Position) -> Slot {
+    pub(crate) fn last_agreeable(&self, limit: Position) -> Slot {
         let compacted = self.window.compacted();
         let (mut low, mut high) = (compacted.0, limit.slot.min(self.window.last()).0);
         if self.compacted > limit.term || high < low {
@@ -174,7 +174,7 @@ impl Log {
 
     /// How far the log may be compacted so that at most `entries` entries of together at most
     /// `bytes` bytes remain through `slot`.
-    pub fn compactable(&self, slot: Slot, entries: usize, bytes: usize) -> Slot {
+    pub(crate) fn compactable(&self, slot: Slot, entries: usize, bytes: usize) -> Slot {
         let (mut through, mut count, mut size) = (slot, 0, 0);
         while let Some(entry) = self.window.slot(through) {
             count += 1;

@@ -42,6 +42,8 @@ impl Follower {
 pub(crate) struct Leader {
     /// The slot of the entry with which it began the term.
     pub(crate) first: Slot,
+    /// The commit index it has not from counting.
+    pub(crate) knew: Slot,
     /// Through where each replica, itself included, has acknowledged its log. [Ongaro14 §5.3
     /// matchIndex]
     pub(crate) matched: Vec<Slot>,
@@ -67,6 +69,7 @@ impl Leader {
         let uncommitted = log.iter_from(commit.next());
         Leader {
             first: next,
+            knew: commit,
             matched: vec![Slot::ZERO; n],
             echoed: vec![0; n],
             // "When a leader first comes to power, it initializes all nextIndex values to the
@@ -276,6 +279,7 @@ impl Leader {
 
     /// Everything through `commit` is in a snapshot that was installed here.
     pub(crate) fn skip_to(&mut self, log: &Log, commit: Slot) {
+        self.knew = commit;
         let uncommitted = log.iter_from(commit.next());
         self.uncommitted_bytes = uncommitted.map(|(_, entry)| entry.size()).sum();
         self.wake(commit);
@@ -399,7 +403,7 @@ impl Raft {
             return;
         }
         let after = Slot(after.0 + known as u64);
-        let entries = entries.split_off(known);
+        entries.drain(..known);
         self.log.cut_from(after.next());
         for entry in &entries {
             self.log.push(entry.clone());

@@ -33,9 +33,10 @@ impl Raft {
             return Err(format!("a vote for {stranger}, one of {n} replicas"));
         }
         let snapshot = past.snapshot.as_ref();
-        let rewrite_due = durable.go_on_from(snapshot)?;
+        let mut rewrite_due = durable.go_on_from(snapshot)?;
         if config.mutated(Mutant::VoteForgottenOnRestart) {
             durable.voted_for = None;
+            rewrite_due = true;
         }
         let snapshot = snapshot.map_or(Slot::ZERO, |snapshot| snapshot.at.slot());
         let mut rng = ChaCha8Rng::from_seed(context.seed);

@@ -1,1 +1,46 @@
-//! Placeholder.
+//! A deterministic world for consensus protocols: virtual time, a network that loses, repeats and
+//! delays, disks that forget what was not synced, replicas that crash and pause, clocks that run
+//! at different rates, and checkers that hold the whole to its promises.
+//!
+//! [`simulate`] runs one seed and reports what became of it; everything in a run follows from
+//! the seed. [`World::scripted`] gives a world to be steered by hand, and [`sequence_diagram`]
+//! draws what happened.
+//!
+//! | to learn about | read |
+//! |---|---|
+//! | what strikes, and how plans are drawn and printed | `plan.rs`, `conditions.rs` |
+//! | the order of events, and a turn of a replica | `world.rs`, `world/turns.rs`, `host.rs` |
+//! | the way of a frame; the place for replicas that lie | `network.rs`, `World::transmit` |
+//! | what a crash leaves on a disk | `disk.rs` |
+//! | what is checked: after every turn, and at the end | `check.rs`, `world/ending.rs`, [`linearizability`] |
+//! | how a failing plan is made shorter | `simulate.rs` |
+
+pub mod history;
+pub mod linearizability;
+pub mod register;
+
+mod check;
+mod client;
+mod conditions;
+mod config;
+mod diagram;
+mod disk;
+mod host;
+mod network;
+mod plan;
+mod queue;
+mod report;
+mod scenario;
+mod simulate;
+mod trace;
+mod world;
+
+pub use conditions::{Conditions, Noise, Spread};
+pub use config::SimulationConfig;
+pub use diagram::{Excerpt, sequence_diagram};
+pub use plan::{Direction, Fault, Faults, Plan, Planned, UnknownFaults, Victim};
+pub use report::{Broken, Failure, Report, Rule, Summary};
+pub use scenario::{Scenario, ScenarioFailed, UnknownScenario};
+pub use simulate::{drawn, simulate};
+pub use trace::{Fate, Happening, Line, Party};
+pub use world::{Answered, Submission, World};

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use quorate_core::storage::StorageError;
 
 /// What is written at a time when a file is filled with zeros.
-const ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
 const NEVER: u64 = u64::MAX;
 

@@ -100,7 +100,7 @@ impl Wal {
     /// been changed; [`StorageError::Io`] if the system refuses.
     pub fn open(
         path: &Path,
-        options: WalOptions,
+        options: &WalOptions,
         completions: impl Completions,
     ) -> Result<(Wal, Stored), StorageError> {
         let disk = Disk::new(path, options.faults.clone())?;
@@ -137,8 +137,8 @@ impl Wal {
             _lock: lock,
         };
         let newest = files.snapshots.last().copied();
-        wal.start_log(&disk, &options, files.spares, &found, tail, &reporter)?;
-        wal.start_saver(disk, newest, reporter)?;
+        wal.start_log(&disk, options, files.spares, &found, tail, &reporter)?;
+        wal.start_saver(&disk, newest, reporter)?;
         Ok((wal, stored))
     }
 
@@ -198,7 +198,7 @@ impl Wal {
 
     fn start_saver(
         &mut self,
-        disk: Disk,
+        disk: &Disk,
         newest: Option<u64>,
         reporter: Reporter,
     ) -> Result<(), StorageError> {
@@ -209,7 +209,7 @@ impl Wal {
             reporter,
             newest,
         };
-        self.start("wal-saver", &disk, move || saver.run())?;
+        self.start("wal-saver", disk, move || saver.run())?;
         self.saves = Some(saves);
         Ok(())
     }

@@ -191,11 +191,13 @@ impl Writer {
         Ok(())
     }
 
-    /// Goes on in the next segment, once all of this one is durable.
+    /// Goes on in the next segment, once all of this one is durable. That there is a next one must
+    /// be certain before this one says so.
     fn roll(&mut self) -> Result<(), Failure> {
+        let next = self.made.recv().map_err(|_| Failure::Told)?;
         self.push(Kind::Seal, &[])?;
         self.sync()?;
-        self.segment = self.made.recv().map_err(|_| Failure::Told)?;
+        self.segment = next;
         self.order(Order::Make(self.segment.number + 1))
     }
 

@@ -28,12 +28,12 @@ impl Harness for Directories {
 
     fn create(&mut self, told: Arc<Told>) -> Result<(Wal, Stored), StorageError> {
         self.current = tempfile::tempdir().unwrap();
-        Wal::open(self.current.path(), self.options.clone(), told)
+        Wal::open(self.current.path(), &self.options, told)
     }
 
     fn reopen(&mut self, wal: Wal, told: Arc<Told>) -> Result<(Wal, Stored), StorageError> {
         wal.close();
-        Wal::open(self.current.path(), self.options.clone(), told)
+        Wal::open(self.current.path(), &self.options, told)
     }
 
     fn wait(&mut self, _: &mut Wal, _: &Told, done: &mut dyn FnMut() -> bool) {

@@ -99,15 +99,15 @@ pub(crate) fn to_transport_error(to: ReplicaId, error: &ConnectionError) -> Tran
         )),
         error => match Close::received(error) {
             Some(Close::NotMember | Close::NotAdmitted) => refused(error.to_string()),
-            _ => unreachable(to, error),
+            _ => unreachable(to, error.to_string()),
         },
     }
 }
 
-/// `to` could not be reached, because of `error`.
-pub(crate) fn unreachable(to: ReplicaId, error: impl ToString) -> TransportError {
+/// `to` could not be reached, for this reason.
+pub(crate) fn unreachable(to: ReplicaId, reason: impl Into<String>) -> TransportError {
     TransportError::Unreachable {
         to,
-        reason: error.to_string(),
+        reason: reason.into(),
     }
 }

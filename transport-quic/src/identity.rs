@@ -98,10 +98,6 @@ fn parse_spki(der: &[u8]) -> Option<PublicKey> {
     key.try_into().ok().map(PublicKey)
 }
 
-fn no_cipher_suite(error: impl ToString) -> Error {
-    Error::General(error.to_string())
-}
-
 /// TLS for whoever is called: replicas and clients of `group`, any key that is proved.
 pub(crate) fn server(key: &SecretKey, group: GroupId) -> Result<QuicServerConfig, Error> {
     let resolver = AlwaysResolvesServerRawPublicKeys::new(certified(key)?);
@@ -112,7 +108,7 @@ pub(crate) fn server(key: &SecretKey, group: GroupId) -> Result<QuicServerConfig
     config.alpn_protocols = vec![Caller::Replica.alpn(group), Caller::Client.alpn(group)];
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    QuicServerConfig::try_from(config).map_err(no_cipher_suite)
+    QuicServerConfig::try_from(config).map_err(|error| Error::General(error.to_string()))
 }
 
 /// TLS for the caller: proves `key`, and demands `pinned` of the other end.
@@ -135,7 +131,7 @@ pub(crate) fn client(
     config.alpn_protocols = vec![caller.alpn(group)];
     config.resumption = Resumption::disabled();
     config.enable_sni = false;
-    QuicClientConfig::try_from(config).map_err(no_cipher_suite)
+    QuicClientConfig::try_from(config).map_err(|error| Error::General(error.to_string()))
 }
 
 /// Checks handshake signatures by raw keys.

@@ -19,6 +19,8 @@ mod bulk;
 mod client;
 mod close;
 mod frame;
+#[cfg(test)]
+mod hostile;
 mod identity;
 mod link;
 mod memory;

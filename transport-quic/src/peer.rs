@@ -207,7 +207,7 @@ pub(crate) async fn call(
         .ok_or_else(|| unreachable(to, format!("{address} has no address")))?;
     let connecting = endpoint
         .connect_with(tls, socket_address, SERVER_NAME)
-        .map_err(|error| unreachable(to, error))?;
+        .map_err(|error| unreachable(to, error.to_string()))?;
     connecting
         .await
         .map_err(|error| to_transport_error(to, &error))
@@ -227,7 +227,7 @@ pub(crate) async fn dial(
             Ok(opened) => Ok((connection, opened)),
             Err(end) => Err(match connection.close_reason() {
                 Some(reason) => to_transport_error(to, &reason),
-                None => unreachable(to, end),
+                None => unreachable(to, end.to_string()),
             }),
         }
     };

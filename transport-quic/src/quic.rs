@@ -136,7 +136,7 @@ impl QuicEndpoint {
     fn peer_state(&self, id: ReplicaId, peer: &Peer) -> Result<Arc<PeerState>, TransportError> {
         let QuicConfig { key, group, .. } = &self.config;
         let tls = identity::client(key, peer.key, Caller::Replica, *group)
-            .map_err(|error| unreachable(id, error))?;
+            .map_err(|error| unreachable(id, error.to_string()))?;
         let mut config = ClientConfig::new(Arc::new(tls));
         config.transport_config(self.config.settings.transport(Trust::Member));
         Ok(Arc::new(PeerState::new(

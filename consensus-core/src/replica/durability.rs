@@ -30,6 +30,16 @@ impl<M> Durability<M> {
         self.issued
     }
 
+    /// The last piece of work named.
+    pub(super) fn issued(&self) -> Ticket {
+        self.issued
+    }
+
+    /// The work through which all is durable.
+    pub(super) fn through(&self) -> Ticket {
+        self.durable
+    }
+
     /// Holds `promises` back until all work issued is durable; gives them back if it is.
     pub(super) fn hold(&mut self, promises: Vec<(Dest, M)>) -> Vec<(Dest, M)> {
         if self.durable == self.issued {

@@ -14,6 +14,10 @@ const KEPT: usize = 4;
 #[derive(Debug, Default)]
 pub(super) struct Snapshots {
     issued: Ticket,
+    /// Taken, and not saved before the records of what they hold are durable: a replica that
+    /// found a snapshot ahead of its records after a crash could not tell where it comes from.
+    /// With the last append they wait for, once that has been given to storage.
+    taken: Vec<(Option<Ticket>, Snapshot)>,
     saving: Vec<(Ticket, Snapshot, Origin)>,
     /// Durable, newest last; the protocol may offer any of them.
     saved: Vec<Snapshot>,
@@ -36,9 +40,9 @@ impl Snapshots {
         }
     }
 
-    /// Whether a snapshot is being saved, or fetched and about to be.
+    /// Whether a snapshot is being saved, or taken or fetched and about to be.
     pub(super) fn is_busy(&self) -> bool {
-        !self.saving.is_empty() || self.fetching.is_some()
+        !self.taken.is_empty() || !self.saving.is_empty() || self.fetching.is_some()
     }
 
     /// Whether a fetched snapshot is being saved: what is on disk is about to be replaced by it.
@@ -46,6 +50,29 @@ impl Snapshots {
         self.saving
             .iter()
             .any(|(.., origin)| *origin == Origin::Fetched)
+    }
+
+    /// Takes a snapshot of this replica's own, to be saved when [`Snapshots::due`] says so.
+    pub(super) fn take(&mut self, snapshot: Snapshot) {
+        self.taken.push((None, snapshot));
+    }
+
+    /// The snapshots taken whose records are durable, oldest first: appends have been given to
+    /// storage through `issued`, and are durable through `durable`.
+    pub(super) fn due(&mut self, issued: Ticket, durable: Ticket) -> Vec<Snapshot> {
+        for (rests_on, _) in &mut self.taken {
+            rests_on.get_or_insert(issued);
+        }
+        let ready = |(rests_on, _): &(Option<Ticket>, _)| rests_on.is_some_and(|t| t <= durable);
+        let count = self.taken.iter().take_while(|taken| ready(taken)).count();
+        self.taken.drain(..count).map(|(_, s)| s).collect()
+    }
+
+    /// Begins to save a fetched snapshot, which is ahead of all that were taken: those that are
+    /// not yet being saved would replace it.
+    pub(super) fn save_fetched(&mut self, snapshot: Snapshot) -> (Ticket, Snapshot) {
+        self.taken.clear();
+        self.save(snapshot, Origin::Fetched)
     }
 
     /// Begins to save `snapshot`.
@@ -97,5 +124,44 @@ impl Snapshots {
     /// The fetch under way has ended.
     pub(super) fn fetched(&mut self) -> Option<Fetch> {
         self.fetching.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::Digest;
+    use crate::id::Slot;
+    use crate::protocol::SnapshotRef;
+
+    fn snapshot(slot: u64) -> Snapshot {
+        Snapshot {
+            id: SnapshotRef {
+                at: Frontier::single(Slot(slot)),
+                digest: Digest::of(b""),
+                anchor: Bytes::new(),
+            },
+            body: Bytes::new(),
+        }
+    }
+
+    #[test]
+    fn a_snapshot_waits_for_the_records_of_what_it_holds() {
+        let mut snapshots = Snapshots::default();
+        snapshots.take(snapshot(1));
+        assert!(snapshots.is_busy());
+        assert_eq!(snapshots.due(Ticket(3), Ticket(2)), []);
+        snapshots.take(snapshot(2));
+        assert_eq!(snapshots.due(Ticket(4), Ticket(3)), [snapshot(1)]);
+        assert_eq!(snapshots.due(Ticket(9), Ticket(4)), [snapshot(2)]);
+        assert!(!snapshots.is_busy());
+    }
+
+    #[test]
+    fn a_fetched_snapshot_is_not_replaced_by_an_older_one() {
+        let mut snapshots = Snapshots::default();
+        snapshots.take(snapshot(1));
+        snapshots.save_fetched(snapshot(5));
+        assert_eq!(snapshots.due(Ticket(1), Ticket(1)), []);
     }
 }

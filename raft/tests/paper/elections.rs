@@ -168,8 +168,8 @@ fn a_candidate_and_a_leader_vote_for_nobody_else_in_their_term() {
     );
 }
 
-/// "If the leader's term is at least as large as the candidate's current term, then the candidate
-/// recognizes the leader as legitimate and returns to follower state." [§5.2]
+/// "If the leader's term (included in its RPC) is at least as large as the candidate's current term,
+/// then the candidate recognizes the leader as legitimate and returns to follower state." [§5.2]
 #[test]
 fn a_candidate_falls_back_before_a_leader_of_its_term() {
     for term in [2, 3] {
@@ -232,7 +232,7 @@ fn conflicts(n: usize, waits: impl Fn(u64) -> Vec<Duration>) -> usize {
     (0..1000).filter(conflict).count()
 }
 
-/// "Randomized election timeouts ensure that split votes are rare": with five waits drawn evenly
+/// Randomised timeouts "ensure that split votes are rare": with five waits drawn evenly
 /// from 300 ms, the two shortest are within 15 ms of each other in 1 - (1 - 15/300)^5 = 23 % of
 /// the cases, and then the vote is split only if the others are split too. [§5.2, §9.3]
 #[test]

@@ -141,8 +141,8 @@ fn rejections_find_the_last_common_entry_in_at_most_a_step_a_term() {
     }
 }
 
-/// "The leader never receives an acknowledgement for what the follower does not hold": a rejection
-/// that was overtaken by a later acknowledgement moves nothing back. [§5.3]
+/// A follower keeps what it has acknowledged: a rejection that a later acknowledgement has
+/// overtaken moves nothing back. [§5.3]
 #[test]
 fn a_late_rejection_is_ignored() {
     let mut leader = Node::leader(3, 2, &[1, 1]);

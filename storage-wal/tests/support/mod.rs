@@ -1,5 +1,9 @@
 //! What the tests of the log share.
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file is a crate of its own, and uses a part of this one"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -59,7 +63,7 @@ pub fn options() -> WalOptions {
     }
 }
 
-pub fn try_open(path: &Path, options: WalOptions) -> Result<Log, StorageError> {
+pub fn try_open(path: &Path, options: &WalOptions) -> Result<Log, StorageError> {
     let (sender, said) = channel();
     let (wal, stored) = Wal::open(path, options, Listener(sender))?;
     Ok(Log {
@@ -71,12 +75,12 @@ pub fn try_open(path: &Path, options: WalOptions) -> Result<Log, StorageError> {
 }
 
 pub fn open(path: &Path) -> Log {
-    try_open(path, options()).expect("the log opens")
+    try_open(path, &options()).expect("the log opens")
 }
 
 /// The records of the log in `path`, or why it does not open.
 pub fn records_in(path: &Path) -> Result<Vec<Bytes>, StorageError> {
-    try_open(path, options()).map(|log| log.stored.records.clone())
+    try_open(path, &options()).map(|log| log.stored.records.clone())
 }
 
 impl Log {
@@ -109,6 +113,13 @@ impl Log {
         self.until(&Said::Saved(ticket));
     }
 
+    pub fn until_failed(&self) {
+        while !matches!(
+            self.said.recv().expect("the log says something"),
+            Said::Failed(_)
+        ) {}
+    }
+
     pub fn until(&self, expected: &Said) {
         loop {
             let said = self.said.recv().expect("the log says something");
@@ -131,6 +142,7 @@ pub fn snapshot(slot: u64, body: &[u8]) -> Snapshot {
     }
 }
 
+/// The segment of this number.
 pub fn segment(path: &Path, number: u64) -> PathBuf {
     path.join(format!("segment-{number:016}"))
 }
@@ -157,6 +169,31 @@ pub fn copy_files(from: &Path, to: &Path) {
     for name in names(from, "") {
         // A file may have got another name since the directory was read.
         fs::copy(from.join(&name), to.join(&name)).ok();
+    }
+}
+
+/// Waits until the segment to follow has been made, which the log does beside its work, and
+/// nothing else will change by itself.
+pub fn until_prepared(path: &Path, segments: usize) {
+    loop {
+        let names = names(path, "segment-");
+        let unfinished = names.iter().any(|name| name.ends_with(".tmp"));
+        if names.len() >= segments && !unfinished {
+            return;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// An image that was not taken while a file got another name.
+pub fn settled_image(path: &Path) -> tempfile::TempDir {
+    loop {
+        let before = names(path, "");
+        let copy = image(path);
+        let unfinished = before.iter().any(|name| name.ends_with(".tmp"));
+        if before == names(path, "") && !unfinished {
+            return copy;
+        }
     }
 }
 

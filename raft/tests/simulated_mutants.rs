@@ -1,0 +1,118 @@
+//! Each safety rule switched off, in simulated worlds: some seed must show it, and as a violation
+//! of a rule that the mutant truly endangers. `simulation.rs` has a script for the vote that is
+//! forgotten on restart.
+
+mod worlds;
+
+use quorate_core::replica;
+use quorate_raft::{Mutant, Raft};
+use quorate_simulator::{Rule, SimulationConfig, simulate};
+
+/// How many seeds a mutant may take to be found.
+const SEEDS: u64 = 600;
+
+fn config(replicas: usize) -> SimulationConfig<Raft> {
+    SimulationConfig {
+        shrink_runs: 0,
+        ..worlds::config(replicas)
+    }
+}
+
+#[track_caller]
+fn assert_found(config: &SimulationConfig<Raft>, expected: &[Rule]) {
+    let broken = |seed| Some((seed, simulate(seed, config).failure?.broken));
+    let shows = |(_, broken): &(u64, quorate_simulator::Broken)| expected.contains(&broken.rule);
+    match (0..SEEDS).filter_map(broken).find(shows) {
+        Some((seed, broken)) => println!("seed {seed}: {broken}"),
+        None => panic!("{SEEDS} seeds, and none of them violates {expected:?}"),
+    }
+}
+
+fn raft(mutant: Mutant, replicas: usize) -> SimulationConfig<Raft> {
+    let mut config = config(replicas);
+    config.protocol.mutant = Some(mutant);
+    config
+}
+
+fn driver(mutant: replica::Mutant) -> SimulationConfig<Raft> {
+    let mut config = config(3);
+    config.settings.mutant = Some(mutant);
+    config
+}
+
+#[test]
+fn promise_before_sync() {
+    assert_found(
+        &driver(replica::Mutant::PromiseBeforeSync),
+        &[Rule::Agreement, Rule::OneLeader],
+    );
+}
+
+#[test]
+fn sessions_left_out_of_the_snapshot() {
+    assert_found(
+        &driver(replica::Mutant::SessionsLeftOutOfSnapshot),
+        &[Rule::ExactlyOnce, Rule::EqualState],
+    );
+}
+
+#[test]
+fn repeats_executed() {
+    assert_found(
+        &driver(replica::Mutant::ExecuteRepeats),
+        &[Rule::ExactlyOnce],
+    );
+}
+
+#[test]
+fn vote_without_log_check() {
+    assert_found(&raft(Mutant::VoteWithoutLogCheck, 3), &[Rule::Agreement]);
+}
+
+#[test]
+fn commit_older_term_by_counting() {
+    assert_found(
+        &raft(Mutant::CommitOlderTermByCounting, 5),
+        &[Rule::Invariant],
+    );
+}
+
+#[test]
+fn quorum_of_majority_minus_one() {
+    assert_found(
+        &raft(Mutant::QuorumOfMajorityMinusOne, 3),
+        &[Rule::Agreement, Rule::OneLeader],
+    );
+}
+
+#[test]
+fn append_truncates_always() {
+    assert_found(
+        &raft(Mutant::AppendTruncatesAlways, 3),
+        &[Rule::Agreement, Rule::Invariant],
+    );
+}
+
+#[test]
+fn append_without_previous_check() {
+    assert_found(
+        &raft(Mutant::AppendWithoutPreviousCheck, 3),
+        &[Rule::Agreement],
+    );
+}
+
+#[test]
+fn read_without_read_index() {
+    assert_found(
+        &raft(Mutant::ReadWithoutReadIndex, 3),
+        &[Rule::Linearizability],
+    );
+}
+
+#[test]
+fn read_before_own_term_commit() {
+    assert_found(
+        &raft(Mutant::ReadBeforeOwnTermCommit, 3),
+        &[Rule::Linearizability],
+    );
+}

@@ -1,0 +1,425 @@
+//! Simulated clients: one operation at a time each, retried elsewhere when no answer comes.
+
+use bytes::Bytes;
+use quorate_core::consensus::{ProposeError, ReadError};
+use quorate_core::crypto::PublicKey;
+use quorate_core::id::ReplicaId;
+use quorate_core::replica::ReadToken;
+use quorate_core::request::{Operation, Request, SessionId};
+use rand::RngExt as _;
+use rand_chacha::ChaCha8Rng;
+
+use crate::conditions::MILLISECOND;
+use crate::history;
+use crate::register::{self, Change, Command, CommandId, Outcome};
+
+/// How many registers clients use.
+const KEYS: u8 = 3;
+
+/// How often an operation is sent at most before the client gives up, if it ever does.
+const TRIES: u32 = 6;
+
+/// The number of clients that a read's token has room for, and the number of commands of each.
+pub(crate) const PER_CLIENT: u64 = 1 << 32;
+
+/// What a client asks a replica for.
+#[derive(Clone, Debug)]
+pub(crate) enum Ask {
+    /// To order a request.
+    Request(OwnedRequest),
+    /// To read.
+    Read(ReadToken, Bytes),
+}
+
+/// A [`Request`] that owns its command; without one it opens the session.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnedRequest {
+    pub(crate) session: SessionId,
+    pub(crate) sequence: u64,
+    pub(crate) answered: u64,
+    pub(crate) command: Option<Bytes>,
+}
+
+impl OwnedRequest {
+    pub(crate) fn as_request(&self) -> Request<'_> {
+        Request {
+            session: self.session,
+            sequence: self.sequence,
+            answered: self.answered,
+            operation: match &self.command {
+                Some(command) => Operation::Apply(command),
+                None => Operation::Open,
+            },
+        }
+    }
+}
+
+/// What a replica tells a client.
+#[derive(Clone, Debug)]
+pub(crate) enum Told {
+    /// The answer to a request.
+    Answer(SessionId, u64, Result<Bytes, ProposeError>),
+    /// The answer to a read.
+    Read(ReadToken, Result<Bytes, ReadError>),
+}
+
+/// What a client does next.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Sends, and wakes up after so many nanoseconds if nothing has changed.
+    Send(ReplicaId, Ask, u64),
+    /// Wakes up after so many nanoseconds.
+    Wait(u64),
+    /// Has nothing more to do.
+    Finished,
+    /// Goes on as before.
+    Nothing,
+}
+
+/// What all clients have done together.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    /// The operations that have ended.
+    pub(crate) history: Vec<history::Operation>,
+    /// The commands that were answered.
+    pub(crate) acknowledged: Vec<CommandId>,
+    /// The next unused name of a process.
+    pub(crate) processes: u64,
+}
+
+/// A client.
+#[derive(Debug)]
+pub(crate) struct Client {
+    number: u64,
+    /// Its present name in the history.
+    process: u64,
+    n: usize,
+    at: ReplicaId,
+    /// Whether it stays at its replica and never gives up: it probes that the replica serves.
+    probe: bool,
+    /// The longest wait between operations, in nanoseconds.
+    pub(crate) idle: u64,
+    left: u64,
+    sessions: u64,
+    sequence: u64,
+    tries: u32,
+    /// Tells apart what it waits for: a later wake-up is for something else.
+    pub(crate) waiting: u64,
+    doing: Doing,
+    seen: [Option<u64>; KEYS as usize],
+}
+
+#[derive(Debug)]
+enum Doing {
+    Opening,
+    Thinking,
+    Operating {
+        key: u8,
+        call: Call,
+        invoke: u64,
+        ask: Ask,
+    },
+    Finished,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Call {
+    Change(Change),
+    Get,
+}
+
+impl Client {
+    pub(crate) fn new(number: usize, n: usize, operations: u64, idle: u64) -> Self {
+        Client {
+            number: number as u64,
+            process: number as u64,
+            n,
+            at: ReplicaId((number % n) as u8),
+            probe: false,
+            idle,
+            left: operations,
+            sessions: 0,
+            sequence: 0,
+            tries: 0,
+            waiting: 0,
+            doing: Doing::Opening,
+            seen: [None; KEYS as usize],
+        }
+    }
+
+    /// A client that writes and reads once each, through `at` only, and insists.
+    pub(crate) fn probe(number: usize, n: usize, at: ReplicaId) -> Self {
+        Client {
+            at,
+            probe: true,
+            ..Client::new(number, n, 2, 0)
+        }
+    }
+
+    fn session(&self) -> SessionId {
+        session(self.number, self.sessions)
+    }
+
+    /// The client that owns a session.
+    pub(crate) fn of_session(session: SessionId) -> usize {
+        (session.number / PER_CLIENT) as usize
+    }
+
+    /// The client that asked for a read.
+    pub(crate) fn of_token(token: ReadToken) -> usize {
+        (token.0 / PER_CLIENT) as usize
+    }
+
+    /// Its time has come, or its patience has ended. `records` takes the operation it gives up.
+    pub(crate) fn wake(
+        &mut self,
+        now: u64,
+        random: &mut ChaCha8Rng,
+        records: &mut Records,
+    ) -> Action {
+        match &self.doing {
+            Doing::Finished => Action::Nothing,
+            Doing::Opening => self.send(random),
+            Doing::Thinking => self.begin(now, random),
+            Doing::Operating { .. } if self.probe || self.insists(random) => self.send(random),
+            Doing::Operating { .. } => {
+                self.give_up(records);
+                self.think(random)
+            }
+        }
+    }
+
+    fn insists(&self, random: &mut ChaCha8Rng) -> bool {
+        self.tries < random.random_range(1..=TRIES)
+    }
+
+    fn begin(&mut self, now: u64, random: &mut ChaCha8Rng) -> Action {
+        if self.left == 0 {
+            self.doing = Doing::Finished;
+            return Action::Finished;
+        }
+        self.left -= 1;
+        self.sequence += 1;
+        self.tries = 0;
+        let key = random.random_range(0..KEYS);
+        let id = self.command();
+        let value = id.0;
+        let call = match random.random_range(0..100) {
+            _ if self.probe && self.left == 1 => Call::Change(Change::Put(value)),
+            _ if self.probe => Call::Get,
+            0..35 => Call::Get,
+            35..75 => Call::Change(Change::Put(value)),
+            75..92 => Call::Change(Change::Cas {
+                expected: self.seen[usize::from(key)],
+                value,
+            }),
+            _ => Call::Change(Change::Delete),
+        };
+        let ask = match call {
+            Call::Get => Ask::Read(ReadToken(id.0), register::query(key)),
+            Call::Change(change) => {
+                let command = Command { id, key, change };
+                Ask::Request(self.request(Some(command.encode())))
+            }
+        };
+        self.doing = Doing::Operating {
+            key,
+            call,
+            invoke: now,
+            ask,
+        };
+        self.send(random)
+    }
+
+    fn request(&self, command: Option<Bytes>) -> OwnedRequest {
+        OwnedRequest {
+            session: self.session(),
+            sequence: self.sequence,
+            answered: self.sequence,
+            command,
+        }
+    }
+
+    /// Sends what it is doing; from the second time on to another replica.
+    fn send(&mut self, random: &mut ChaCha8Rng) -> Action {
+        let ask = match &self.doing {
+            Doing::Operating { ask, .. } => ask.clone(),
+            _ => Ask::Request(self.request(None)),
+        };
+        if self.tries > 0 && !self.probe {
+            self.at =
+                ReplicaId(((self.at.index() + random.random_range(1..=self.n)) % self.n) as u8);
+        }
+        self.tries += 1;
+        self.waiting += 1;
+        let patience = random.random_range(150..=500) * MILLISECOND;
+        Action::Send(self.at, ask, patience)
+    }
+
+    fn think(&mut self, random: &mut ChaCha8Rng) -> Action {
+        self.doing = Doing::Thinking;
+        self.tries = 0;
+        self.waiting += 1;
+        // In bursts, so that crashes find work under way.
+        let idle = match random.random_range(0..4) {
+            0 => 4 * self.idle,
+            _ => self.idle.min(MILLISECOND),
+        };
+        Action::Wait(random.random_range(0..=idle))
+    }
+
+    fn give_up(&mut self, records: &mut Records) {
+        self.end(records, history::Outcome::Info);
+        self.process = records.processes;
+        records.processes += 1;
+    }
+
+    fn end(&mut self, records: &mut Records, outcome: history::Outcome) {
+        let Doing::Operating {
+            key, call, invoke, ..
+        } = &self.doing
+        else {
+            return;
+        };
+        records.history.push(history::Operation {
+            process: self.process,
+            key: format!("k{key}"),
+            call: call.recorded(),
+            invoke: *invoke,
+            outcome,
+        });
+    }
+
+    /// A replica has answered.
+    pub(crate) fn told(
+        &mut self,
+        now: u64,
+        told: &Told,
+        random: &mut ChaCha8Rng,
+        records: &mut Records,
+    ) -> Action {
+        let Doing::Operating { key, call, .. } = self.doing else {
+            return self.told_opening(told, random);
+        };
+        let outcome = match (call, told) {
+            (Call::Change(_), Told::Answer(session, sequence, result))
+                if *session == self.session() && *sequence == self.sequence =>
+            {
+                match result {
+                    Ok(answer) => changed(now, answer),
+                    Err(ProposeError::Overloaded) if self.tries == 1 => {
+                        let returned = Some(now);
+                        Some(history::Outcome::Fail { returned })
+                    }
+                    // An earlier try may have happened, or may yet.
+                    Err(ProposeError::Overloaded) => return Action::Nothing,
+                    Err(_) => None,
+                }
+            }
+            (Call::Get, Told::Read(token, Ok(answer))) if self.asked(*token) => {
+                let value = register::decode_value(answer);
+                if let Some(value) = value {
+                    self.seen[usize::from(key)] = value;
+                }
+                value.map(|value| answered(now, history::Answer::Value(value.map(text))))
+            }
+            _ => return Action::Nothing,
+        };
+        match outcome {
+            Some(outcome) => {
+                if let Call::Change(change) = call {
+                    self.acknowledged(key, change, &outcome, records);
+                }
+                self.end(records, outcome);
+                self.think(random)
+            }
+            None => {
+                self.give_up(records);
+                self.open_another(random)
+            }
+        }
+    }
+
+    fn acknowledged(
+        &mut self,
+        key: u8,
+        change: Change,
+        outcome: &history::Outcome,
+        records: &mut Records,
+    ) {
+        if matches!(outcome, history::Outcome::Ok { .. }) {
+            records.acknowledged.push(self.command());
+            match change {
+                Change::Put(value) => self.seen[usize::from(key)] = Some(value),
+                Change::Delete => self.seen[usize::from(key)] = None,
+                Change::Cas { .. } => {}
+            }
+        }
+    }
+
+    /// The name of the operation under way.
+    fn command(&self) -> CommandId {
+        CommandId(self.number * PER_CLIENT + self.sequence)
+    }
+
+    fn asked(&self, token: ReadToken) -> bool {
+        token.0 == self.command().0
+    }
+
+    fn told_opening(&mut self, told: &Told, random: &mut ChaCha8Rng) -> Action {
+        match (&self.doing, told) {
+            (Doing::Opening, Told::Answer(session, _, Ok(_))) if *session == self.session() => {
+                self.think(random)
+            }
+            _ => Action::Nothing,
+        }
+    }
+
+    /// The session has expired: begins another.
+    fn open_another(&mut self, random: &mut ChaCha8Rng) -> Action {
+        self.sessions += 1;
+        self.sequence += 1;
+        self.tries = 0;
+        self.doing = Doing::Opening;
+        self.send(random)
+    }
+}
+
+/// The `count`th session of a client.
+pub(crate) fn session(client: u64, count: u64) -> SessionId {
+    SessionId {
+        client: PublicKey([client as u8 + 1; 32]),
+        number: client * PER_CLIENT + count,
+    }
+}
+
+fn text(value: u64) -> String {
+    value.to_string()
+}
+
+fn answered(returned: u64, answer: history::Answer) -> history::Outcome {
+    history::Outcome::Ok { returned, answer }
+}
+
+fn changed(now: u64, answer: &[u8]) -> Option<history::Outcome> {
+    let answer = match Outcome::decode(answer)? {
+        Outcome::Done => history::Answer::Value(None),
+        Outcome::Deleted(flag) | Outcome::Swapped(flag) => history::Answer::Flag(flag),
+        Outcome::Malformed => return None,
+    };
+    Some(answered(now, answer))
+}
+
+impl Call {
+    fn recorded(self) -> history::Call {
+        match self {
+            Call::Get => history::Call::Get,
+            Call::Change(Change::Delete) => history::Call::Delete,
+            Call::Change(Change::Put(value)) => history::Call::Put { value: text(value) },
+            Call::Change(Change::Cas { expected, value }) => history::Call::Cas {
+                expected: expected.map(text),
+                value: text(value),
+            },
+        }
+    }
+}

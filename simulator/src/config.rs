@@ -1,0 +1,69 @@
+//! What is simulated.
+
+use std::time::Duration;
+
+use quorate_core::protocol::Protocol;
+use quorate_core::replica::Settings;
+
+use crate::plan::Faults;
+
+/// What is simulated, but for the seed.
+#[derive(Debug)]
+pub struct SimulationConfig<P: Protocol> {
+    /// How many replicas there are.
+    pub replicas: usize,
+    /// The protocol's own configuration.
+    pub protocol: P::Config,
+    /// The driver's.
+    pub settings: Settings,
+    /// Which faults strike.
+    pub faults: Faults,
+    /// How many clients there are.
+    pub clients: usize,
+    /// How many operations they do, all together.
+    pub operations: u64,
+    /// How long faults last, in virtual time. Clients spread their operations over it.
+    pub fault_time: Duration,
+    /// How long after the faults the cluster may take to serve again, in virtual time: a write
+    /// and a read through every replica are answered, the clients have done all operations, and
+    /// all replicas have executed the same.
+    pub recovery_limit: Duration,
+    /// How many runs may be spent on a shorter plan for a failure; 0 leaves it as it is.
+    pub shrink_runs: u32,
+    /// Whether to keep a readable trace.
+    pub record: bool,
+}
+
+// Derived, it would ask for `P: Clone`.
+impl<P: Protocol> Clone for SimulationConfig<P> {
+    fn clone(&self) -> Self {
+        SimulationConfig {
+            protocol: self.protocol.clone(),
+            settings: self.settings.clone(),
+            ..*self
+        }
+    }
+}
+
+impl<P: Protocol> SimulationConfig<P> {
+    /// A cluster of `replicas` under all faults: 5 clients, 120 operations, 3 s of faults, 10 s to
+    /// recover. The driver takes snapshots often, and proposes again what has waited 200 ms.
+    pub fn new(replicas: usize, protocol: P::Config) -> Self {
+        SimulationConfig {
+            replicas,
+            protocol,
+            settings: Settings {
+                retry_after: Duration::from_millis(200),
+                snapshot_every_bytes: 1_500,
+                ..Settings::default()
+            },
+            faults: Faults::All,
+            clients: 5,
+            operations: 120,
+            fault_time: Duration::from_secs(3),
+            recovery_limit: Duration::from_secs(10),
+            shrink_runs: 60,
+            record: false,
+        }
+    }
+}

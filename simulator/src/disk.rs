@@ -1,0 +1,140 @@
+//! A replica's disk: what is given to it is durable only some time later.
+
+use quorate_core::storage::{
+    Append, MemoryStorage, Snapshot, Storage as _, Stored, Survival, Ticket,
+};
+use rand::RngExt as _;
+use rand_chacha::ChaCha8Rng;
+
+use crate::conditions::{Conditions, Spread};
+
+/// Which of a disk's two queues. Each syncs all that has gathered, one sync at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// Records.
+    Appends,
+    /// Snapshots.
+    Saves,
+}
+
+/// Storage, and the syncs under way.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    storage: MemoryStorage,
+    appends: Sync,
+    saves: Sync,
+    /// How many times slower than usual.
+    pub(crate) factor: u64,
+}
+
+#[derive(Debug)]
+struct Sync {
+    takes: Spread,
+    given: Ticket,
+    done: Ticket,
+    under_way: bool,
+}
+
+impl Sync {
+    fn new(takes: Spread) -> Self {
+        Sync {
+            takes,
+            given: Ticket(0),
+            done: Ticket(0),
+            under_way: false,
+        }
+    }
+
+    fn restart(&mut self) {
+        *self = Sync::new(self.takes);
+    }
+}
+
+impl Disk {
+    pub(crate) fn new(conditions: &Conditions) -> Self {
+        Disk {
+            storage: MemoryStorage::default(),
+            appends: Sync::new(conditions.sync),
+            saves: Sync::new(conditions.save),
+            factor: 1,
+        }
+    }
+
+    pub(crate) fn append(&mut self, append: Append) {
+        self.appends.given = append.ticket;
+        self.storage
+            .append(append.ticket, append.replaces, append.records);
+    }
+
+    pub(crate) fn save(&mut self, ticket: Ticket, snapshot: Snapshot) {
+        self.saves.given = ticket;
+        self.storage.save(ticket, snapshot);
+    }
+
+    /// Begins a sync if there is something to be synced and none is under way: how long it takes,
+    /// and what it makes durable.
+    pub(crate) fn sync(&mut self, lane: Lane, random: &mut ChaCha8Rng) -> Option<(u64, Ticket)> {
+        let factor = self.factor;
+        let sync = self.lane(lane);
+        if sync.under_way || sync.given == sync.done {
+            return None;
+        }
+        sync.under_way = true;
+        Some((sync.takes.draw(random) * factor, sync.given))
+    }
+
+    /// Ends a sync.
+    pub(crate) fn synced(&mut self, lane: Lane, ticket: Ticket) {
+        match lane {
+            Lane::Appends => self.storage.sync_appends(ticket),
+            Lane::Saves => self.storage.sync_saves(ticket),
+        };
+        let sync = self.lane(lane);
+        sync.under_way = false;
+        sync.done = ticket;
+    }
+
+    /// Loses what is not durable, or part of it: any number of appends may be left, the one after
+    /// them torn. Returns how much was lost and what is left.
+    pub(crate) fn crash(&mut self, random: &mut ChaCha8Rng) -> Lost {
+        let pending = self.storage.pending();
+        let before = self.storage.stored().records.len();
+        self.storage.crash(Survival {
+            appends: random.random_range(0..=pending),
+            torn_records: random.random_range(0..=2),
+            saves: random.random_range(0..=pending),
+        });
+        self.appends.restart();
+        self.saves.restart();
+        Lost {
+            pending,
+            kept: self.storage.stored().records.len().saturating_sub(before),
+        }
+    }
+
+    /// What a restart finds.
+    pub(crate) fn stored(&self) -> Stored {
+        self.storage.stored()
+    }
+
+    /// How many syncs of records there have been.
+    pub(crate) fn syncs(&self) -> u64 {
+        self.storage.syncs()
+    }
+
+    fn lane(&mut self, lane: Lane) -> &mut Sync {
+        match lane {
+            Lane::Appends => &mut self.appends,
+            Lane::Saves => &mut self.saves,
+        }
+    }
+}
+
+/// What a crash did to a disk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lost {
+    /// How many appends and saves were not durable.
+    pub(crate) pending: usize,
+    /// How many of their records survived all the same.
+    pub(crate) kept: usize,
+}

@@ -1,0 +1,98 @@
+//! When a world has come to its end, and what must hold then.
+
+use quorate_core::protocol::Protocol;
+use quorate_core::replica::Replica;
+
+use super::World;
+use crate::history::{History, Outcome};
+use crate::linearizability;
+use crate::report::Rule;
+
+impl<P: Protocol> World<P> {
+    /// Whether the faults have ended, all clients have done what they wanted, and all replicas
+    /// have executed the same.
+    pub(super) fn is_done(&self) -> bool {
+        if self.healed_at.is_none() || self.unfinished > 0 {
+            return false;
+        }
+        let mut applied = self
+            .hosts
+            .iter()
+            .map(|host| host.replica.as_ref().map(Replica::applied));
+        let first = applied.next().flatten();
+        first.is_some() && applied.all(|other| other == first)
+    }
+
+    pub(super) fn check_deadline(&mut self) {
+        let limit = self.config.recovery_limit.as_nanos() as u64;
+        if self.healed_at.is_some_and(|at| self.now > at + limit) && !self.is_done() {
+            let mut detail = format!(
+                "{:?} after the faults have ended, {} clients wait",
+                self.config.recovery_limit, self.unfinished
+            );
+            for host in &self.hosts {
+                if let Some(replica) = &host.replica {
+                    let (status, applied) = (replica.status(), replica.applied());
+                    detail.push_str(&format!("; {status:?} has executed {applied:?}"));
+                }
+            }
+            self.found((Rule::Liveness, detail));
+        }
+    }
+
+    pub(super) fn check_end(&mut self) {
+        self.count_operations();
+        if self.broken.is_none() && !self.is_done() {
+            self.found((Rule::Liveness, String::from("nothing happens any more")));
+        }
+        if self.broken.is_none() {
+            self.check_states();
+        }
+        if self.broken.is_none() {
+            self.check_history();
+        }
+    }
+
+    fn count_operations(&mut self) {
+        for operation in &self.records.history {
+            match operation.outcome {
+                Outcome::Ok { .. } => self.summary.ok += 1,
+                Outcome::Fail { .. } => self.summary.failed += 1,
+                Outcome::Info => self.summary.unknown += 1,
+            }
+        }
+    }
+
+    fn check_states(&mut self) {
+        for index in 0..self.hosts.len() {
+            let host = &self.hosts[index];
+            let (id, Some(replica)) = (host.id, &host.replica) else {
+                continue;
+            };
+            let machine = replica.machine();
+            let acknowledged = &self.records.acknowledged;
+            let lost = acknowledged.iter().find(|c| !machine.has_applied(**c));
+            if let Some(lost) = lost {
+                let detail = format!("{lost:?} was acknowledged and is not in the state of {id}");
+                return self.found((Rule::Durability, detail));
+            }
+            match replica.digest() {
+                Ok((_, digest)) => {
+                    let equal = self.checker.state(id, replica.applied(), digest);
+                    self.check(equal);
+                }
+                Err(halt) => self.found((Rule::Invariant, format!("{id} halted: {halt}"))),
+            }
+        }
+    }
+
+    /// Holds what clients saw to what one copy would have shown them.
+    fn check_history(&mut self) {
+        let history = History {
+            operations: self.records.history.clone(),
+        };
+        if let Err(failure) = linearizability::check(&history, linearizability::Bound::default()) {
+            self.found((Rule::Linearizability, failure.to_string()));
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The simulator, on a protocol of which everything is known.
+
+mod protocol;
+
+use std::time::Duration;
+
+use protocol::{FixedLeader, Flaw};
+use quorate_core::id::ReplicaId;
+use quorate_core::replica::Mutant;
+use quorate_simulator::register::{Change, Outcome};
+use quorate_simulator::{
+    Conditions, Faults, Report, Rule, Scenario, SimulationConfig, Summary, World, simulate,
+};
+
+fn config(flaw: Option<Flaw>) -> SimulationConfig<FixedLeader> {
+    SimulationConfig::new(3, flaw)
+}
+
+/// The report of the first of many seeds that fails.
+fn first_failure(config: &SimulationConfig<FixedLeader>) -> Option<Report> {
+    let mut reports = (0..60).map(|seed| simulate(seed, config));
+    reports.find(|report| report.failure.is_some())
+}
+
+fn assert_found(config: &SimulationConfig<FixedLeader>, rules: &[Rule]) -> Report {
+    let report = first_failure(config).expect("no seed shows the flaw");
+    let failure = report.failure.as_ref().unwrap();
+    assert!(rules.contains(&failure.broken.rule), "{failure}");
+    report
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 0..10 {
+        let silent = simulate(seed, &config(None));
+        let recorded = simulate(
+            seed,
+            &SimulationConfig {
+                record: true,
+                ..config(None)
+            },
+        );
+        assert_eq!(silent.trace_hash, recorded.trace_hash);
+        assert_eq!(silent.summary, recorded.summary);
+        assert_eq!(silent.history, recorded.history);
+        assert!(silent.trace.is_empty() && !recorded.trace.is_empty());
+        assert_ne!(
+            silent.trace_hash,
+            simulate(seed + 1, &config(None)).trace_hash
+        );
+    }
+}
+
+#[test]
+fn a_sound_protocol_passes_under_all_faults() {
+    let mut sum = Summary::default();
+    for faults in [Faults::None, Faults::Network, Faults::Crash, Faults::All] {
+        for seed in 0..15 {
+            let config = SimulationConfig {
+                faults,
+                ..config(None)
+            };
+            let report = simulate(seed, &config);
+            if let Some(failure) = report.failure {
+                panic!("{failure}");
+            }
+            assert!(report.summary.ok > 0);
+            assert!(faults.crash() || report.summary.crashes == 0);
+            assert!(faults.network() || report.summary.partitions == 0);
+            sum.add(&report.summary);
+        }
+    }
+    for count in [
+        sum.unknown,
+        sum.crashes_with_loss,
+        sum.torn_crashes,
+        sum.disk_failures,
+        sum.pauses,
+        sum.partitions,
+        sum.snapshots_taken,
+        sum.snapshots_recovered,
+        sum.frames_lost,
+        sum.frames_repeated,
+    ] {
+        assert!(count > 0, "{sum:?}");
+    }
+}
+
+#[test]
+fn forgetting_what_was_committed_breaks_agreement() {
+    let report = assert_found(&config(Some(Flaw::CommitsAlone)), &[Rule::Agreement]);
+    let failure = report.failure.unwrap();
+    assert!(!failure.shrunk.faults.is_empty());
+    assert!(failure.shrunk.faults.len() <= 3, "{failure}");
+    let command = format!(
+        "quorate simulate --protocol fixed-leader --replicas 3 --seed {} --faults all --trace -",
+        report.seed
+    );
+    assert_eq!(failure.replay, command);
+}
+
+#[test]
+fn executing_something_else_breaks_agreement() {
+    assert_found(&config(Some(Flaw::LeavesOut)), &[Rule::Agreement]);
+}
+
+#[test]
+fn reading_old_values_is_not_linearizable() {
+    assert_found(&config(Some(Flaw::ReadsAnywhere)), &[Rule::Linearizability]);
+}
+
+#[test]
+fn falling_silent_is_not_live() {
+    assert_found(&config(Some(Flaw::FallsSilent)), &[Rule::Liveness]);
+}
+
+#[test]
+fn executing_repeats_is_not_exactly_once() {
+    let mut config = config(None);
+    config.settings.mutant = Some(Mutant::ExecuteRepeats);
+    assert_found(&config, &[Rule::ExactlyOnce]);
+}
+
+#[test]
+fn messages_and_their_delays_are_counted() {
+    let delay = Duration::from_millis(1);
+    let config = SimulationConfig {
+        record: true,
+        ..config(None)
+    };
+    let mut world = World::scripted(1, config, Conditions::unit_delay(delay));
+    let leader = ReplicaId(0);
+    world.open_session(leader);
+    world.run_for(5 * delay);
+    let (before, from) = (world.total_ledger().total_sent().messages, world.now());
+    let put = world.submit(leader, 3, Change::Put(5));
+    assert!(world.run_until(10 * delay, |world| world.answered(put).is_some()));
+    let answered = world.answered(put).unwrap();
+    assert_eq!(answered.outcome, Some(Outcome::Done));
+    assert_eq!(answered.at - from, 2 * delay.as_nanos() as u64);
+    assert_eq!(world.total_ledger().total_sent().messages - before, 4);
+    let get = world.read(leader, 3);
+    world.run_for(5 * delay);
+    assert_eq!(world.answered(get).and_then(|read| read.value), Some(5));
+}
+
+#[test]
+fn a_scenario_can_be_drawn() {
+    let diagram = Scenario::NormalCommit
+        .diagram(1, &config(None), 60)
+        .unwrap();
+    assert!(diagram.contains("c200->>r0: request"), "{diagram}");
+    assert!(diagram.contains("r0->>r1: append"), "{diagram}");
+    assert!(diagram.contains("r2->>r0: ack"), "{diagram}");
+}
