@@ -14,6 +14,7 @@
 //! |---|---|---|
 //! | `message.rs` | what replicas tell each other, and which of it is a promise | Lamport01 §2.2, §3 |
 //! | `record.rs` | what must survive a crash | Lamport01 §2.5 |
+//! | `recover.rs` | a replica after a restart | Lamport01 §2.5 |
 //! | `replica.rs` | the state, and `step` | vanRenesse15 §2 |
 //! | `election.rs` | phase 1, once for all slots, and who begins it | Lamport01 §3; vanRenesse15 §3 |
 //! | `normal.rs` | proposals, phase 2, what is chosen | Lamport01 §2.2, §3; vanRenesse15 §2.3 |
@@ -22,7 +23,8 @@
 //! | `read.rs` | reads that do not go through the log | Chandra07 §5.2; Charapko19 §3 |
 //! | `checkpoint.rs` | catching up, snapshots and compaction | Chandra07 §5.1; vanRenesse15 §4.2 |
 //! | `invariants.rs` | what [`Protocol::check`] verifies | Lamport01 §2.2 |
-//! | `mutant.rs` | rules the tests switch off | |
+//! | `config.rs` | time-outs and limits, quorums, and how to read | Howard16 §3 |
+//! | `mutant.rs` | rules that only tests switch off | |
 
 mod checkpoint;
 mod config;
@@ -46,7 +48,7 @@ use quorate_core::protocol::{
 };
 
 pub use config::{Config, QuorumRule, ReadMode};
-pub use log::{Accepted, Ballot, Instance, Log, Proposal, Report};
+pub use log::{Ballot, Proposal, Report};
 pub use message::{Accept, Acceptance, Message, Prepare, Promise};
 pub use mutant::Mutant;
 pub use progress::Slots;

@@ -74,59 +74,59 @@ pub(crate) fn size(batch: &Batch) -> usize {
 
 /// The last proposal that an acceptor has accepted in a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Accepted {
+pub(crate) struct Accepted {
     /// Its ballot.
-    pub ballot: Ballot,
+    pub(crate) ballot: Ballot,
     /// Its value.
-    pub batch: Batch,
+    pub(crate) batch: Batch,
 }
 
 /// What a slot holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Instance {
+pub(crate) struct Instance {
     /// The proposal accepted last, which is that of the highest ballot.
-    pub accepted: Option<Accepted>,
+    pub(crate) accepted: Option<Accepted>,
     /// Its value is known to be chosen.
-    pub chosen: bool,
+    pub(crate) chosen: bool,
 }
 
 /// A replica's log.
 #[derive(Clone, Debug, Default)]
-pub struct Log {
+pub(crate) struct Log {
     window: Window<Instance>,
 }
 
 impl Log {
     /// An empty log that goes on after `slot`, which a snapshot holds.
-    pub fn after(slot: Slot) -> Self {
+    pub(crate) fn after(slot: Slot) -> Self {
         Log {
             window: Window::after(slot),
         }
     }
 
     /// The last slot that is no longer held.
-    pub fn compacted(&self) -> Slot {
+    pub(crate) fn compacted(&self) -> Slot {
         self.window.compacted()
     }
 
     /// The last slot that holds anything.
-    pub fn last(&self) -> Slot {
+    pub(crate) fn last(&self) -> Slot {
         self.window.last()
     }
 
     /// What was accepted in `slot`, if that is held.
-    pub fn accepted(&self, slot: Slot) -> Option<&Accepted> {
+    pub(crate) fn accepted(&self, slot: Slot) -> Option<&Accepted> {
         self.window.slot(slot)?.accepted.as_ref()
     }
 
     /// Whether the value that `slot` holds is known to be chosen.
-    pub fn is_chosen(&self, slot: Slot) -> bool {
+    pub(crate) fn is_chosen(&self, slot: Slot) -> bool {
         self.window.slot(slot).is_some_and(|held| held.chosen)
     }
 
     /// Accepts a proposal, unless the slot is compacted or makes the log hold more than `limit`
     /// slots. What is known chosen is not replaced: any proposal would have the same value.
-    pub fn accept(&mut self, ballot: Ballot, proposal: Proposal, limit: usize) -> bool {
+    pub(crate) fn accept(&mut self, ballot: Ballot, proposal: Proposal, limit: usize) -> bool {
         let Some(held) = self.window.entry(proposal.slot, limit) else {
             return false;
         };
@@ -138,7 +138,7 @@ impl Log {
     }
 
     /// Notes that the value which `slot` holds is chosen.
-    pub fn choose(&mut self, slot: Slot) {
+    pub(crate) fn choose(&mut self, slot: Slot) {
         if let Some(held) = self.window.slot_mut(slot) {
             held.chosen = held.accepted.is_some();
         }
@@ -146,7 +146,7 @@ impl Log {
 
     /// Notes that `proposal` is chosen, which some other replica has said. What was accepted of
     /// the same ballot or a higher one has the same value, so the ballot stays.
-    pub fn learn(&mut self, proposal: Proposal, limit: usize) -> bool {
+    pub(crate) fn learn(&mut self, proposal: Proposal, limit: usize) -> bool {
         let Some(held) = self.window.entry(proposal.slot, limit) else {
             return false;
         };
@@ -158,19 +158,19 @@ impl Log {
     }
 
     /// Drops all slots through `slot`.
-    pub fn compact_through(&mut self, slot: Slot) {
+    pub(crate) fn compact_through(&mut self, slot: Slot) {
         self.window.compact_through(slot);
     }
 
     /// All slots from `from` on in which something was accepted.
-    pub fn iter_from(&self, from: Slot) -> impl Iterator<Item = (Slot, &Accepted)> {
+    pub(crate) fn iter_from(&self, from: Slot) -> impl Iterator<Item = (Slot, &Accepted)> {
         let held = self.window.iter_from(from);
         held.filter_map(|(slot, held)| Some((slot, held.accepted.as_ref()?)))
     }
 
     /// What was accepted in the slots from `from` through `through`, as far as it fits into
     /// `max_bytes`, but at least one if there is one.
-    pub fn proposals(&self, from: Slot, through: Slot, max_bytes: usize) -> Vec<Proposal> {
+    pub(crate) fn proposals(&self, from: Slot, through: Slot, max_bytes: usize) -> Vec<Proposal> {
         let within = self
             .iter_from(from)
             .take_while(|(slot, _)| *slot <= through);
@@ -183,7 +183,7 @@ impl Log {
 
     /// What was accepted from `from` on, as far as it fits into `max_bytes`, but at least one if
     /// there is one; and whether that is all.
-    pub fn reports(&self, from: Slot, max_bytes: usize) -> (Vec<Report>, bool) {
+    pub(crate) fn reports(&self, from: Slot, max_bytes: usize) -> (Vec<Report>, bool) {
         let reports: Vec<Report> = fitting(self.iter_from(from), max_bytes)
             .map(|(slot, accepted)| Report {
                 slot,
@@ -198,7 +198,7 @@ impl Log {
 
     /// How far the log may be compacted so that at most `entries` slots of together at most
     /// `bytes` bytes remain through `slot`.
-    pub fn compactable(&self, slot: Slot, entries: usize, bytes: usize) -> Slot {
+    pub(crate) fn compactable(&self, slot: Slot, entries: usize, bytes: usize) -> Slot {
         let (mut through, mut count, mut taken) = (slot, 0, 0);
         while let Some(accepted) = self.accepted(through) {
             count += 1;

@@ -38,10 +38,11 @@ impl MultiPaxos {
             ));
         }
         let snapshot = past.snapshot.as_ref();
-        let rewrite_due = durable.go_on_from(snapshot)?;
+        let mut rewrite_due = durable.go_on_from(snapshot)?;
         let snapshot = snapshot.map_or(Slot::ZERO, |snapshot| snapshot.at.slot());
         if config.mutated(Mutant::PromiseNotDurable) {
             durable.promised = highest_accepted(&durable.log);
+            rewrite_due = true;
         }
         let mut round = durable.promised.round;
         if config.mutated(Mutant::BallotReusedAfterRestart) && durable.promised.replica == me {
