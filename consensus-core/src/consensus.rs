@@ -36,6 +36,9 @@ pub trait Consensus: Send + Sync + 'static {
     /// Stops the node once what it has acknowledged is durable. Requests under way end with
     /// [`ProposeError::Unknown`].
     async fn shutdown(&self) -> Result<(), ShutdownError>;
+
+    /// Waits until the node has stopped, and says why if it stopped by itself.
+    async fn stopped(&self) -> Result<(), ShutdownError>;
 }
 
 /// A shared handle to a service.

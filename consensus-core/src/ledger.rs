@@ -70,6 +70,30 @@ impl Ledger {
         self.signatures_made += other.signatures_made;
         self.signatures_checked += other.signatures_checked;
     }
+
+    /// What was spent since `earlier`, an earlier reading of the same ledger.
+    pub fn since(&self, earlier: &Ledger) -> Ledger {
+        let less = |now: u64, then: u64| now.saturating_sub(then);
+        let sent = self.sent.iter().map(|(kind, now)| {
+            let then = earlier.sent.get(kind).copied().unwrap_or_default();
+            let traffic = Traffic {
+                messages: less(now.messages, then.messages),
+                bytes: less(now.bytes, then.bytes),
+            };
+            (*kind, traffic)
+        });
+        Ledger {
+            sent: sent.collect(),
+            entries: less(self.entries, earlier.entries),
+            requests: less(self.requests, earlier.requests),
+            records: less(self.records, earlier.records),
+            record_bytes: less(self.record_bytes, earlier.record_bytes),
+            appends: less(self.appends, earlier.appends),
+            syncs: less(self.syncs, earlier.syncs),
+            signatures_made: less(self.signatures_made, earlier.signatures_made),
+            signatures_checked: less(self.signatures_checked, earlier.signatures_checked),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -90,5 +114,19 @@ mod tests {
                 bytes: 240
             }
         );
+    }
+
+    #[test]
+    fn what_was_spent_since_is_what_was_added() {
+        let mut earlier = Ledger::default();
+        earlier.count_sent("vote", 10, 2);
+        earlier.syncs = 3;
+        let mut spent = Ledger::default();
+        spent.count_sent("vote", 10, 1);
+        spent.count_sent("append", 100, 1);
+        spent.syncs = 2;
+        let mut later = earlier.clone();
+        later.add(&spent);
+        assert_eq!(later.since(&earlier), spent);
     }
 }

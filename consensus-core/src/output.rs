@@ -135,6 +135,25 @@ impl<P: Protocol> Output<P> {
         self.events.push(event);
     }
 
+    /// Takes out all messages, those that may leave at once before those that wait for the
+    /// records: for a driver in which every record is durable at once.
+    pub fn take_messages(&mut self) -> impl Iterator<Item = (Dest, P::Message)> + '_ {
+        self.send.drain(..).chain(self.promises.drain(..))
+    }
+
+    /// Forgets all effects, and keeps the room that they took.
+    pub fn clear(&mut self) {
+        self.send.clear();
+        self.promises.clear();
+        self.write.replaces = false;
+        self.write.records.clear();
+        self.timers.clear();
+        self.commits.clear();
+        self.reads.clear();
+        self.events.clear();
+        (self.fetch, self.offer) = (None, None);
+    }
+
     /// Messages that may leave at once.
     pub fn sends(&self) -> &[(Dest, P::Message)] {
         &self.send

@@ -14,13 +14,14 @@ pub trait Quorum {
     /// The largest value that a quorum has reached, where `reached[i]` is what replica `i` has:
     /// Raft's commit index, Multi-Paxos's watermark.
     fn reached<T: Copy + Ord>(&self, reached: &[T]) -> Option<T> {
-        let mut order: Vec<usize> = (0..reached.len()).collect();
-        order.sort_by(|a, b| reached[*b].cmp(&reached[*a]));
-        let mut set = ReplicaSet::EMPTY;
-        order.into_iter().find_map(|index| {
-            set.insert(ReplicaId(index as u8));
-            self.is_met(set).then_some(reached[index])
-        })
+        let have = |value: &T| {
+            let who = ReplicaId::all(reached.len()).zip(reached);
+            let set = who
+                .filter(|(_, has)| *has >= value)
+                .map(|(replica, _)| replica);
+            self.is_met(set.collect())
+        };
+        reached.iter().filter(|value| have(value)).max().copied()
     }
 }
 

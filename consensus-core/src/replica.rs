@@ -19,8 +19,8 @@ use crate::ledger::Ledger;
 use crate::machine::{Keys, StateMachine};
 use crate::output::{Output, TimerOp};
 use crate::protocol::{
-    Commit, Context, Dest, Event, FaultModel, Fetch, Input, Message as _, Order, Protocol,
-    ReadAnswer, ReadId, Recovered, Status, Verified, Violation,
+    Commit, Context, Dest, Event, FaultModel, Fetch, Input, Order, Protocol, ReadAnswer, ReadId,
+    Recovered, Verified, Violation,
 };
 use crate::request::{Batch, Operation, Request, SessionId};
 use crate::session::Standing;
@@ -33,6 +33,7 @@ mod pending;
 mod reads;
 mod settings;
 mod snapshots;
+mod standing;
 
 pub use effects::{Answer, Effects, Halt, ReadToken};
 pub use settings::{Mutant, Settings};
@@ -168,8 +169,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             let limit = self.settings.max_command_bytes;
             return Err(ProposeError::TooLarge { size, limit });
         }
-        let sessions = self.execution.sessions();
-        match sessions.standing(request.session, request.sequence) {
+        match self.execution.standing(&request) {
             Standing::Executed(answer) => {
                 self.effects.answers.push(Answer {
                     session: request.session,
@@ -279,6 +279,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             self.ask(now);
             self.step(now, Input::EndOfTurn);
             self.close_turn_records();
+            self.save_due();
             if self.halted || self.is_settled() {
                 break;
             }
@@ -409,17 +410,21 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             }
             self.append(write.replaces, records);
         }
-        let (issued, durable) = (self.durability.issued(), self.durability.through());
-        for snapshot in self.snapshots.due(issued, durable) {
-            let save = self.snapshots.save(snapshot, Origin::Taken);
-            self.effects.save.push(save);
-        }
         let promises = std::mem::take(&mut self.out.promises);
         let ready = match self.settings.mutated(Mutant::PromiseBeforeSync) {
             true => promises,
             false => self.durability.hold(promises),
         };
         self.release(ready);
+    }
+
+    /// Saves the snapshots whose records are durable.
+    fn save_due(&mut self) {
+        let (issued, durable) = (self.durability.issued(), self.durability.through());
+        for snapshot in self.snapshots.due(issued, durable) {
+            let save = self.snapshots.save(snapshot, Origin::Taken);
+            self.effects.save.push(save);
+        }
     }
 
     fn append(&mut self, replaces: bool, records: Records) {
@@ -520,68 +525,6 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             }
             Added::Full => self.effects.reads.push((token, Err(ReadError::Overloaded))),
         }
-    }
-
-    /// Notes that `message` left for `to` in a frame of `bytes`.
-    pub fn count_sent(&mut self, to: Dest, message: &P::Message, bytes: usize) {
-        let copies = match to {
-            Dest::One(_) => 1,
-            Dest::Others | Dest::All => self.n - 1,
-        };
-        self.ledger.count_sent(message.kind(), bytes, copies);
-    }
-
-    /// What this replica has spent since it started.
-    pub fn ledger(&self) -> Ledger {
-        Ledger {
-            requests: self.execution.requests(),
-            signatures_made: self.signer.made(),
-            signatures_checked: self.verifier.checked(),
-            ..self.ledger.clone()
-        }
-    }
-
-    /// All replicas but this one.
-    pub fn others(&self) -> impl Iterator<Item = ReplicaId> + use<P, S> {
-        let me = self.me;
-        ReplicaId::all(self.n).filter(move |replica| *replica != me)
-    }
-
-    /// Where this replica stands.
-    pub fn status(&self) -> Status {
-        self.protocol.status()
-    }
-
-    /// The protocol, to be looked at.
-    pub fn protocol(&self) -> &P {
-        &self.protocol
-    }
-
-    /// The state machine, to be looked at.
-    pub fn machine(&self) -> &S {
-        self.execution.machine()
-    }
-
-    /// What has been executed.
-    pub fn applied(&self) -> &Frontier {
-        self.execution.applied()
-    }
-
-    /// How many entries have been executed, those in snapshots included.
-    pub fn executed(&self) -> u64 {
-        self.execution.entries()
-    }
-
-    /// How many requests and reads are under way through this node.
-    pub fn under_way(&self) -> usize {
-        self.pending.len() + self.reads.len()
-    }
-
-    /// How many entries have been executed, and the digest of the state that they made: equal
-    /// numbers have equal digests on all replicas of a protocol with a total order.
-    pub fn digest(&self) -> Result<(u64, Digest), Halt> {
-        let digest = self.execution.digest(&self.settings)?;
-        Ok((self.executed(), digest))
     }
 
     fn halt(&mut self, halt: Halt) {

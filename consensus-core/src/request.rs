@@ -12,10 +12,11 @@ use crate::crypto::{Digest, PublicKey};
 /// and processes that share the key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SessionId {
+    /// Drawn by the client when it starts. First, because it nearly always tells two sessions
+    /// apart, and comparing it is cheap.
+    pub number: u64,
     /// The client's key.
     pub client: PublicKey,
-    /// Drawn by the client when it starts.
-    pub number: u64,
 }
 
 impl fmt::Debug for SessionId {

@@ -1,11 +1,11 @@
 //! Exactly once: the replicated table of sessions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::request::SessionId;
+use crate::request::{Request, SessionId};
 
 /// How far a client may run ahead of its oldest request without an answer.
 pub const WINDOW: u64 = 4096;
@@ -33,23 +33,45 @@ struct Session {
     used: u64,
     /// The highest sequence executed.
     highest: u64,
+    /// All through this one are executed, or too old to be.
+    through: u64,
+    /// What else is executed.
+    beyond: BTreeSet<u64>,
     /// All answers below this one have reached the client.
     answered: u64,
     answers: BTreeMap<u64, Bytes>,
 }
 
 impl Session {
-    /// The first sequence that may still be executed, or whose answer is still kept.
-    fn floor(&self) -> u64 {
-        self.answered.max((self.highest + 1).saturating_sub(WINDOW))
+    /// What has been executed is remembered apart from the answers: that a client has an answer
+    /// does not mean that every replica has executed the request, where order is free.
+    fn standing(&self, sequence: u64) -> Standing {
+        if let Some(answer) = self.answers.get(&sequence) {
+            return Standing::Executed(answer.clone());
+        }
+        match sequence <= self.through || self.beyond.contains(&sequence) {
+            true => Standing::Dropped,
+            false => Standing::New,
+        }
     }
 
-    fn trim(&mut self) {
-        let floor = self.floor();
-        while let Some(entry) = self.answers.first_entry() {
-            if *entry.key() >= floor {
-                break;
-            }
+    /// Records an answer, and that the client has all answers below `answered`.
+    fn executed(&mut self, sequence: u64, answered: u64, answer: Bytes) {
+        self.highest = self.highest.max(sequence);
+        self.answered = self.answered.max(answered);
+        self.answers.insert(sequence, answer);
+        self.beyond.insert(sequence);
+        let too_old = self.highest.saturating_sub(WINDOW);
+        self.through = self.through.max(too_old);
+        while let Some(first) = self.beyond.first().copied()
+            && first <= self.through + 1
+        {
+            self.beyond.pop_first();
+            self.through = self.through.max(first);
+        }
+        while let Some(entry) = self.answers.first_entry()
+            && (*entry.key() <= too_old || *entry.key() < self.answered)
+        {
             entry.remove();
         }
     }
@@ -71,16 +93,35 @@ pub enum Standing {
 impl Sessions {
     /// Where a request stands.
     pub fn standing(&self, session: SessionId, sequence: u64) -> Standing {
-        let Some(session) = self.table.get(&session) else {
-            return Standing::Expired;
+        let session = self.table.get(&session);
+        session.map_or(Standing::Expired, |session| session.standing(sequence))
+    }
+
+    /// Executes a request by `apply`, unless it must not be: then where it stands, which is never
+    /// [`Standing::New`].
+    pub fn execute(
+        &mut self,
+        request: &Request<'_>,
+        apply: impl FnOnce() -> Bytes,
+    ) -> Result<Bytes, Standing> {
+        let used = self.opened;
+        let Some(session) = self.table.get_mut(&request.session) else {
+            return Err(Standing::Expired);
         };
-        if let Some(answer) = session.answers.get(&sequence) {
-            return Standing::Executed(answer.clone());
+        match session.standing(request.sequence) {
+            Standing::New => {
+                let answer = apply();
+                session.used = used;
+                session.executed(request.sequence, request.answered, answer.clone());
+                Ok(answer)
+            }
+            standing => Err(standing),
         }
-        if sequence < session.floor() {
-            return Standing::Dropped;
-        }
-        Standing::New
+    }
+
+    /// Whether a session is open.
+    pub fn is_open(&self, session: SessionId) -> bool {
+        self.table.contains_key(&session)
     }
 
     /// Opens a session; opening it again changes nothing.
@@ -105,20 +146,6 @@ impl Sessions {
         );
     }
 
-    /// Records that a request was executed with `answer`, and that the client has all answers
-    /// below `answered`.
-    pub fn executed(&mut self, session: SessionId, sequence: u64, answered: u64, answer: Bytes) {
-        let used = self.opened;
-        let Some(session) = self.table.get_mut(&session) else {
-            return;
-        };
-        session.used = used;
-        session.highest = session.highest.max(sequence);
-        session.answered = session.answered.max(answered);
-        session.answers.insert(sequence, answer);
-        session.trim();
-    }
-
     /// How many sessions are open.
     pub fn len(&self) -> usize {
         self.table.len()
@@ -134,6 +161,7 @@ impl Sessions {
 mod tests {
     use super::*;
     use crate::crypto::PublicKey;
+    use crate::request::Operation;
 
     fn id(number: u64) -> SessionId {
         SessionId {
@@ -146,13 +174,34 @@ mod tests {
         Bytes::from_static(text.as_bytes())
     }
 
+    fn execute(
+        sessions: &mut Sessions,
+        number: u64,
+        sequence: u64,
+        answered: u64,
+        text: &'static str,
+    ) {
+        let request = Request {
+            session: id(number),
+            sequence,
+            answered,
+            operation: Operation::Apply(b""),
+        };
+        assert_eq!(
+            sessions.execute(&request, || answer(text)),
+            Ok(answer(text))
+        );
+        let again = sessions.execute(&request, || answer("again"));
+        assert_ne!(again, Ok(answer("again")), "{request:?}");
+    }
+
     #[test]
     fn a_request_is_new_once() {
         let mut sessions = Sessions::default();
         assert_eq!(sessions.standing(id(1), 1), Standing::Expired);
         sessions.open(id(1));
         assert_eq!(sessions.standing(id(1), 1), Standing::New);
-        sessions.executed(id(1), 1, 0, answer("one"));
+        execute(&mut sessions, 1, 1, 0, "one");
         sessions.open(id(1));
         assert_eq!(
             sessions.standing(id(1), 1),
@@ -166,7 +215,7 @@ mod tests {
             let mut sessions = Sessions::default();
             sessions.open(id(1));
             for (sequence, answered) in order {
-                sessions.executed(id(1), sequence, answered, answer("x"));
+                execute(&mut sessions, 1, sequence, answered, "x");
             }
             sessions
         };
@@ -181,7 +230,7 @@ mod tests {
         let mut sessions = Sessions::default();
         sessions.open(id(1));
         for sequence in 1..=WINDOW + 10 {
-            sessions.executed(id(1), sequence, 0, answer("x"));
+            execute(&mut sessions, 1, sequence, 0, "x");
         }
         assert_eq!(sessions.standing(id(1), 10), Standing::Dropped);
         assert_eq!(
@@ -196,7 +245,7 @@ mod tests {
         for number in 0..MAX_SESSIONS as u64 {
             sessions.open(id(number));
         }
-        sessions.executed(id(0), 1, 0, answer("x"));
+        execute(&mut sessions, 0, 1, 0, "x");
         sessions.open(id(u64::MAX));
         assert_eq!(sessions.len(), MAX_SESSIONS);
         assert_eq!(sessions.standing(id(1), 1), Standing::Expired);

@@ -8,6 +8,9 @@ use crate::crypto::{GroupId, Verifier};
 use crate::id::ReplicaId;
 use crate::protocol::{Invalid, Message, Verified};
 
+/// Room for most frames, so that few grow while they are written.
+const FRAME: usize = 1024;
+
 /// What every frame says before its message: which format, cluster and configuration it is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Envelope {
@@ -28,7 +31,7 @@ impl Envelope {
 
     /// Encloses `message`.
     pub fn seal<M: Message>(&self, message: &M) -> Result<Bytes, codec::EncodeError> {
-        let mut frame = Vec::with_capacity(64);
+        let mut frame = Vec::with_capacity(FRAME);
         codec::encode_into(&(self, message), &mut frame)?;
         Ok(frame.into())
     }

@@ -291,6 +291,16 @@ fn a_repeated_request_is_answered_from_the_session_and_not_executed() {
 }
 
 #[test]
+fn a_session_whose_opening_was_not_answered_is_opened_again() {
+    let mut replica = opened(CONFIG, Settings::default());
+    apply(&mut replica, 1, "a");
+    replica.propose(request(0, Operation::Open)).unwrap();
+    let again = settle(&mut replica);
+    assert_eq!(answers(&again), [(0, Ok(&b""[..]))]);
+    assert_eq!(answers(&apply(&mut replica, 2, "b")), [(2, Ok(&b"ab"[..]))]);
+}
+
+#[test]
 fn a_request_of_an_unknown_session_is_ordered_and_refused() {
     let mut replica = replica(CONFIG, Settings::default(), Stored::default());
     let effects = apply(&mut replica, 1, "a");
@@ -413,6 +423,23 @@ fn a_snapshot_is_offered_once_it_is_durable_and_restores_state_and_sessions() {
     assert_eq!(restored.digest().unwrap(), original.digest().unwrap());
     let again = apply(&mut restored, 2, "b");
     assert_eq!(answers(&again), [(2, Ok(&b"ab"[..]))]);
+}
+
+#[test]
+fn a_snapshot_is_saved_only_when_all_records_written_before_it_are_durable() {
+    let mut replica = opened(CONFIG, small_snapshots());
+    let mut turn_with = |sequence, command: &[u8]| {
+        let operation = Operation::Apply(command);
+        replica.propose(request(sequence, operation)).unwrap();
+        replica.end_turn(NOW).append.unwrap().ticket
+    };
+    let (first, second) = (turn_with(1, b"a"), turn_with(2, b"b"));
+    replica.durable(first);
+    let effects = replica.end_turn(NOW);
+    assert_eq!((effects.executed.len(), effects.save.len()), (1, 0));
+    replica.durable(second);
+    let effects = replica.end_turn(NOW);
+    assert_eq!((effects.executed.len(), effects.save.len()), (1, 1));
 }
 
 #[test]

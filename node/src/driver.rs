@@ -107,7 +107,12 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     fn take(&mut self, now: Time, happening: Happening<P>) {
         match happening {
             Happening::Message(message) => self.replica.message(now, message),
-            Happening::Connected(id, sink) => self.replies.connected(id, sink),
+            Happening::Connected(id, sink) => {
+                self.replies.connected(id, sink);
+                if let Some(leader) = self.status.borrow().leader {
+                    self.replies.reply(id, Reply::Leader(leader));
+                }
+            }
             Happening::Disconnected(id) => self.replies.disconnected(id),
             Happening::Propose(id, batch) => self.propose(id, &batch),
             Happening::Read(id, number, level, query) => {

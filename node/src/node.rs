@@ -146,19 +146,6 @@ impl<P: Protocol> Node<P> {
         self.key
     }
 
-    /// Waits until the node has stopped, and says why if it stopped by itself.
-    pub async fn stopped(&self) -> Result<(), ShutdownError> {
-        let mut ended = self.ended.clone();
-        let outcome = match ended.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone(),
-            Err(_) => None,
-        };
-        match outcome {
-            Some(Err(reason)) => Err(ShutdownError(reason)),
-            _ => Ok(()),
-        }
-    }
-
     fn reason(&self) -> String {
         match &*self.ended.borrow() {
             Some(Err(reason)) => reason.clone(),
@@ -227,5 +214,17 @@ impl<P: Protocol> Consensus for Node<P> {
             let _unheard = stop.send(());
         }
         self.stopped().await
+    }
+
+    async fn stopped(&self) -> Result<(), ShutdownError> {
+        let mut ended = self.ended.clone();
+        let outcome = match ended.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone(),
+            Err(_) => None,
+        };
+        match outcome {
+            Some(Err(reason)) => Err(ShutdownError(reason)),
+            _ => Ok(()),
+        }
     }
 }

@@ -260,7 +260,7 @@ impl Foundation {
         };
         let data = builder.data;
         let open = move |completions| -> Result<Opened, _> {
-            let (wal, stored) = Wal::open(&data, WalOptions::default(), completions)?;
+            let (wal, stored) = Wal::open(&data, &WalOptions::default(), completions)?;
             Ok((Box::new(wal), stored))
         };
         let peers: Vec<Peer> = builder.replicas.iter().map(Peer::from).collect();

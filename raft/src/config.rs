@@ -55,6 +55,19 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Limits so small that even a short run fills pipelines, trims logs and fetches snapshots:
+    /// for simulation.
+    pub fn cramped() -> Self {
+        Config {
+            max_append_bytes: 500,
+            max_inflight_bytes: 2_000,
+            max_inflight_messages: 4,
+            retained_bytes: 600,
+            retained_entries: 5,
+            ..Config::default()
+        }
+    }
+
     /// Says what cannot work, if anything.
     pub(crate) fn validate(&self) -> Result<(), String> {
         if self.heartbeat.is_zero() || self.heartbeat >= self.election_timeout {

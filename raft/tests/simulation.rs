@@ -14,6 +14,10 @@ use quorate_simulator::{
 use worlds::config;
 
 /// How many seeds are tried for each size of cluster; `QUORATE_SEEDS` says another number.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long to test is the tester's"
+)]
 fn seeds() -> u64 {
     let given = std::env::var("QUORATE_SEEDS").ok();
     given.and_then(|seeds| seeds.parse().ok()).unwrap_or(200)
@@ -75,16 +79,6 @@ fn three_replicas_survive_all_faults() {
 #[test]
 fn five_replicas_survive_all_faults() {
     assert_covered(&pass(&config(5), 0..seeds()));
-}
-
-/// A replica with a slow log disk crashed with a snapshot ahead of its records, and could not
-/// start: snapshots are now saved after the records of what they hold.
-#[test]
-fn seeds_that_failed_once_pass() {
-    for (replicas, seed) in [(3, 1108), (3, 1654), (5, 447), (5, 526)] {
-        let sum = pass(&config(replicas), seed..=seed);
-        assert!(sum.crashes_with_loss > 0 && sum.snapshots_recovered > 0);
-    }
 }
 
 #[test]

@@ -29,21 +29,12 @@ impl Default for Excerpt {
 /// Draws the lines of a trace: an arrow for each message where it arrives, a crossed one where it
 /// is lost, a note for what else is worth it.
 pub fn sequence_diagram(lines: &[Line], excerpt: &Excerpt) -> String {
-    let (mut drawn, mut arrows) = (Vec::new(), 0);
-    for line in lines.iter().filter(|l| excerpt.window.contains(&l.at)) {
-        match &line.what {
-            Happening::Message { .. } if arrows == excerpt.arrows => break,
-            Happening::Message { .. } => arrows += 1,
-            Happening::Local { notable: false, .. } => continue,
-            Happening::Local { .. } | Happening::World(_) => {}
-        }
-        drawn.push(line);
-    }
+    let drawn = worth_drawing(lines, excerpt);
     let parties = participants(&drawn);
     let mut text = String::from("sequenceDiagram\n");
     for party in &parties {
         let (kind, name) = match party {
-            Party::Client(number) => ("actor", format!("client {number}")),
+            Party::Client(_) => ("actor", String::from("client")),
             Party::Replica(replica) => ("participant", format!("replica {}", replica.0)),
         };
         // Writing to a string cannot fail.
@@ -53,6 +44,42 @@ pub fn sequence_diagram(lines: &[Line], excerpt: &Excerpt) -> String {
         draw(&mut text, line, &parties);
     }
     text
+}
+
+/// The lines to be drawn. Of messages of a kind that are lost one after the other on the same way
+/// the first is enough.
+fn worth_drawing<'a>(lines: &'a [Line], excerpt: &Excerpt) -> Vec<&'a Line> {
+    let (mut drawn, mut arrows, mut lost) = (Vec::new(), 0, BTreeSet::new());
+    for line in lines.iter().filter(|l| excerpt.window.contains(&l.at)) {
+        match &line.what {
+            Happening::Message {
+                from,
+                to,
+                kind,
+                fate,
+                ..
+            } => {
+                let first = match fate {
+                    Fate::Lost => lost.insert((from, to, kind)),
+                    Fate::Arrived { .. } => {
+                        lost.remove(&(from, to, kind));
+                        true
+                    }
+                };
+                if !first {
+                    continue;
+                }
+                if arrows == excerpt.arrows {
+                    break;
+                }
+                arrows += 1;
+            }
+            Happening::Local { notable: false, .. } => continue,
+            Happening::Local { .. } | Happening::World(_) => {}
+        }
+        drawn.push(line);
+    }
+    drawn
 }
 
 fn participants(lines: &[&Line]) -> BTreeSet<Party> {
@@ -105,23 +132,30 @@ fn time(at: u64) -> String {
     format!("{:.1} ms", at as f64 / MILLISECOND as f64)
 }
 
-/// How many of a message's numbers its arrow shows.
-const NUMBERS: usize = 4;
+/// How many of a message's values its arrow shows.
+const VALUES: usize = 4;
 
-/// A message's kind with the first numbers it holds: term, slot and the like.
+/// A message's kind with the first plain values it holds: term, slot and the like.
 fn label(kind: &str, says: &str) -> String {
-    let numbers: Vec<String> = numbers(says).take(NUMBERS).collect();
-    escaped(&format!("{kind} {}", numbers.join(", ")))
+    let mut shown: Vec<(&str, &str)> = Vec::new();
+    for (name, value) in values(says) {
+        if shown.len() < VALUES && shown.iter().all(|(known, _)| *known != name) {
+            shown.push((name, value));
+        }
+    }
+    let shown: Vec<String> = shown.iter().map(|(n, v)| format!("{n} {v}")).collect();
+    escaped(&format!("{kind} {}", shown.join(", ")))
 }
 
-/// The fields of a `Debug` text whose values are numbers or truth values, as `name value`.
-fn numbers(says: &str) -> impl Iterator<Item = String> {
+/// The fields of a `Debug` text that hold no others, by name: those of one small word.
+fn values(says: &str) -> impl Iterator<Item = (&str, &str)> {
     says.split([',', '{', '}', '[', ']', '(', ')'])
         .filter_map(|field| {
             let (name, value) = field.split_once(':')?;
             let (name, value) = (name.trim(), value.trim());
-            let plain = value.parse::<u64>().is_ok() || value.parse::<bool>().is_ok();
-            plain.then(|| format!("{name} {value}"))
+            let small = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+            let plain = !value.is_empty() && value.chars().all(small);
+            plain.then_some((name, value))
         })
 }
 
@@ -142,7 +176,7 @@ mod tests {
                 from: Party::Replica(ReplicaId(0)),
                 to: Party::Replica(ReplicaId(1)),
                 kind: String::from("AppendEntries"),
-                text: String::from("Append { term: 3, at: Position { slot: 7 }, entries: [] }"),
+                text: String::from("Append { term: t3, at: Position { slot: 7 }, entries: [] }"),
                 fate,
             },
         }
@@ -156,18 +190,32 @@ mod tests {
         ];
         let diagram = sequence_diagram(&lines, &Excerpt::default());
         assert!(diagram.starts_with("sequenceDiagram\n    participant r0 as replica 0\n"));
-        assert!(diagram.contains("r0->>r1: AppendEntries term 3, slot 7\n"));
+        assert!(diagram.contains("r0->>r1: AppendEntries term t3, slot 7\n"));
         assert!(diagram.contains("r0-xr1: AppendEntries"));
     }
 
     #[test]
     fn an_excerpt_limits_time_and_arrows() {
-        let lines: Vec<Line> = (0..9).map(|at| message(at, Fate::Lost)).collect();
+        let arrived = |at| message(at, Fate::Arrived { sent: at });
+        let lines: Vec<Line> = (0..9).map(arrived).collect();
         let arrows = |window, arrows| {
             let excerpt = Excerpt { window, arrows };
-            sequence_diagram(&lines, &excerpt).matches("-x").count()
+            sequence_diagram(&lines, &excerpt).matches("->>").count()
         };
         assert_eq!(arrows(2..5, 60), 3);
         assert_eq!(arrows(0..9, 4), 4);
+    }
+
+    #[test]
+    fn of_losses_in_a_row_the_first_is_drawn() {
+        let lost = |at| message(at, Fate::Lost);
+        let lines = [
+            lost(0),
+            lost(1),
+            message(2, Fate::Arrived { sent: 0 }),
+            lost(3),
+        ];
+        let diagram = sequence_diagram(&lines, &Excerpt::default());
+        assert_eq!(diagram.matches("-x").count(), 2);
     }
 }

@@ -13,6 +13,11 @@
 //! | `invoke`, `return` | nanoseconds on one clock for all processes; `return` is null if there was none |
 //! | `outcome` | `"ok"`; `"fail"`: certainly did not happen; `"info"`: may have happened, at any time since `invoke`, or may yet |
 
+#![allow(
+    clippy::disallowed_types,
+    reason = "histories are files beside the simulated world, not in it"
+)]
+
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
@@ -297,7 +302,7 @@ impl History {
                 line,
                 reason: reason(&error),
             };
-            let operation = serde_json::from_slice(&bytes).map_err(malformed)?;
+            let operation = serde_json::from_slice(bytes.trim_ascii_end()).map_err(malformed)?;
             history.operations.push(operation);
         }
         Ok(history)

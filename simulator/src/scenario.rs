@@ -143,6 +143,12 @@ impl<P: Protocol> Stage<P> {
         Ok(self.world.leader().unwrap_or(ReplicaId(0)))
     }
 
+    /// When the stretch to be drawn begins: once what came before is over.
+    fn begin(&mut self) -> u64 {
+        self.world.run_for(DELAY / 2);
+        self.world.now()
+    }
+
     fn put(&mut self, at: ReplicaId, value: u64) -> Result<(), ScenarioFailed> {
         let put = self.world.submit(at, 0, Change::Put(value));
         self.wait("the answer to a put", |w| w.answered(put).is_some())
@@ -158,7 +164,7 @@ impl<P: Protocol> Stage<P> {
 
     fn normal_commit(&mut self) -> Played {
         let leader = self.settled()?;
-        let from = self.world.now();
+        let from = self.begin();
         self.put(leader, 1)?;
         self.world.run_for(3 * DELAY);
         Ok(from..self.world.now())
@@ -174,7 +180,7 @@ impl<P: Protocol> Stage<P> {
         let leader = self.settled()?;
         let other = self.other(leader);
         self.put(leader, 1)?;
-        let from = self.world.now();
+        let from = self.begin();
         self.world.submit(leader, 0, Change::Put(2));
         self.world.run_for(DELAY / 2);
         self.world.crash(leader);
@@ -188,7 +194,7 @@ impl<P: Protocol> Stage<P> {
         let leader = self.settled()?;
         let other = self.other(leader);
         self.put(leader, 1)?;
-        let from = self.world.now();
+        let from = self.begin();
         self.world.isolate(leader);
         self.world.submit(leader, 0, Change::Put(2));
         self.put(other, 3)?;
@@ -213,7 +219,7 @@ impl<P: Protocol> Stage<P> {
                 what: "a snapshot",
             });
         }
-        let from = self.world.now();
+        let from = self.begin();
         self.world.restart(away);
         self.wait("the fetch of a snapshot", |w| {
             w.summary().snapshots_installed > 0

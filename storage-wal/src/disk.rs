@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use quorate_core::storage::StorageError;
 
-/// What is written at a time when a file is filled with zeros.
+/// What is written at a time when a file is filled with zeros. It is synced before the next, for
+/// syncs of the log queue behind it: all of a segment at once holds them up for 10 ms.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
 const NEVER: u64 = u64::MAX;
@@ -222,6 +223,9 @@ impl DiskFile {
             let some = length.min(ZEROS.len() as u64);
             self.write(&ZEROS[..some as usize])?;
             length -= some;
+            if length > 0 {
+                self.sync()?;
+            }
         }
         Ok(())
     }

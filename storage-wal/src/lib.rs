@@ -37,7 +37,7 @@ use disk::Disk;
 use files::Files;
 use maker::{Maker, Order};
 use recovery::Found;
-use report::Reporter;
+use report::{Alarm, Reporter};
 use segment::Segment;
 use snapshot::Saver;
 use writer::{Append, Pending, Writer};
@@ -138,7 +138,7 @@ impl Wal {
         };
         let newest = files.snapshots.last().copied();
         wal.start_log(&disk, options, files.spares, &found, tail, &reporter)?;
-        wal.start_saver(&disk, newest, reporter)?;
+        wal.start_saver(&disk, newest, &reporter)?;
         Ok((wal, stored))
     }
 
@@ -191,25 +191,25 @@ impl Wal {
             segment: tail,
             pending: Pending::default(),
         };
-        self.start("wal-writer", disk, move || writer.run())?;
+        self.start("wal-writer", disk, reporter, move || writer.run())?;
         self.appends = Some(appends);
-        self.start("wal-maker", disk, move || maker.run(spares))
+        self.start("wal-maker", disk, reporter, move || maker.run(spares))
     }
 
     fn start_saver(
         &mut self,
         disk: &Disk,
         newest: Option<u64>,
-        reporter: Reporter,
+        reporter: &Reporter,
     ) -> Result<(), StorageError> {
         let (saves, work) = channel();
         let saver = Saver {
             disk: disk.clone(),
             work,
-            reporter,
+            reporter: reporter.clone(),
             newest,
         };
-        self.start("wal-saver", disk, move || saver.run())?;
+        self.start("wal-saver", disk, reporter, move || saver.run())?;
         self.saves = Some(saves);
         Ok(())
     }
@@ -218,10 +218,20 @@ impl Wal {
         &mut self,
         name: &str,
         disk: &Disk,
+        reporter: &Reporter,
         run: impl FnOnce() + Send + 'static,
     ) -> Result<(), StorageError> {
+        let directory = disk.path("");
+        let alarm = Alarm {
+            reporter: reporter.clone(),
+            directory: directory.display().to_string(),
+        };
+        let run = move || {
+            let _alarm = alarm;
+            run();
+        };
         let spawned = thread::Builder::new().name(String::from(name)).spawn(run);
-        let thread = spawned.map_err(disk::refused("start a thread for", &disk.path("")))?;
+        let thread = spawned.map_err(disk::refused("start a thread for", &directory))?;
         self.threads.push(thread);
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What the threads of a log say, in one voice.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use quorate_core::storage::{Completions, StorageError, Ticket};
 
@@ -51,5 +52,24 @@ impl Reporter {
         }
         tell(self.0.completions.as_ref());
         Ok(())
+    }
+}
+
+/// Tells a failure if the thread that holds it panics: a replica must not wait for ever for what
+/// nobody does any more.
+pub(crate) struct Alarm {
+    pub(crate) reporter: Reporter,
+    pub(crate) directory: String,
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.reporter.fail(StorageError::Io {
+                action: "go on in",
+                path: std::mem::take(&mut self.directory),
+                reason: String::from("a thread of the log has panicked"),
+            });
+        }
     }
 }

@@ -2,8 +2,10 @@
 
 mod support;
 
-use quorate_core::storage::{Storage, StorageError, Ticket};
-use quorate_storage_wal::{Faults, WalOptions};
+use std::sync::mpsc::{Sender, channel};
+
+use quorate_core::storage::{Completions, Records, Storage, StorageError, Ticket};
+use quorate_storage_wal::{Faults, Wal, WalOptions};
 use support::{Log, Said, options, records_in, snapshot, try_open, until_prepared};
 
 fn faulty(path: &std::path::Path) -> (Log, Faults) {
@@ -99,6 +101,35 @@ fn after_a_failed_snapshot_no_append_is_acknowledged() {
     assert_eq!(last_words(log), []);
     let log = support::open(home.path());
     assert_eq!(log.stored.snapshot, Some(snapshot(1, b"whole")));
+}
+
+/// A listener that cannot bear good news.
+struct Panicking(Sender<StorageError>);
+
+impl Completions for Panicking {
+    fn durable(&self, ticket: Ticket) {
+        panic!("{ticket:?} is one too many");
+    }
+
+    fn saved(&self, _: Ticket) {}
+
+    fn failed(&self, error: StorageError) {
+        self.0.send(error).ok();
+    }
+}
+
+#[test]
+fn a_thread_that_panics_is_a_failure_too() {
+    let home = tempfile::tempdir().unwrap();
+    let (sender, failures) = channel();
+    let (mut wal, _) = Wal::open(home.path(), &options(), Panicking(sender)).unwrap();
+    let mut records = Records::default();
+    records.push(b"record");
+    wal.append(Ticket(1), false, records);
+    let error = failures.recv().expect("the failure is told");
+    assert!(error.to_string().contains("panicked"), "{error}");
+    drop(wal);
+    assert_eq!(failures.iter().count(), 0);
 }
 
 #[test]

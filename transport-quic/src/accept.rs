@@ -91,7 +91,6 @@ async fn receive_replica(
         opened.welcome().await?;
         Ok(opened)
     };
-    // A knock has no link to accept.
     let outcome: Result<Result<Opened, End>, _> = timeout(limit, accepting).await;
     drop(handshake);
     match outcome {

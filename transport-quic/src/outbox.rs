@@ -13,7 +13,7 @@ use crate::frame::FRAME_LIMIT;
 pub struct QueueLimit {
     /// In frames.
     pub frames: usize,
-    /// In bytes of frames.
+    /// In bytes of frames. A frame larger than this never passes.
     pub bytes: usize,
 }
 

@@ -68,7 +68,7 @@ impl QuicEndpoint {
     }
 
     /// Connects to `peers`, all replicas in the order of their ids, this one included, and
-    /// delivers to `service`.
+    /// delivers to `service`. Must be called within the runtime it was bound in.
     ///
     /// # Errors
     ///

@@ -55,7 +55,7 @@ impl Default for Settings {
             },
             idle_timeout: Duration::from_secs(2),
             keep_alive: Duration::from_millis(500),
-            connect_timeout: Duration::from_millis(1500),
+            connect_timeout: Duration::from_secs(3),
             back_off_min: Duration::from_millis(10),
             back_off_max: Duration::from_secs(1),
             mtu_upper_bound: 6_500,

@@ -54,8 +54,15 @@ impl<S: StateMachine> Execution<S> {
         &self.machine
     }
 
-    pub(super) fn sessions(&self) -> &Sessions {
-        &self.sessions
+    /// Where a request stands that is about to be ordered.
+    pub(super) fn standing(&self, request: &Request<'_>) -> Standing {
+        match request.operation {
+            Operation::Apply(_) => self.sessions.standing(request.session, request.sequence),
+            Operation::Open if self.sessions.is_open(request.session) => {
+                Standing::Executed(Bytes::new())
+            }
+            Operation::Open | Operation::Query(_) => Standing::New,
+        }
     }
 
     pub(super) fn applied(&self) -> &Frontier {
@@ -115,19 +122,18 @@ impl<S: StateMachine> Execution<S> {
             }
             Operation::Apply(command) => command,
         };
-        let repeats = settings.mutated(Mutant::ExecuteRepeats);
-        match self.sessions.standing(request.session, request.sequence) {
-            Standing::Executed(answer) if !repeats => return Ok(answer),
-            Standing::Dropped if !repeats => return Err(ProposeError::AnswerDropped),
-            Standing::Expired => return Err(ProposeError::SessionExpired),
-            Standing::New | Standing::Executed(_) | Standing::Dropped => {}
+        let (machine, requests) = (&mut self.machine, &mut self.requests);
+        let executed = self.sessions.execute(&request, || {
+            *requests += 1;
+            machine.apply(command)
+        });
+        match executed {
+            Ok(answer) => Ok(answer),
+            Err(Standing::Expired) => Err(ProposeError::SessionExpired),
+            Err(_) if settings.mutated(Mutant::ExecuteRepeats) => Ok(self.machine.apply(command)),
+            Err(Standing::Executed(answer)) => Ok(answer),
+            Err(Standing::Dropped | Standing::New) => Err(ProposeError::AnswerDropped),
         }
-        let answer = self.machine.apply(command);
-        self.requests += 1;
-        let (session, sequence) = (request.session, request.sequence);
-        self.sessions
-            .executed(session, sequence, request.answered, answer.clone());
-        Ok(answer)
     }
 
     /// A snapshot of the state as it is.

@@ -1,6 +1,7 @@
 //! Requests under way through this node.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use crate::id::Time;
 use crate::request::{Batch, BatchBuilder, Request, SessionId};
@@ -15,7 +16,9 @@ pub(super) struct Pending {
     /// How many of those gathering were executed before they were proposed.
     overtaken: usize,
     batches: BTreeMap<u64, InFlight>,
-    requests: BTreeMap<(SessionId, u64), u64>,
+    /// The batch of each request, by session and sequence.
+    requests: BTreeMap<SessionId, BTreeMap<u64, u64>>,
+    count: usize,
     bytes: usize,
     next: u64,
 }
@@ -40,17 +43,20 @@ pub(super) enum Added {
 
 impl Pending {
     pub(super) fn add(&mut self, request: Request<'_>, settings: &Settings) -> Added {
-        let key = (request.session, request.sequence);
-        if self.requests.contains_key(&key) {
-            return Added::Known;
+        if self.count >= settings.max_pending || self.bytes >= settings.max_pending_bytes {
+            let known = self.requests.get(&request.session);
+            let known = known.is_some_and(|requests| requests.contains_key(&request.sequence));
+            return if known { Added::Known } else { Added::Full };
         }
-        if self.requests.len() >= settings.max_pending || self.bytes >= settings.max_pending_bytes {
-            return Added::Full;
-        }
+        let requests = self.requests.entry(request.session).or_default();
+        match requests.entry(request.sequence) {
+            Entry::Occupied(_) => return Added::Known,
+            Entry::Vacant(entry) => entry.insert(self.next),
+        };
+        self.count += 1;
         let before = self.gathering.size();
         self.gathering.push(request);
         self.bytes += self.gathering.size() - before;
-        self.requests.insert(key, self.next);
         if self.gathering.size() >= settings.max_batch_bytes {
             self.close();
         }
@@ -113,7 +119,7 @@ impl Pending {
 
     /// Notes that a request was executed; true if it was under way through this node.
     pub(super) fn executed(&mut self, session: SessionId, sequence: u64) -> bool {
-        let Some(number) = self.requests.remove(&(session, sequence)) else {
+        let Some(number) = self.forget(session, sequence) else {
             return false;
         };
         let Some(flight) = self.batches.get_mut(&number) else {
@@ -128,6 +134,16 @@ impl Pending {
         true
     }
 
+    fn forget(&mut self, session: SessionId, sequence: u64) -> Option<u64> {
+        let requests = self.requests.get_mut(&session)?;
+        let number = requests.remove(&sequence)?;
+        if requests.is_empty() {
+            self.requests.remove(&session);
+        }
+        self.count -= 1;
+        Some(number)
+    }
+
     /// Whether nothing is gathered that [`Pending::due`] could propose.
     pub(super) fn is_quiet(&self, settings: &Settings) -> bool {
         self.gathering.is_empty() || self.batches.len() >= settings.max_batches_in_flight
@@ -135,7 +151,7 @@ impl Pending {
 
     /// How many requests are under way.
     pub(super) fn len(&self) -> usize {
-        self.requests.len()
+        self.count
     }
 }
 

@@ -19,7 +19,8 @@ pub struct Settings {
     /// How many batches this node has under way at most, while they are not full: what arrives
     /// meanwhile makes the next batch larger.
     pub max_batches_in_flight: usize,
-    /// After this long without being executed, a request is proposed again.
+    /// After this long without being executed, a request is proposed again, and a read asked
+    /// again. Must be well above a round trip: an answer to an earlier question may not count.
     #[serde(rename = "retry_after_ms", with = "crate::millis")]
     pub retry_after: Duration,
     /// A snapshot is taken when this many bytes of batches have been executed since the last.

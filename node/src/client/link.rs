@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_core::consensus::ReadError;
 use quorate_core::crypto::PublicKey;
 use quorate_core::id::ReplicaId;
 use quorate_core::request::SessionId;
@@ -34,6 +33,8 @@ pub(super) struct Link {
     failure: String,
     /// When the replica was last heard while something waited for it.
     heard: Instant,
+    /// How many connections were asked for.
+    calls: u64,
     back: mpsc::UnboundedSender<News>,
     news: mpsc::UnboundedReceiver<News>,
 }
@@ -43,28 +44,40 @@ enum State {
     Connecting,
     /// Connected, and on the way to a better replica if `moving`.
     Up {
-        to: ReplicaId,
+        call: CallId,
         sink: Arc<dyn FrameSink>,
         moving: bool,
     },
 }
 
-/// What comes from outside.
-enum News {
-    Connected(ReplicaId, Result<Arc<dyn FrameSink>, TransportError>),
-    Frame(ReplicaId, Bytes),
-    Closed(ReplicaId),
+/// One connection: to whom, and its number among all that were asked for. News of an earlier
+/// connection to the same replica must not be taken for news of this one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct CallId {
+    to: ReplicaId,
+    number: u64,
 }
 
-struct Back(mpsc::UnboundedSender<News>);
+/// What comes from outside.
+enum News {
+    Connected(CallId, Result<Arc<dyn FrameSink>, TransportError>),
+    Frame(CallId, Bytes),
+    Closed(CallId),
+}
+
+struct Back {
+    call: CallId,
+    news: mpsc::UnboundedSender<News>,
+}
 
 impl ClientReplies for Back {
-    fn deliver(&self, from: ReplicaId, frame: Bytes) {
-        drop(self.0.send(News::Frame(from, frame)));
+    fn deliver(&self, _from: ReplicaId, frame: Bytes) {
+        // A client that is gone needs no news.
+        let _gone = self.news.send(News::Frame(self.call, frame));
     }
 
-    fn closed(&self, from: ReplicaId) {
-        drop(self.0.send(News::Closed(from)));
+    fn closed(&self, _from: ReplicaId) {
+        let _gone = self.news.send(News::Closed(self.call));
     }
 }
 
@@ -91,6 +104,7 @@ impl Link {
             state: State::Idle,
             failure: String::from("there was no time to connect"),
             heard: Instant::now(),
+            calls: 0,
             back,
             news,
         }
@@ -153,8 +167,8 @@ impl Link {
 
     fn hear(&mut self, news: News) {
         match news {
-            News::Connected(to, Ok(sink)) => self.connected(to, sink),
-            News::Connected(to, Err(error)) => {
+            News::Connected(call, Ok(sink)) => self.connected(call, sink),
+            News::Connected(CallId { to, .. }, Err(error)) => {
                 tracing::debug!(%to, %error, "cannot connect");
                 self.failure = error.to_string();
                 match &mut self.state {
@@ -163,20 +177,20 @@ impl Link {
                 }
                 self.next_replica(to);
             }
-            News::Closed(from) => self.lost(from),
-            News::Frame(from, frame) if self.is_connected_to(from) => self.replies(from, &frame),
+            News::Closed(call) => self.lost(call),
+            News::Frame(call, frame) if self.is_up(call) => self.replies(call, &frame),
             News::Frame(..) => {}
         }
     }
 
-    fn is_connected_to(&self, replica: ReplicaId) -> bool {
-        matches!(self.state, State::Up { to, .. } if to == replica)
+    fn is_up(&self, wanted: CallId) -> bool {
+        matches!(self.state, State::Up { call, .. } if call == wanted)
     }
 
-    fn connected(&mut self, to: ReplicaId, sink: Arc<dyn FrameSink>) {
+    fn connected(&mut self, call: CallId, sink: Arc<dyn FrameSink>) {
         self.heard = Instant::now();
         self.state = State::Up {
-            to,
+            call,
             sink,
             moving: false,
         };
@@ -184,21 +198,21 @@ impl Link {
         self.questions.renew();
     }
 
-    fn lost(&mut self, from: ReplicaId) {
-        if self.is_connected_to(from) {
-            self.failure = format!("{from} closed the connection");
+    fn lost(&mut self, call: CallId) {
+        if self.is_up(call) {
+            self.failure = format!("{} closed the connection", call.to);
             self.state = State::Idle;
-            self.next_replica(from);
+            self.next_replica(call.to);
         }
     }
 
-    fn replies(&mut self, from: ReplicaId, frame: &[u8]) {
+    fn replies(&mut self, call: CallId, frame: &[u8]) {
         self.heard = Instant::now();
         let replies: Vec<Reply> = match client_wire::open(frame) {
             Ok(replies) => replies,
             Err(error) => {
-                tracing::warn!(%from, %error, "a replica sent what cannot be read");
-                return self.lost(from);
+                tracing::warn!(from = %call.to, %error, "a replica sent what cannot be read");
+                return self.lost(call);
             }
         };
         for reply in replies {
@@ -224,8 +238,8 @@ impl Link {
         if !self.options.follow_leader || leader.index() >= self.connector.n() {
             return;
         }
-        if let State::Up { to, moving, .. } = &mut self.state
-            && *to != leader
+        if let State::Up { call, moving, .. } = &mut self.state
+            && call.to != leader
             && !*moving
         {
             *moving = true;
@@ -241,16 +255,24 @@ impl Link {
         };
     }
 
-    fn connect(&self, to: ReplicaId) {
+    fn connect(&mut self, to: ReplicaId) {
+        self.calls += 1;
+        let call = CallId {
+            to,
+            number: self.calls,
+        };
         let connector = self.connector.clone();
-        let back = self.back.clone();
+        let news = self.back.clone();
         tokio::spawn(async move {
-            let replies = Arc::new(Back(back.clone()));
+            let replies = Arc::new(Back {
+                call,
+                news: news.clone(),
+            });
             let result = connector.connect(to, replies).await;
             if result.is_err() {
                 tokio::time::sleep(BACK_OFF).await;
             }
-            drop(back.send(News::Connected(to, result)));
+            let _gone = news.send(News::Connected(call, result));
         });
     }
 
@@ -259,17 +281,13 @@ impl Link {
         let now = Instant::now();
         self.commands.expire(now, &self.failure);
         self.commands.ask_again(now);
-        let error = match self.state {
-            State::Up { .. } => ReadError::Timeout,
-            State::Idle | State::Connecting => ReadError::Unreachable(self.failure.clone()),
-        };
-        self.questions.expire(now, &error);
+        self.questions.expire(now, &self.failure);
         if now >= self.heard + self.options.patience {
             self.heard = now;
-            if let State::Up { to, .. } = self.state {
-                self.failure = format!("{to} does not answer");
+            if let State::Up { call, .. } = self.state {
+                self.failure = format!("{} does not answer", call.to);
                 self.state = State::Idle;
-                self.next_replica(to);
+                self.next_replica(call.to);
             }
         }
     }
@@ -285,7 +303,7 @@ impl Link {
                 self.state = State::Connecting;
                 self.connect(self.next);
             }
-            State::Up { to, sink, .. } => {
+            State::Up { call, sink, .. } => {
                 let mut asks = match self.commands.is_empty() {
                     true => Vec::new(),
                     false => self.commands.unsent(),
@@ -296,8 +314,8 @@ impl Link {
                 }
                 let sent = client_wire::seal(&asks).is_ok_and(|frame| sink.send(frame));
                 if !sent {
-                    let to = *to;
-                    self.lost(to);
+                    let call = *call;
+                    self.lost(call);
                 }
             }
         }

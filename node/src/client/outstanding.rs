@@ -229,6 +229,7 @@ pub(super) struct Questions {
 struct Question {
     kind: Kind,
     deadline: Instant,
+    sent: bool,
 }
 
 /// What is asked, and who waits for the answer.
@@ -239,7 +240,14 @@ pub(super) enum Kind {
 
 impl Questions {
     pub(super) fn add(&mut self, kind: Kind, deadline: Instant) {
-        self.waiting.insert(self.next, Question { kind, deadline });
+        self.waiting.insert(
+            self.next,
+            Question {
+                kind,
+                deadline,
+                sent: false,
+            },
+        );
         self.next += 1;
     }
 
@@ -257,11 +265,14 @@ impl Questions {
     }
 
     pub(super) fn unsent(&mut self) -> Vec<Ask> {
-        let unsent = self.waiting.range(self.first_unsent..);
+        let unsent = self.waiting.range_mut(self.first_unsent..);
         self.first_unsent = self.next;
-        let ask = |(number, question): (&u64, &Question)| match &question.kind {
-            Kind::Read(query, level, _) => Ask::Read(*number, *level, query.clone()),
-            Kind::Status(digest, _) => Ask::Status(*number, *digest),
+        let ask = |(number, question): (&u64, &mut Question)| {
+            question.sent = true;
+            match &question.kind {
+                Kind::Read(query, level, _) => Ask::Read(*number, *level, query.clone()),
+                Kind::Status(digest, _) => Ask::Status(*number, *digest),
+            }
         };
         unsent.map(ask).collect()
     }
@@ -282,11 +293,16 @@ impl Questions {
         }
     }
 
-    pub(super) fn expire(&mut self, now: Instant, error: &ReadError) {
+    /// Ends the questions whose deadline has passed; `reason` says why nothing could be sent.
+    pub(super) fn expire(&mut self, now: Instant, reason: &str) {
         for (_, question) in self.waiting.extract_if(.., |_, q| q.deadline <= now) {
+            let error = match question.sent {
+                true => ReadError::Timeout,
+                false => ReadError::Unreachable(String::from(reason)),
+            };
             match question.kind {
-                Kind::Read(.., caller) => drop(caller.send(Err(error.clone()))),
-                Kind::Status(_, caller) => drop(caller.send(Err(error.clone()))),
+                Kind::Read(.., caller) => drop(caller.send(Err(error))),
+                Kind::Status(_, caller) => drop(caller.send(Err(error))),
             }
         }
     }

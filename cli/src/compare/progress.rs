@@ -1,0 +1,69 @@
+//! What is seen while it runs: a bar on a terminal, a line a phase elsewhere.
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Shows how far the run of one protocol is.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    bar: Option<ProgressBar>,
+    name: &'static str,
+}
+
+const TEMPLATE: &str = "{prefix:.bold} [{bar:40}] {msg}";
+
+impl Progress {
+    /// For the run of the protocol of this name.
+    pub(crate) fn new(name: &'static str) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(1);
+            // The template is a constant that a test has parsed.
+            if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            bar.set_prefix(name);
+            bar
+        });
+        Progress { bar, name }
+    }
+
+    /// Another phase begins.
+    pub(crate) fn phase(&self, what: &str) {
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(0);
+                bar.set_message(String::from(what));
+            }
+            None => eprintln!("{}: {what}", self.name),
+        }
+    }
+
+    /// Of `total` so much has passed, and this is to be said of it.
+    pub(crate) fn passed(&self, elapsed: Duration, total: Duration, what: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(total.as_millis() as u64);
+            bar.set_position(elapsed.min(total).as_millis() as u64);
+            bar.set_message(String::from(what));
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_is_well_formed() {
+        assert!(ProgressStyle::with_template(TEMPLATE).is_ok());
+    }
+}

@@ -1,0 +1,401 @@
+//! The results, for people and for machines.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use anyhow::{Context as _, Result};
+use comfy_table::{Cell, CellAlignment, Table, presets};
+use hdrhistogram::Histogram;
+use quorate_core::ledger::Ledger;
+use serde::Serialize;
+
+use super::checks::Check;
+use super::machine::Machine;
+use super::measure::{Cost, Measured};
+use super::recording::{Done, End, Recording, What};
+use super::workload::Workload;
+
+/// Everything, as `--json` writes it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    pub(crate) machine: Machine,
+    pub(crate) workload: Stated,
+    pub(crate) protocols: Vec<Row>,
+}
+
+/// The work, as stated.
+#[derive(Debug, Serialize)]
+pub(crate) struct Stated {
+    #[serde(flatten)]
+    pub(crate) workload: Workload,
+    pub(crate) warm_up_s: f64,
+    pub(crate) duration_s: f64,
+}
+
+/// One protocol's results.
+#[derive(Debug, Serialize)]
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    pub(crate) replicas: usize,
+    pub(crate) clients: u32,
+    /// Acknowledged writes a second, over the whole measured window.
+    pub(crate) commits_per_s: f64,
+    /// Of its whole seconds; `None` if it has none.
+    pub(crate) commits_per_s_by_second: Option<Seconds>,
+    /// Of acknowledged writes.
+    pub(crate) latency_ms: Latency,
+    /// Of reads, if there were any.
+    pub(crate) reads: Option<Reads>,
+    pub(crate) per_commit: PerCommit,
+    pub(crate) operations: Operations,
+    pub(crate) checks: Passed,
+    /// What the checks that failed have found.
+    pub(crate) failures: Vec<String>,
+}
+
+/// How even the rate was.
+#[derive(Debug, Serialize)]
+pub(crate) struct Seconds {
+    pub(crate) min: u64,
+    pub(crate) median: u64,
+    pub(crate) max: u64,
+}
+
+/// In milliseconds; zero if nothing was measured.
+#[derive(Debug, Serialize)]
+pub(crate) struct Latency {
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) p999: f64,
+    pub(crate) mean: f64,
+    pub(crate) max: f64,
+}
+
+/// Reads, beside writes.
+#[derive(Debug, Serialize)]
+pub(crate) struct Reads {
+    pub(crate) per_s: f64,
+    pub(crate) latency_ms: Latency,
+}
+
+/// Of all replicas together, for each command executed in the window.
+#[derive(Debug, Serialize)]
+pub(crate) struct PerCommit {
+    pub(crate) messages: f64,
+    pub(crate) bytes: f64,
+    pub(crate) signatures_made: f64,
+    pub(crate) signatures_checked: f64,
+    pub(crate) syncs: f64,
+    /// `None` if there was no leader, or it changed.
+    pub(crate) leader_syncs: Option<f64>,
+    pub(crate) entries: f64,
+    pub(crate) messages_by_kind: BTreeMap<&'static str, f64>,
+}
+
+/// How operations ended, warm-up and reading back included.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Operations {
+    pub(crate) ok: u64,
+    pub(crate) failed: u64,
+    pub(crate) unknown: u64,
+}
+
+/// Which checks passed.
+#[derive(Debug, Serialize)]
+pub(crate) struct Passed {
+    pub(crate) acknowledged_read_back: bool,
+    pub(crate) equal_digests: bool,
+    pub(crate) linearizable: bool,
+}
+
+/// The outcomes of all checks.
+#[derive(Debug)]
+pub(crate) struct Checks {
+    pub(crate) acknowledged_read_back: Check,
+    pub(crate) equal_digests: Check,
+    pub(crate) linearizable: Check,
+}
+
+impl Checks {
+    fn passed(&self) -> Passed {
+        Passed {
+            acknowledged_read_back: self.acknowledged_read_back.is_ok(),
+            equal_digests: self.equal_digests.is_ok(),
+            linearizable: self.linearizable.is_ok(),
+        }
+    }
+
+    fn failures(&self) -> Vec<String> {
+        let named = [
+            (
+                "acknowledged writes read back",
+                &self.acknowledged_read_back,
+            ),
+            ("equal digests", &self.equal_digests),
+            ("linearizable", &self.linearizable),
+        ];
+        let failed = named.into_iter().filter_map(|(name, check)| {
+            let reason = check.as_ref().err()?;
+            Some(format!("{name}: {reason}"))
+        });
+        failed.collect()
+    }
+}
+
+impl Row {
+    /// The results of a protocol.
+    pub(crate) fn new(
+        name: &'static str,
+        replicas: usize,
+        clients: u32,
+        measured: &Measured,
+        checks: &Checks,
+    ) -> Result<Row> {
+        let (recordings, window) = (&measured.recordings, &measured.window);
+        let puts = in_window(recordings, window, |what| matches!(what, What::Put(_)));
+        let gets = in_window(recordings, window, |what| matches!(what, What::Get(_)));
+        let seconds = seconds(window);
+        let rate = |done: &[Done]| done.len() as f64 / seconds;
+        let mut failures = checks.failures();
+        if puts.is_empty() && gets.is_empty() {
+            failures.push(String::from("nothing was answered while it was measured"));
+        }
+        Ok(Row {
+            name,
+            replicas,
+            clients,
+            commits_per_s: rate(&puts),
+            commits_per_s_by_second: by_second(&puts, window),
+            latency_ms: latency(&puts)?,
+            reads: match gets.is_empty() {
+                true => None,
+                false => Some(Reads {
+                    per_s: rate(&gets),
+                    latency_ms: latency(&gets)?,
+                }),
+            },
+            per_commit: per_commit(&measured.cost),
+            operations: operations(recordings),
+            checks: checks.passed(),
+            failures,
+        })
+    }
+}
+
+fn seconds(window: &Range<u64>) -> f64 {
+    (window.end - window.start) as f64 / 1e9
+}
+
+/// What was answered within the window.
+fn in_window(
+    recordings: &[Recording],
+    window: &Range<u64>,
+    wanted: impl Fn(What) -> bool,
+) -> Vec<Done> {
+    let all = recordings.iter().flatten();
+    let answered = all.filter(|done| done.end == End::Ok && window.contains(&done.returned));
+    answered.filter(|done| wanted(done.what)).copied().collect()
+}
+
+fn by_second(done: &[Done], window: &Range<u64>) -> Option<Seconds> {
+    const SECOND: u64 = 1_000_000_000;
+    let whole = (window.end - window.start) / SECOND;
+    let mut counts = vec![0_u64; whole as usize];
+    for done in done {
+        let second = (done.returned - window.start) / SECOND;
+        if let Some(count) = counts.get_mut(second as usize) {
+            *count += 1;
+        }
+    }
+    counts.sort_unstable();
+    Some(Seconds {
+        min: *counts.first()?,
+        median: *counts.get(counts.len() / 2)?,
+        max: *counts.last()?,
+    })
+}
+
+fn latency(done: &[Done]) -> Result<Latency> {
+    let mut histogram = Histogram::<u64>::new(3).context("no histogram")?;
+    for done in done {
+        histogram.record((done.returned - done.invoke).max(1))?;
+    }
+    let millis = |nanos: u64| nanos as f64 / 1e6;
+    Ok(Latency {
+        p50: millis(histogram.value_at_quantile(0.5)),
+        p99: millis(histogram.value_at_quantile(0.99)),
+        p999: millis(histogram.value_at_quantile(0.999)),
+        mean: histogram.mean() / 1e6,
+        max: millis(histogram.max()),
+    })
+}
+
+fn per_commit(cost: &Cost) -> PerCommit {
+    let Cost {
+        commands,
+        total,
+        leader_syncs,
+    } = cost;
+    let each = |count: u64| match commands {
+        0 => 0.0,
+        commands => count as f64 / *commands as f64,
+    };
+    let sent = total.total_sent();
+    let Ledger {
+        signatures_made,
+        signatures_checked,
+        syncs,
+        entries,
+        ..
+    } = *total;
+    let kinds = total.sent.iter();
+    PerCommit {
+        messages: each(sent.messages),
+        bytes: each(sent.bytes),
+        signatures_made: each(signatures_made),
+        signatures_checked: each(signatures_checked),
+        syncs: each(syncs),
+        leader_syncs: leader_syncs.map(each),
+        entries: each(entries),
+        messages_by_kind: kinds
+            .map(|(kind, traffic)| (*kind, each(traffic.messages)))
+            .collect(),
+    }
+}
+
+fn operations(recordings: &[Recording]) -> Operations {
+    let mut operations = Operations::default();
+    for done in recordings.iter().flatten() {
+        match done.end {
+            End::Ok => operations.ok += 1,
+            End::Fail => operations.failed += 1,
+            End::Unknown => operations.unknown += 1,
+        }
+    }
+    operations
+}
+
+impl Report {
+    /// What failed, by protocol.
+    pub(crate) fn failures(&self) -> impl Iterator<Item = String> + '_ {
+        let of = |row: &'_ Row| {
+            let name = row.name;
+            let said = row.failures.iter();
+            said.map(move |failure| format!("{name}: {failure}"))
+                .collect::<Vec<_>>()
+        };
+        self.protocols.iter().flat_map(of)
+    }
+
+    /// The whole report, to print.
+    pub(crate) fn text(&self) -> String {
+        let Stated {
+            workload,
+            warm_up_s,
+            duration_s,
+        } = &self.workload;
+        let reads = workload.read_share * 100.0;
+        let mut text = format!(
+            "machine:  {}\nworkload: clients {}, connections {}, {} B values, {} keys, {reads:.0} % reads, \
+             {duration_s} s after {warm_up_s} s of warm-up, seed {}\n{}\n",
+            self.machine,
+            workload.clients,
+            workload.connections(),
+            workload.value_size,
+            workload.keys,
+            workload.seed,
+            self.table()
+        );
+        for row in &self.protocols {
+            text.push_str(&row.lines());
+        }
+        text
+    }
+
+    fn table(&self) -> Table {
+        let mut table = Table::new();
+        table.load_preset(presets::UTF8_FULL_CONDENSED);
+        table.set_header([
+            "protocol",
+            "replicas",
+            "clients",
+            "commits/s",
+            "p50 ms",
+            "p99 ms",
+            "p99.9 ms",
+            "messages",
+            "bytes",
+            "signatures",
+            "syncs",
+            "checks",
+        ]);
+        for row in &self.protocols {
+            table.add_row(row.cells());
+        }
+        for column in table.column_iter_mut().skip(1).take(10) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        table
+    }
+}
+
+impl Row {
+    fn cells(&self) -> Vec<Cell> {
+        let PerCommit {
+            messages,
+            bytes,
+            signatures_made,
+            signatures_checked,
+            syncs,
+            ..
+        } = self.per_commit;
+        let texts = [
+            String::from(self.name),
+            self.replicas.to_string(),
+            self.clients.to_string(),
+            format!("{:.0}", self.commits_per_s),
+            format!("{:.2}", self.latency_ms.p50),
+            format!("{:.2}", self.latency_ms.p99),
+            format!("{:.2}", self.latency_ms.p999),
+            format!("{messages:.3}"),
+            format!("{bytes:.0}"),
+            format!("{signatures_made:.2}/{signatures_checked:.2}"),
+            format!("{syncs:.3}"),
+            String::from(match self.failures.is_empty() {
+                true => "passed",
+                false => "FAILED",
+            }),
+        ];
+        texts.into_iter().map(Cell::new).collect()
+    }
+
+    /// What the table has no room for.
+    fn lines(&self) -> String {
+        let mut lines = Vec::new();
+        if let Some(seconds) = &self.commits_per_s_by_second {
+            lines.push(format!(
+                "commits in one second: {} to {}, median {}",
+                seconds.min, seconds.max, seconds.median
+            ));
+        }
+        if let Some(syncs) = self.per_commit.leader_syncs {
+            lines.push(format!("syncs of the leader per commit: {syncs:.4}"));
+        }
+        if let Some(Reads { per_s, latency_ms }) = &self.reads {
+            let Latency { p50, p99, p999, .. } = latency_ms;
+            lines.push(format!(
+                "reads/s: {per_s:.0}, p50 {p50:.2} ms, p99 {p99:.2} ms, p99.9 {p999:.2} ms"
+            ));
+        }
+        let Operations {
+            failed, unknown, ..
+        } = self.operations;
+        if failed + unknown > 0 {
+            lines.push(format!(
+                "operations that did not happen: {failed}; of unknown outcome: {unknown}"
+            ));
+        }
+        let prefixed = lines.iter().map(|line| format!("{}: {line}\n", self.name));
+        prefixed.collect()
+    }
+}

@@ -1,0 +1,214 @@
+//! `quorate init`: keys and configuration for a cluster and one client.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use quorate::{
+    ClientConfig, ClientOptions, GroupId, NodeConfig, ProtocolConfigs, ProtocolKind, ReplicaConfig,
+    SecretKey, Settings,
+};
+use serde::Serialize;
+
+use crate::failure::Ending;
+use crate::{arguments, output};
+
+/// Arguments of `quorate init`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// How many replicas; by default 3, or as many as there are addresses
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    nodes: Option<u8>,
+
+    /// Where to write; made if it is not there
+    #[arg(long, default_value = ".")]
+    dir: PathBuf,
+
+    /// The protocol of the cluster
+    #[arg(long, default_value = ProtocolKind::ALL[0].name(), value_parser = arguments::protocol())]
+    protocol: ProtocolKind,
+
+    /// The port of the first replica on this machine; the others have the ports after it
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 7400,
+        conflicts_with = "addresses"
+    )]
+    base_port: u16,
+
+    /// Where each replica listens, as host:port, separated by commas
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    addresses: Vec<String>,
+
+    /// Replace files that are there already
+    #[arg(long)]
+    force: bool,
+}
+
+/// A file to be written.
+enum Content {
+    Key(SecretKey),
+    Text(String),
+}
+
+/// Writes the files.
+pub(crate) fn run(arguments: &Arguments) -> Result<Ending> {
+    let dir = &arguments.dir;
+    let addresses = arguments.addresses()?;
+    let files = files(arguments.protocol, &addresses)?;
+    fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    for number in 0..addresses.len() {
+        let data = dir.join(data(number));
+        if data.exists() {
+            bail!(
+                "{} holds a replica's data of an earlier cluster: remove it, or choose another --dir",
+                data.display()
+            );
+        }
+    }
+    let present = files.iter().map(|(name, _)| dir.join(name));
+    if let Some(path) = present.into_iter().find(|path| path.exists())
+        && !arguments.force
+    {
+        bail!(
+            "{} is there already: --force replaces it, keys included",
+            path.display()
+        );
+    }
+    for (name, content) in &files {
+        write(&dir.join(name), content)?;
+    }
+    let n = addresses.len();
+    output::line(format_args!(
+        "Configuration of {n} {} replicas and a client is in {}.",
+        arguments.protocol,
+        dir.display()
+    ))?;
+    for (number, address) in addresses.iter().enumerate() {
+        let config = dir.join(node_file(number));
+        output::line(format_args!(
+            "  quorate node --config {}    # {address}",
+            config.display()
+        ))?;
+    }
+    let client = dir.join(CLIENT);
+    output::line(format_args!(
+        "  quorate status --config {}",
+        client.display()
+    ))?;
+    Ok(Ending::Done)
+}
+
+impl Arguments {
+    fn addresses(&self) -> Result<Vec<String>> {
+        if self.addresses.is_empty() {
+            let nodes = u16::from(self.nodes.unwrap_or(3));
+            let address = |number: u16| {
+                let port = self.base_port.checked_add(number);
+                let port = port.context("there are not enough ports above --base-port")?;
+                Ok(format!("127.0.0.1:{port}"))
+            };
+            return (0..nodes).map(address).collect();
+        }
+        let count = self.addresses.len();
+        if self.nodes.is_some_and(|nodes| usize::from(nodes) != count) {
+            bail!("--nodes does not fit the {count} --addresses");
+        }
+        let mut sorted = self.addresses.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        if sorted.len() != count {
+            bail!("two of the --addresses are the same");
+        }
+        for address in &self.addresses {
+            let port = address
+                .rsplit_once(':')
+                .map(|(_, port)| port.parse::<u16>());
+            if !matches!(port, Some(Ok(1..))) {
+                bail!("`{address}` is not an address: host:port is expected");
+            }
+        }
+        Ok(self.addresses.clone())
+    }
+}
+
+const CLIENT: &str = "client.toml";
+
+fn node_file(number: usize) -> String {
+    format!("node-{number}.toml")
+}
+
+fn data(number: usize) -> String {
+    format!("node-{number}.data")
+}
+
+fn generate() -> Result<SecretKey> {
+    quorate::generate_key().context("no randomness from the system")
+}
+
+fn files(protocol: ProtocolKind, addresses: &[String]) -> Result<Vec<(String, Content)>> {
+    let client = generate()?;
+    let public = client.public();
+    let keys: Vec<SecretKey> = addresses
+        .iter()
+        .map(|_| generate())
+        .collect::<Result<_>>()?;
+    let group = GroupId(u64::from_le_bytes(std::array::from_fn(|i| public.0[i])));
+    let replica = |(key, address): (&SecretKey, &String)| ReplicaConfig {
+        key: key.public(),
+        address: address.clone(),
+    };
+    let replicas: Vec<ReplicaConfig> = keys.iter().zip(addresses).map(replica).collect();
+    let mut files = Vec::new();
+    for (number, key) in keys.into_iter().enumerate() {
+        let key_file = format!("node-{number}.key");
+        let config = NodeConfig {
+            group,
+            protocol,
+            me: number as u8,
+            key_file: PathBuf::from(&key_file),
+            data: PathBuf::from(data(number)),
+            listen: None,
+            clients: vec![public],
+            replicas: replicas.clone(),
+            settings: Settings::default(),
+            protocols: ProtocolConfigs::default(),
+        };
+        let about = "A replica's configuration. Paths are relative to this file.";
+        files.push((node_file(number), Content::Text(text(about, &config)?)));
+        files.push((key_file, Content::Key(key)));
+    }
+    let config = ClientConfig {
+        group,
+        key_file: PathBuf::from("client.key"),
+        replicas,
+        options: ClientOptions::default(),
+    };
+    let about = "What a client needs to know of the cluster. Paths are relative to this file.";
+    files.push((String::from(CLIENT), Content::Text(text(about, &config)?)));
+    files.push((String::from("client.key"), Content::Key(client)));
+    Ok(files)
+}
+
+fn text(about: &str, config: &impl Serialize) -> Result<String> {
+    let toml = toml::to_string(config).context("the configuration cannot be written as TOML")?;
+    Ok(format!("# {about}\n{toml}"))
+}
+
+/// Writes a file that is not there, or may be replaced.
+fn write(path: &Path, content: &Content) -> Result<()> {
+    let failed = || format!("cannot write {}", path.display());
+    if path.exists() {
+        fs::remove_file(path).with_context(failed)?;
+    }
+    match content {
+        Content::Key(key) => Ok(quorate::save_key(path, key)?),
+        Content::Text(text) => {
+            let mut file = fs::File::create_new(path).with_context(failed)?;
+            file.write_all(text.as_bytes()).with_context(failed)
+        }
+    }
+}

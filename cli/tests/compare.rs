@@ -1,0 +1,127 @@
+//! `quorate compare`, the main job.
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+use serde_json::Value;
+use support::{command, ended, fails, run, signal, text};
+
+/// Compares for a second, checks what must hold of any result, and gives the row of Raft.
+fn compare(clients: u32, read_share: &str) -> Value {
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("result.json");
+    let history = directory.path().join("history.jsonl");
+    let (clients, data) = (clients.to_string(), text(directory.path()));
+    let arguments = [
+        "compare",
+        "--clients",
+        &clients,
+        "--read-share",
+        read_share,
+        "--keys",
+        "50",
+        "--duration",
+        "1",
+        "--warm-up",
+        "0.2",
+        "--data",
+        data,
+        "--json",
+        text(&json),
+        "--history",
+        text(&history),
+    ];
+    let table = run(&arguments, 0);
+    assert!(
+        table.contains("raft") && table.contains("passed"),
+        "{table}"
+    );
+
+    let result: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    assert!(result["machine"]["cpu"].is_string(), "{result}");
+    assert_eq!(result["workload"]["value_size"], 256);
+    let row = result["protocols"][0].clone();
+    assert_eq!(row["name"], "raft");
+    assert_eq!(row["replicas"], 3);
+    for check in ["acknowledged_read_back", "equal_digests", "linearizable"] {
+        assert_eq!(row["checks"][check], true, "{row}");
+    }
+    let checked = run(&["check-history", text(&history)], 0);
+    let operations = fs::read_to_string(&history).unwrap().lines().count();
+    let expected = format!("linearizable: {operations} operations on 50 keys");
+    assert_eq!(checked.trim(), expected);
+    let left: Vec<_> = fs::read_dir(directory.path()).unwrap().collect();
+    assert_eq!(left.len(), 2, "replicas' data is left: {left:?}");
+    row
+}
+
+#[test]
+fn a_cluster_is_driven_checked_and_measured() {
+    let row = compare(8, "0");
+    let number = |pointer: &str| {
+        let number = row.pointer(pointer).and_then(Value::as_f64);
+        number.unwrap_or_else(|| panic!("no {pointer} in {row}"))
+    };
+    assert!(number("/commits_per_s") > 0.0);
+    let (p50, p99, p999) = (
+        number("/latency_ms/p50"),
+        number("/latency_ms/p99"),
+        number("/latency_ms/p999"),
+    );
+    assert!(0.0 < p50 && p50 <= p99 && p99 <= p999);
+    assert!(number("/per_commit/messages") > 0.0);
+    // Each of three replicas receives the value, or has it already.
+    assert!(number("/per_commit/bytes") > 2.0 * 256.0);
+    assert!(number("/per_commit/syncs") > 0.0);
+    assert_eq!(number("/per_commit/signatures_made"), 0.0);
+    assert_eq!(number("/per_commit/signatures_checked"), 0.0);
+    assert!(row["reads"].is_null());
+}
+
+#[test]
+fn reads_are_measured_beside_writes() {
+    let row = compare(4, "0.5");
+    assert!(row["reads"]["per_s"].as_f64().unwrap() > 0.0);
+    assert!(row["reads"]["latency_ms"]["p50"].as_f64().unwrap() > 0.0);
+    assert!(row["commits_per_s"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn where_nothing_can_be_written_is_said_before_the_work() {
+    let said = fails(&["compare", "--json", "/absent/result.json"], 1);
+    assert!(said.contains("cannot write /absent/result.json"), "{said}");
+    let said = fails(&["compare", "--data", "/absent"], 1);
+    assert!(
+        said.contains("cannot make a directory in /absent"),
+        "{said}"
+    );
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interruption_ends_it_and_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = [
+        "compare",
+        "--duration",
+        "600",
+        "--data",
+        text(directory.path()),
+    ];
+    let mut child = command(&arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    let measuring = said.find(|line| line.as_ref().is_ok_and(|line| line == "raft: measuring"));
+    assert!(measuring.is_some());
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    signal(&child, "INT");
+    let rest: Vec<String> = said.map_while(Result::ok).collect();
+    assert_eq!(ended(&mut child).code(), Some(130), "{rest:?}");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}

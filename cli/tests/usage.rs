@@ -1,0 +1,214 @@
+//! Wrong usage, keys, configuration, histories and simulations.
+
+mod support;
+
+use std::fs;
+
+use support::{fails, quorate, run, stderr, text};
+
+#[test]
+fn what_is_mistyped_is_corrected() {
+    let cases: [(&[&str], &str); 6] = [
+        (&["compar"], "'compare'"),
+        (&["compare", "--clientz", "3"], "'--clients'"),
+        (&["compare", "--protocol", "rft"], "'raft'"),
+        (&["compare", "--read-share", "2"], "from 0 to 1"),
+        (&["simulate", "--faults", "crush"], "'crash'"),
+        (&["cas", "key", "old"], "<VALUE>"),
+    ];
+    for (arguments, hint) in cases {
+        let said = fails(arguments, 2);
+        assert!(said.contains(hint), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn a_key_is_written_once_and_for_its_owner_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("secret.key");
+    let public = run(&["keygen", "--out", text(&path)], 0);
+    assert_eq!(public.trim().len(), 64);
+    let secret = fs::read_to_string(&path).unwrap();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    let said = fails(&["keygen", "--out", text(&path)], 1);
+    assert!(said.contains("secret.key"), "{said}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), secret);
+}
+
+#[test]
+fn init_replaces_only_by_force_and_never_beside_old_data() {
+    let directory = tempfile::tempdir().unwrap();
+    let init = ["init", "--nodes", "3", "--dir", text(directory.path())];
+    run(&init, 0);
+    let config = directory.path().join("node-0.toml");
+    let first = fs::read_to_string(&config).unwrap();
+    let said = fails(&init, 1);
+    assert!(said.contains("node-0.toml is there already"), "{said}");
+    assert_eq!(fs::read_to_string(&config).unwrap(), first);
+    let force = [&init[..], &["--force"]].concat();
+    run(&force, 0);
+    assert_ne!(fs::read_to_string(&config).unwrap(), first);
+
+    fs::create_dir(directory.path().join("node-1.data")).unwrap();
+    let said = fails(&force, 1);
+    assert!(
+        said.contains("node-1.data holds a replica's data"),
+        "{said}"
+    );
+}
+
+#[test]
+fn addresses_that_cannot_be_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let cases = [
+        ("a:1,b", "`b` is not an address"),
+        ("a:1,b:0", "`b:0` is not an address"),
+        ("a:1,a:1", "are the same"),
+    ];
+    for (addresses, reason) in cases {
+        let init = [
+            "init",
+            "--addresses",
+            addresses,
+            "--dir",
+            text(directory.path()),
+        ];
+        let said = fails(&init, 1);
+        assert!(said.contains(reason), "{said}");
+    }
+    let said = fails(&["init", "--nodes", "3", "--base-port", "65534"], 1);
+    assert!(said.contains("not enough ports"), "{said}");
+}
+
+#[test]
+fn a_configuration_that_cannot_be_used_is_named_with_the_place() {
+    let directory = tempfile::tempdir().unwrap();
+    run(&["init", "--dir", text(directory.path())], 0);
+    let said = fails(&["node", "--config", "absent.toml"], 1);
+    assert!(said.contains("absent.toml"), "{said}");
+
+    let good = fs::read_to_string(directory.path().join("node-0.toml")).unwrap();
+    let cases = [
+        ("me = 0", "me = \"x\"", "line 4"),
+        ("me = 0", "me = 9", "me = 9 but there are 3 replicas"),
+        ("me = 0", "mi = 0", "unknown field `mi`"),
+        ("raft", "rift", "no protocol `rift` is compiled in"),
+        ("node-0.key", "absent.key", "absent.key"),
+        (
+            "node-0.key",
+            "node-1.key",
+            "give it the key file that belongs to",
+        ),
+        ("node-0.key", "node-0.toml", "not a secret key"),
+    ];
+    for (from, to, reason) in cases {
+        let path = directory.path().join("bad.toml");
+        fs::write(&path, good.replacen(from, to, 1)).unwrap();
+        let said = fails(&["node", "--config", text(&path)], 1);
+        assert!(said.contains(reason), "{to}: {said}");
+    }
+}
+
+const PUT: &str = r#"{"process":0,"op":"put","key":"a","value":"x","expected":null,"result":null,"invoke":1,"return":2,"outcome":"ok"}"#;
+
+#[test]
+fn a_history_is_judged() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("history.jsonl");
+    let get = |result: &str| {
+        let get = PUT
+            .replace("\"put\"", "\"get\"")
+            .replace("\"value\":\"x\"", "\"value\":null")
+            .replace("\"result\":null", &format!("\"result\":{result}"));
+        get.replace("\"invoke\":1,\"return\":2", "\"invoke\":3,\"return\":4")
+    };
+    let check = ["check-history", text(&path)];
+
+    fs::write(&path, format!("{PUT}\n{}\n", get("\"x\""))).unwrap();
+    let said = run(&check, 0);
+    assert_eq!(said.trim(), "linearizable: 2 operations on 1 keys");
+
+    fs::write(&path, format!("{PUT}\n{}\n", get("null"))).unwrap();
+    let said = run(&check, 1);
+    assert!(said.contains("not linearizable: key \"a\""), "{said}");
+
+    fs::write(&path, format!("{PUT}\n{{\"process\":0\n")).unwrap();
+    let said = fails(&check, 1);
+    assert!(said.contains("history.jsonl, line 2"), "{said}");
+    fails(&["check-history", "absent.jsonl"], 1);
+}
+
+#[test]
+fn a_seed_gives_the_same_run_each_time() {
+    let one = run(&["simulate", "--seed", "7"], 0);
+    assert!(one.starts_with("seed 7  trace "), "{one}");
+    assert_eq!(run(&["simulate", "--seed", "7"], 0), one);
+    let many = run(&["simulate", "--seed", "6", "--seeds", "3"], 0);
+    let lines: Vec<&str> = many.lines().collect();
+    assert_eq!(lines.len(), 4, "{many}");
+    assert_eq!(lines[1], one.trim_end());
+    assert!(lines[3].starts_with("3 seeds, 0 failed"), "{many}");
+}
+
+#[test]
+fn a_run_can_be_read_and_drawn() {
+    let directory = tempfile::tempdir().unwrap();
+    let trace = directory.path().join("trace.txt");
+    let diagram = directory.path().join("diagram.mmd");
+    let arguments = [
+        "simulate",
+        "--faults",
+        "none",
+        "--trace",
+        text(&trace),
+        "--diagram",
+        text(&diagram),
+    ];
+    run(&arguments, 0);
+    assert!(fs::read_to_string(&trace).unwrap().contains(" -> r1  "));
+    let drawn = fs::read_to_string(&diagram).unwrap();
+    assert!(drawn.starts_with("sequenceDiagram\n"), "{drawn}");
+    let several = [&arguments[..], &["--seeds", "2"]].concat();
+    let said = fails(&several, 1);
+    assert!(said.contains("of a single seed"), "{said}");
+    let drawn = run(&["simulate", "--diagram", "-", "--scenario", "election"], 0);
+    assert!(drawn.contains("->>"), "{drawn}");
+}
+
+#[test]
+fn output_that_nobody_reads_is_no_failure() {
+    let mut command = support::command(&["simulate", "--trace", "-"]);
+    let piped = std::process::Stdio::piped;
+    let mut child = command.stdout(piped()).stderr(piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn help_is_there_for_every_command() {
+    let commands = [
+        "compare",
+        "simulate",
+        "check-history",
+        "keygen",
+        "init",
+        "node",
+        "put",
+        "get",
+        "delete",
+        "cas",
+        "range",
+        "status",
+    ];
+    let help = run(&["--help"], 0);
+    for command in commands {
+        assert!(help.contains(&format!("  {command} ")), "{help}");
+        assert!(quorate(&[command, "--help"]).status.success());
+    }
+}

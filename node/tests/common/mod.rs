@@ -1,0 +1,147 @@
+#![allow(unreachable_pub, dead_code, reason = "shared by test binaries")]
+//! Clusters of Raft nodes over the in-memory transport and storage.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_core::consensus::Consensus as _;
+use quorate_core::crypto::{GroupId, Members, PublicKey, SecretKey, Signer, Verifier};
+use quorate_core::id::ReplicaId;
+use quorate_core::machine::{RestoreError, StateMachine};
+use quorate_core::protocol::Context;
+use quorate_core::replica::Settings;
+use quorate_core::storage::{Completions, MemoryStorage, StorageError, Stored};
+use quorate_core::transport::{Connector, Transport};
+use quorate_node::node::{Admission, Opened};
+use quorate_node::{Client, ClientOptions, Node, NodeError, Parts};
+use quorate_raft::{Config, Raft};
+use quorate_transport_quic::MemoryNetwork;
+
+pub const GROUP: GroupId = GroupId(1);
+
+/// Counts its commands.
+#[derive(Debug, Default)]
+pub struct Counter(u64);
+
+impl StateMachine for Counter {
+    fn apply(&mut self, _command: &[u8]) -> Bytes {
+        self.0 += 1;
+        self.query(b"")
+    }
+
+    fn query(&self, _query: &[u8]) -> Bytes {
+        Bytes::from(self.0.to_string())
+    }
+
+    fn snapshot(&self, to: &mut dyn Write) -> std::io::Result<()> {
+        to.write_all(&self.0.to_le_bytes())
+    }
+
+    fn restore(&mut self, from: &mut dyn Read) -> Result<(), RestoreError> {
+        let mut bytes = [0; 8];
+        from.read_exact(&mut bytes)?;
+        self.0 = u64::from_le_bytes(bytes);
+        Ok(())
+    }
+}
+
+pub fn key(n: u8) -> SecretKey {
+    SecretKey::from_seed([n; 32])
+}
+
+/// The client that is let in.
+pub fn client_key() -> PublicKey {
+    key(100).public()
+}
+
+pub struct Cluster {
+    pub network: MemoryNetwork,
+    pub nodes: Vec<Node<Raft>>,
+    keys: Vec<PublicKey>,
+}
+
+/// Storage that is done at once, and holds nothing at the start.
+pub fn prompt(completions: Arc<dyn Completions>) -> Result<Opened, StorageError> {
+    let storage = MemoryStorage::immediate(Stored::default(), completions);
+    Ok((Box::new(storage), Stored::default()))
+}
+
+/// Client options that give up soon, where giving up is what is tested.
+pub fn impatient() -> ClientOptions {
+    ClientOptions {
+        timeout: Duration::from_millis(700),
+        patience: Duration::from_millis(200),
+        ..ClientOptions::default()
+    }
+}
+
+impl Cluster {
+    pub async fn start(n: u8, client: ClientOptions) -> Cluster {
+        let keys: Vec<PublicKey> = (0..n).map(|me| key(me).public()).collect();
+        let network = MemoryNetwork::new(Members::new(GROUP, keys.clone()));
+        let mut cluster = Cluster {
+            network,
+            nodes: Vec::new(),
+            keys,
+        };
+        for me in 0..n {
+            let options = ClientOptions {
+                first: Some(ReplicaId(me)),
+                follow_leader: false,
+                ..client.clone()
+            };
+            let node = cluster.node(me, options, prompt).await;
+            cluster.nodes.push(node.unwrap());
+        }
+        cluster
+    }
+
+    pub async fn node(
+        &self,
+        me: u8,
+        client: ClientOptions,
+        storage: impl FnOnce(Arc<dyn Completions>) -> Result<Opened, StorageError>,
+    ) -> Result<Node<Raft>, NodeError> {
+        let members = Members::new(GROUP, self.keys.clone());
+        let context = Context {
+            me: ReplicaId(me),
+            signer: Signer::new(key(me), GROUP),
+            verifier: Verifier::new(members.clone()),
+            members,
+            seed: [me; 32],
+        };
+        let parts = Parts {
+            context,
+            config: Config::default(),
+            settings: Settings::default(),
+            machine: Counter::default(),
+            admission: Admission::Keys(vec![client_key()]),
+            client,
+        };
+        let network = self.network.clone();
+        let connect = async move |service| {
+            let transport = network.start(ReplicaId(me), key(me).public(), service)?;
+            Ok(transport as Arc<dyn Transport>)
+        };
+        Node::start(parts, storage, connect).await
+    }
+
+    pub fn connector(&self, key: PublicKey) -> Arc<dyn Connector> {
+        Arc::new(self.network.connector(key, self.keys.clone()))
+    }
+
+    pub fn client(&self, options: ClientOptions) -> Client {
+        Client::new(self.connector(client_key()), client_key(), options)
+    }
+
+    /// The index of the node that the first node takes for the leader.
+    pub async fn leader(&self) -> usize {
+        let mut status = self.nodes[0].status();
+        while status.leader.is_none() {
+            status = self.nodes[0].status_change(&status).await;
+        }
+        status.leader.unwrap().index()
+    }
+}
