@@ -147,6 +147,18 @@ impl Quorum for Rule {
 }
 
 impl Config {
+    /// Limits so small that even a short run has promises in parts, trims logs and fetches
+    /// snapshots: for simulation.
+    pub fn cramped() -> Self {
+        Config {
+            max_message_bytes: 500,
+            max_window: 64,
+            retained_bytes: 600,
+            retained_entries: 5,
+            ..Config::default()
+        }
+    }
+
     /// Says what cannot work, if anything.
     pub(crate) fn validate(&self) -> Result<(), String> {
         self.validate_times()?;
