@@ -1,4 +1,4 @@
-//! Catching up, snapshots and compaction. [Chandra07 §5.1; vanRenesse15 §4.2]
+//! Catching up, snapshots and compaction. [Chandra07 §5.5; vanRenesse15 §4]
 //!
 //! Whoever lacks the values of a few chosen slots asks for them; whoever lacks more than others
 //! still keep fetches a snapshot, which the driver takes, stores and transfers.
@@ -32,7 +32,7 @@ pub(crate) fn is_acceptable(snapshot: &SnapshotRef) -> bool {
     Frontier::single(snapshot.at.slot()) == snapshot.at && snapshot.anchor.is_empty()
 }
 
-/// Catching up. [vanRenesse15 §4.2]
+/// Catching up. [vanRenesse15 §4]
 impl MultiPaxos {
     /// Asks for chosen values that did not come: the leader, and every other time another replica,
     /// one after the other.
@@ -125,7 +125,7 @@ impl MultiPaxos {
     }
 }
 
-/// Snapshots. [Chandra07 §5.1]
+/// Snapshots. [Chandra07 §5.5]
 impl MultiPaxos {
     /// A snapshot of this replica's is durable: compacts the log, but for a tail that spares
     /// peers that are a little behind the snapshot. What is not in it stays, chosen or not.

@@ -1,5 +1,5 @@
 //! Phase 1, once for all slots, and who begins it when. [Lamport01 §2.2, §2.4, §3;
-//! vanRenesse15 §2.3, §3]
+//! vanRenesse15 §2, §3]
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::mutant::Mutant;
 use crate::record::Record;
 use crate::replica::{MultiPaxos, Out, Role, Timer};
 
-/// What a candidate has been told. [vanRenesse15 §2.3, where a scout keeps it]
+/// What a candidate has been told. [vanRenesse15 §2, where a scout keeps it]
 #[derive(Debug)]
 pub(crate) struct Candidate {
     /// Whose promise has arrived, all of it.
@@ -124,7 +124,7 @@ impl MultiPaxos {
     }
 
     /// Someone has promised a higher ballot. That ends a campaign or leadership, but raises
-    /// nothing: whoever has the higher ballot is left to finish. [vanRenesse15 §2.3, §3]
+    /// nothing: whoever has the higher ballot is left to finish. [vanRenesse15 §2, §3]
     pub(crate) fn rejected(&mut self, now: Time, ballot: Ballot, promised: Ballot, out: &mut Out) {
         self.round = self.round.max(promised.round);
         let follows = matches!(self.role, Role::Follower(_));
@@ -303,7 +303,7 @@ impl MultiPaxos {
     /// What is promised by following is the same as by answering a Prepare: "an acceptor can
     /// accept a proposal numbered n iff it has not responded to a prepare request having a number
     /// greater than n", and a proposal accepted is a ballot promised. [Lamport01 §2.2 P1a;
-    /// vanRenesse15 §2.2]
+    /// vanRenesse15 §2]
     pub(crate) fn follow(&mut self, now: Time, ballot: Ballot, out: &mut Out) -> bool {
         if ballot < self.promised {
             self.reject(ballot.replica, ballot, out);

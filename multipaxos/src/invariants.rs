@@ -4,10 +4,10 @@
 //! |---|---|
 //! | one value is chosen in a slot | [Lamport01 §2.2 P2] |
 //! | nothing is accepted in a higher ballot than the one promised | [Lamport01 §2.2 P1a] |
-//! | compacted ≤ snapshot ≤ executed | [Chandra07 §5.1] |
+//! | compacted ≤ snapshot ≤ executed | [Chandra07 §5.5] |
 //! | what is executed and not compacted is held | [Lamport01 §3] |
 //! | a candidate and a leader have promised their own ballot | [Lamport01 §2.5] |
-//! | nobody follows itself, or a lower ballot than the one promised | [vanRenesse15 §2.2] |
+//! | nobody follows itself, or a lower ballot than the one promised | [vanRenesse15 §2] |
 //! | a leader holds a proposal of its own ballot in its last slot | [Lamport01 §2.2] |
 //!
 //! Each check looks at the ends of the log only: it runs after every step. What concerns several

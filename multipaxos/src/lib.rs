@@ -6,7 +6,7 @@
 //! Alexander Spiegelman, *Flexible Paxos*, 2016, `[Howard16 §...]`; Tushar Chandra, Robert
 //! Griesemer and Joshua Redstone, *Paxos Made Live*, 2007, `[Chandra07 §...]`; Aleksey Charapko,
 //! Ailidani Ailijiang and Murat Demirbas, *Linearizable Quorum Reads in Paxos*, 2019,
-//! `[Charapko19 §...]`.
+//! `[Charapko19]`.
 //!
 //! The rooms are those of `raft`, so that the two can be read side by side.
 //!
@@ -17,11 +17,11 @@
 //! | `recover.rs` | a replica after a restart | Lamport01 §2.5 |
 //! | `replica.rs` | the state, and `step` | vanRenesse15 §2 |
 //! | `election.rs` | phase 1, once for all slots, and who begins it | Lamport01 §3; vanRenesse15 §3 |
-//! | `normal.rs` | proposals, phase 2, what is chosen | Lamport01 §2.2, §3; vanRenesse15 §2.3 |
-//! | `progress.rs` | what a leader knows of each slot and each peer | vanRenesse15 §2.3 commanders |
-//! | `log.rs` | ballots, and what was accepted in each slot | Lamport01 §3; vanRenesse15 §2.2 |
-//! | `read.rs` | reads that do not go through the log | Chandra07 §5.2; Charapko19 §3 |
-//! | `checkpoint.rs` | catching up, snapshots and compaction | Chandra07 §5.1; vanRenesse15 §4.2 |
+//! | `normal.rs` | proposals, phase 2, what is chosen | Lamport01 §2.2, §3; vanRenesse15 §2 |
+//! | `progress.rs` | what a leader knows of each slot and each peer | vanRenesse15 §2 commanders |
+//! | `log.rs` | ballots, and what was accepted in each slot | Lamport01 §3; vanRenesse15 §2 |
+//! | `read.rs` | reads that do not go through the log | Chandra07 §5.2; Charapko19 |
+//! | `checkpoint.rs` | catching up, snapshots and compaction | Chandra07 §5.5; vanRenesse15 §4 |
 //! | `invariants.rs` | what [`Protocol::check`] verifies | Lamport01 §2.2 |
 //! | `config.rs` | time-outs and limits, quorums, and how to read | Howard16 §3 |
 //! | `mutant.rs` | rules that only tests switch off | |

@@ -1,5 +1,5 @@
 //! The log: what was accepted in each slot, in whatever order, the first slots of it compacted
-//! into a snapshot. [Lamport01 §3; vanRenesse15 §2.2]
+//! into a snapshot. [Lamport01 §3; vanRenesse15 §2]
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 /// A ballot: a round, and the only replica that may propose in it. Raft's terms are shared by
 /// all, and votes decide whose one is; a ballot has its owner in its name. The order is that of
-/// rounds first. [vanRenesse15 §2.1; Lamport01 §2.2]
+/// rounds first. [vanRenesse15 §2; Lamport01 §2.2]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Ballot {
     /// The round. A replica uses each at most once.

@@ -20,14 +20,14 @@ pub enum Message {
     Accept(Accept),
     /// Phase 2b: the sender has accepted proposals, durably.
     Accepted(Acceptance),
-    /// The sender has promised a higher ballot. [Lamport01 §2.5; vanRenesse15 §2.3 preempted]
+    /// The sender has promised a higher ballot. [Lamport01 §2.2; vanRenesse15 §2, preempted]
     Rejected {
         /// The ballot of the message that is rejected.
         ballot: Ballot,
         /// The ballot promised.
         promised: Ballot,
     },
-    /// The sender lacks the values of chosen slots. [vanRenesse15 §4.2]
+    /// The sender lacks the values of chosen slots. [vanRenesse15 §4]
     Learn {
         /// The first that it lacks.
         from: Slot,
@@ -37,7 +37,7 @@ pub enum Message {
         /// The slots with their values.
         proposals: Vec<Proposal>,
     },
-    /// The answer, if they are compacted: the receiver must fetch a snapshot. [Chandra07 §5.1]
+    /// The answer, if they are compacted: the receiver must fetch a snapshot. [Chandra07 §5.5]
     SnapshotNeeded {
         /// How far the snapshot must reach.
         through: Slot,
@@ -51,7 +51,7 @@ pub enum Message {
         /// The last of the slots.
         through: Slot,
     },
-    /// A quorum read: which is the last slot in which you have accepted anything? [Charapko19 §3]
+    /// A quorum read: which is the last slot in which you have accepted anything? [Charapko19]
     ReadQuery {
         /// Names the question.
         ticket: u64,

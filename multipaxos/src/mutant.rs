@@ -13,7 +13,7 @@ pub enum Mutant {
     /// [Lamport01 §2.5]
     PromiseNotDurable,
     /// An acceptor takes a proposal of a higher ballot, and still those of lower ones.
-    /// [vanRenesse15 §2.2]
+    /// [vanRenesse15 §2]
     AcceptDoesNotRaisePromise,
     /// A candidate counts promises made to an earlier ballot. [Lamport01 §2.2]
     StalePromiseCounted,
@@ -24,10 +24,10 @@ pub enum Mutant {
     PromisesMergedAtWrongOffset,
     /// What chooses is one replica smaller than intersection needs. [Howard16 §3]
     QuorumsDoNotIntersect,
-    /// After a snapshot the log loses what is known chosen, executed or not. [Chandra07 §5.1]
+    /// After a snapshot the log loses what is known chosen, executed or not. [Chandra07 §5.5]
     UnexecutedSlotsTrimmed,
     /// Asked for slots that are compacted, a replica answers from what is left: no-ops.
-    /// [vanRenesse15 §4.2]
+    /// [vanRenesse15 §4]
     CatchUpFromCompactedRange,
     /// A slot is executed before the one that precedes it. [Lamport01 §3]
     GapSkipped,
@@ -42,6 +42,6 @@ pub enum Mutant {
     LeaseForgottenOnRestart,
     /// A leader reads before it has executed what it found in its election. [Chandra07 §5.2]
     ReadBeforeElectionPoint,
-    /// A read does not wait for the slots that a quorum has accepted. [Charapko19 §3]
+    /// A read does not wait for the slots that a quorum has accepted. [Charapko19]
     ReadWithoutWaiting,
 }

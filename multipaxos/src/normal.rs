@@ -1,5 +1,5 @@
 //! The failure-free path: proposals, phase 2, and what is chosen. [Lamport01 §2.2, §3;
-//! vanRenesse15 §2.3]
+//! vanRenesse15 §2]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -41,7 +41,7 @@ impl Follower {
     }
 }
 
-/// What a leader knows in its ballot. [vanRenesse15 §2.3]
+/// What a leader knows in its ballot. [vanRenesse15 §2]
 #[derive(Debug)]
 pub(crate) struct Leader {
     /// When it was elected.
@@ -490,7 +490,7 @@ impl MultiPaxos {
     }
 
     /// The next slot that may be executed. Commands are executed in the order of slots, and a
-    /// slot that is chosen waits for those before it. [Lamport01 §3; vanRenesse15 §2.1]
+    /// slot that is chosen waits for those before it. [Lamport01 §3; vanRenesse15 §2]
     fn executable(&self) -> Option<Slot> {
         let next = self.first_unchosen();
         if self.holds_chosen(next) {

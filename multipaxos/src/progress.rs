@@ -1,4 +1,4 @@
-//! What a leader knows of each slot under way and of each peer. [vanRenesse15 §2.3, where a
+//! What a leader knows of each slot under way and of each peer. [vanRenesse15 §2, where a
 //! commander keeps it]
 
 use std::collections::VecDeque;

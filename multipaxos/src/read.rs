@@ -1,4 +1,4 @@
-//! Linearizable reads without the log: by quorum, or by lease. [Charapko19 §3; Chandra07 §5.2]
+//! Linearizable reads without the log: by quorum, or by lease. [Charapko19; Chandra07 §5.2]
 //!
 //! *By quorum*: what was chosen when a read is asked has been accepted by a phase 2 quorum, so
 //! every phase 1 quorum knows of a slot at least as high. Whoever has executed through the highest
@@ -207,7 +207,7 @@ impl MultiPaxos {
     }
 }
 
-/// By quorum. [Charapko19 §3]
+/// By quorum. [Charapko19]
 impl MultiPaxos {
     fn ask_quorum(&mut self, out: &mut Out) {
         let ticket = self.reads.ask(self.config.max_pending_reads);

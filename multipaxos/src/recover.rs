@@ -1,4 +1,4 @@
-//! A replica after a restart. [Lamport01 §2.5; Chandra07 §5.1]
+//! A replica after a restart. [Lamport01 §2.5; Chandra07 §5.5]
 
 use quorate_core::id::{MAX_REPLICAS, Slot};
 use quorate_core::protocol::{Context, Recovered, SnapshotRef};

@@ -179,7 +179,7 @@ impl MultiPaxos {
         self.executed.next()
     }
 
-    /// How many slots the log may hold: a window beyond those executed. [vanRenesse15 §2.1]
+    /// How many slots the log may hold: a window beyond those executed. [vanRenesse15 §2]
     pub(crate) fn window(&self) -> usize {
         let executed = self.executed.0.saturating_sub(self.log.compacted().0);
         let executed = usize::try_from(executed).unwrap_or(usize::MAX);

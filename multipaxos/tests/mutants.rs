@@ -107,7 +107,7 @@ fn a_forgotten_promise_lets_two_values_be_chosen() {
     });
 }
 
-/// P1a. [vanRenesse15 §2.2]
+/// P1a. [vanRenesse15 §2]
 #[test]
 fn an_acceptor_that_does_not_raise_its_promise_replaces_what_may_be_chosen() {
     harms_only(Mutant::AcceptDoesNotRaisePromise, |config| {
@@ -166,7 +166,7 @@ fn quorums_that_do_not_intersect_choose_two_values() {
     });
 }
 
-/// [Chandra07 §5.1]
+/// [Chandra07 §5.5]
 #[test]
 fn slots_trimmed_before_they_are_executed_are_lost() {
     harms_only(Mutant::UnexecutedSlotsTrimmed, |config| {
@@ -179,7 +179,7 @@ fn slots_trimmed_before_they_are_executed_are_lost() {
     });
 }
 
-/// [vanRenesse15 §4.2]
+/// [vanRenesse15 §4]
 #[test]
 fn catching_up_from_a_compacted_range_executes_what_was_not_chosen() {
     harms_only(Mutant::CatchUpFromCompactedRange, |config| {
@@ -217,7 +217,7 @@ fn a_watermark_does_not_vouch_for_another_ballots_value() {
     });
 }
 
-/// [Charapko19 §3]
+/// [Charapko19]
 #[test]
 fn a_read_that_does_not_wait_misses_what_was_chosen() {
     harms_only(Mutant::ReadWithoutWaiting, |config| {

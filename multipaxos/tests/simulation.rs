@@ -247,7 +247,7 @@ fn a_leader_change_costs_two_rounds_whatever_is_not_chosen() {
 
 /// A quorum read is one round of messages between whoever asks and the others; a read by lease is
 /// none at the leader, and one question to it elsewhere. Neither writes anything.
-/// [Charapko19 §3; Chandra07 §5.2]
+/// [Charapko19; Chandra07 §5.2]
 #[test]
 fn a_linearizable_read_costs_a_round_or_nothing_and_no_record() {
     for (reads, at_leader, elsewhere) in [(ReadMode::Quorum, 4, 4), (ReadMode::Lease, 0, 2)] {

@@ -1,4 +1,4 @@
-//! Snapshots, compaction, and whoever is too far behind. [Chandra07 §5.1; vanRenesse15 §4.2]
+//! Snapshots, compaction, and whoever is too far behind. [Chandra07 §5.5; vanRenesse15 §4]
 
 use bytes::Bytes;
 use quorate_core::frontier::Frontier;

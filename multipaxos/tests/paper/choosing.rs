@@ -13,7 +13,7 @@ fn values(slots: &[(u64, String)]) -> Vec<(u64, &str)> {
         .collect()
 }
 
-/// "The value v is the value of the highest-numbered proposal among the responses."
+/// The value proposed "is the value of the highest-numbered proposal among the responses".
 /// [Lamport01 §2.2 phase 2a]
 #[test]
 fn a_new_leader_proposes_the_value_of_the_highest_ballot() {
@@ -34,7 +34,7 @@ fn a_new_leader_proposes_the_value_of_the_highest_ballot() {
     }
 }
 
-/// "Executes phase 1 for infinitely many instances"; each slot has its own highest ballot.
+/// One phase 1 is executed for all instances; each slot has its own highest ballot.
 /// [Lamport01 §3]
 #[test]
 fn each_slot_has_the_value_of_its_own_highest_ballot() {
@@ -46,8 +46,8 @@ fn each_slot_has_the_value_of_its_own_highest_ballot() {
     assert_eq!(values(&proposed), [(1, "a"), (2, "b"), (3, ""), (4, "new")]);
 }
 
-/// "It proposes a special no-op command" in gaps, and "is free to choose any value" where the
-/// responses reported none: a single report is enough against it. [Lamport01 §3]
+/// A new leader is free to choose where "the responses reported no proposals", and fills gaps with
+/// a "noop" there; a single report is enough against it. [Lamport01 §2.2, §3]
 #[test]
 fn a_gap_becomes_a_noop_only_if_no_quorum_could_have_chosen_otherwise() {
     let mut node = Node::candidate(5, 3, &[(1, b(2, 1), "a")]);
@@ -86,7 +86,7 @@ fn a_leader_that_finds_nothing_proposes_nothing() {
     assert_eq!(values(&proposed), [(1, "x")]);
 }
 
-/// "A value is chosen when a large enough set of acceptors have accepted it": a quorum, the
+/// "The value is chosen when a large enough set of acceptors have accepted it": a quorum, the
 /// leader included, each once. [Lamport01 §2.1]
 #[test]
 fn a_value_is_chosen_when_a_quorum_has_accepted_it() {

@@ -173,7 +173,7 @@ fn a_candidate_asks_again_in_the_same_ballot() {
     assert_eq!(node.role(), Role::Leader);
 }
 
-/// "A master that has lost touch with a majority" stops claiming to be one. [Chandra07 §5.2]
+/// A leader that no quorum answers stops claiming to lead.
 #[test]
 fn a_leader_that_has_lost_its_quorum_stops_claiming_to_lead() {
     let mut leader = Node::leader(5, 1);

@@ -1,5 +1,5 @@
 //! Slots in any order, the watermark, and learning what is chosen. [Lamport01 §2.3, §3;
-//! vanRenesse15 §2.1, §2.3]
+//! vanRenesse15 §2, §2.3]
 
 use quorate_core::id::Slot;
 use quorate_multipaxos::{Config, Message, Timer};
@@ -10,8 +10,8 @@ fn learn(from: u64) -> Message {
     Message::Learn { from: Slot(from) }
 }
 
-/// "The leader may propose command 142 before learning that command 141 has been chosen", and
-/// command 142 may be chosen first; it is executed after it. [Lamport01 §3]
+/// A leader may propose command 142 before it has learnt that its command 141 is chosen, and 142 may
+/// be chosen first; it is executed after 141. [Lamport01 §3]
 #[test]
 fn slots_are_chosen_in_any_order_and_executed_in_theirs() {
     let mut leader = Node::leader(3, 1);
@@ -45,7 +45,7 @@ fn slots_are_accepted_in_any_order() {
     assert_eq!(node.executed(), ["a", "b", "c", "d", "e"]);
 }
 
-/// "Window α": no more than so many slots are under way. [Lamport01 §3; vanRenesse15 §2.1]
+/// No more than so many slots are under way: α, or the window. [Lamport01 §3; vanRenesse15 §2]
 #[test]
 fn the_window_bounds_the_slots_under_way() {
     let config = Config {
@@ -121,7 +121,7 @@ fn the_watermark_does_not_confirm_what_was_accepted_in_an_older_ballot() {
     );
 }
 
-/// Whoever lacks chosen values asks for them, in batches, until it has all. [vanRenesse15 §4.2]
+/// Whoever lacks chosen values asks for them, in batches, until it has all. [vanRenesse15 §4]
 #[test]
 fn missing_values_are_asked_for_in_batches() {
     let config = Config {
@@ -166,7 +166,7 @@ fn learning_is_tried_again_and_from_others() {
 }
 
 /// A proposal is sent again until it is chosen, to those who have not accepted it.
-/// [Lamport01 §2.3 "if it is lost"]
+/// [Lamport01 §2.4]
 #[test]
 fn a_proposal_that_is_not_answered_is_sent_again() {
     let mut leader = Node::leader(5, 1);

@@ -65,7 +65,7 @@ fn an_acceptor_refuses_lower_ballots_after_a_restart() {
     }
 }
 
-/// A proposal that is accepted raises the ballot promised. [vanRenesse15 §2.2]
+/// A proposal that is accepted raises the ballot promised. [vanRenesse15 §2]
 #[test]
 fn accepting_raises_the_promise() {
     let mut node = Node::acceptor(0, 3, b(1, 1), &[]);
@@ -90,8 +90,8 @@ fn an_acceptor_takes_the_proposal_of_a_higher_ballot_instead() {
     assert_eq!(answers, [promise(b(3, 1), &log)]);
 }
 
-/// "The acceptor must remember this information even if it fails": nothing that promises leaves
-/// before it is durable. [Lamport01 §2.5]
+/// An acceptor records its answer in stable storage before it sends it: nothing that promises
+/// leaves before it is durable. [Lamport01 §2.5]
 #[test]
 fn nothing_is_promised_before_it_is_durable() {
     let mut node = Node::fresh(0, 3);

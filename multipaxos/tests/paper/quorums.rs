@@ -12,8 +12,8 @@ fn with(quorums: QuorumRule) -> Config {
     }
 }
 
-/// "It is only necessary for phase-1 quorums and phase-2 quorums to intersect": with q2 below a
-/// majority, the leader goes on while n - q2 acceptors are away. [Howard16 §3]
+/// Only quorums of unlike phases need to intersect: with q2 below a majority, the leader goes on
+/// while n - q2 acceptors are away. [Howard16 §3]
 #[test]
 fn flexible_quorums_keep_working_with_a_minority() {
     let config = with(QuorumRule::Flexible { q1: 4, q2: 2 });

@@ -1,4 +1,4 @@
-//! Linearizable reads. [Charapko19 §3; Chandra07 §5.2]
+//! Linearizable reads. [Charapko19; Chandra07 §5.2]
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ fn leasing() -> Config {
 }
 
 /// Any replica may read when it has executed the highest slot that a quorum has accepted; nobody
-/// needs to lead. [Charapko19 §3]
+/// needs to lead. [Charapko19]
 #[test]
 fn a_quorum_read_needs_no_leader() {
     let mut cluster = Cluster::led_by_0(3, &Config::default());
@@ -49,7 +49,7 @@ fn a_quorum_read_needs_a_quorum() {
 }
 
 /// A slot that was accepted may have been chosen, and so answered to a client: the read waits
-/// until it has been executed here. [Charapko19 §3]
+/// until it has been executed here. [Charapko19]
 #[test]
 fn a_quorum_read_waits_for_what_has_been_accepted() {
     let mut node = Node::fresh(0, 3);
