@@ -86,6 +86,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Ending> {
         ProtocolKind::Raft => {
             simulate::<quorate_raft::Raft>(arguments, quorate_raft::Config::cramped())
         }
+        ProtocolKind::MultiPaxos => {
+            let config = quorate_multipaxos::Config::cramped();
+            simulate::<quorate_multipaxos::MultiPaxos>(arguments, config)
+        }
         other => bail!("{other} cannot be simulated"),
     }
 }

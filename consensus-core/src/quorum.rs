@@ -101,6 +101,69 @@ impl Flexible {
     }
 }
 
+/// Replicas that stand in rows and columns: a full row elects, a full column chooses. A row and a
+/// column have the replica in common where they cross; two rows have none. [Howard16 §5]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    /// What elects.
+    pub phase1: Rows,
+    /// What replicates.
+    pub phase2: Columns,
+}
+
+/// Any full row of a grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rows {
+    rows: usize,
+    columns: usize,
+}
+
+/// Any full column of a grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Columns {
+    rows: usize,
+    columns: usize,
+}
+
+/// The replicas do not fill rows of equal length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{n} replicas do not fill {rows} rows of equal length")]
+pub struct NoGrid {
+    n: usize,
+    rows: usize,
+}
+
+impl Grid {
+    /// `n` replicas in `rows` rows, filled one after the other; an error unless they are of equal
+    /// length.
+    pub fn new(n: usize, rows: usize) -> Result<Self, NoGrid> {
+        if n == 0 || rows == 0 || !n.is_multiple_of(rows) {
+            return Err(NoGrid { n, rows });
+        }
+        let columns = n / rows;
+        Ok(Grid {
+            phase1: Rows { rows, columns },
+            phase2: Columns { rows, columns },
+        })
+    }
+}
+
+impl Quorum for Rows {
+    fn is_met(&self, replicas: ReplicaSet) -> bool {
+        let place = |row, column| ReplicaId((row * self.columns + column) as u8);
+        let full = |row| (0..self.columns).all(|column| replicas.contains(place(row, column)));
+        (0..self.rows).any(full)
+    }
+}
+
+impl Quorum for Columns {
+    fn is_met(&self, replicas: ReplicaSet) -> bool {
+        let place = |row, column| ReplicaId((row * self.columns + column) as u8);
+        let full = |column| (0..self.rows).all(|row| replicas.contains(place(row, column)));
+        (0..self.columns).any(full)
+    }
+}
+
 /// The quorums of EPaxos for `n` replicas, `f` crashes tolerated and a fast path that survives
 /// `e` of them. \[Ryabinin25\]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,6 +292,49 @@ mod tests {
         assert!(Flexible::new(5, 4, 2).is_ok());
         assert!(Flexible::new(5, 3, 2).is_err());
         assert!(Flexible::new(5, 6, 2).is_err());
+    }
+
+    #[test]
+    fn a_row_and_a_column_of_a_grid_intersect_and_two_rows_do_not() {
+        for (n, rows) in [(1, 1), (6, 2), (6, 3), (9, 3), (5, 1), (5, 5)] {
+            let grid = Grid::new(n, rows).unwrap();
+            let columns = n / rows;
+            let line = |take: &dyn Fn(usize) -> bool| -> ReplicaSet {
+                ReplicaId::all(n).filter(|id| take(id.index())).collect()
+            };
+            for row in 0..rows {
+                let elects = line(&|i| i / columns == row);
+                assert!(grid.phase1.is_met(elects));
+                for column in 0..columns {
+                    let chooses = line(&|i| i % columns == column);
+                    assert!(grid.phase2.is_met(chooses));
+                    let common = elects.iter().filter(|id| chooses.contains(*id));
+                    assert_eq!(common.count(), 1);
+                }
+                let mut partial = elects;
+                partial.remove(ReplicaId((row * columns) as u8));
+                assert!(!grid.phase1.is_met(partial));
+            }
+        }
+        assert!(Grid::new(5, 2).is_err());
+        assert!(Grid::new(5, 0).is_err());
+    }
+
+    #[test]
+    fn any_quorum_of_a_grid_to_elect_meets_any_to_choose() {
+        let grid = Grid::new(6, 2).unwrap();
+        let sets = || {
+            (0u8..64).map(|bits| -> ReplicaSet {
+                ReplicaId::all(6)
+                    .filter(|id| bits & 1 << id.0 != 0)
+                    .collect()
+            })
+        };
+        for elects in sets().filter(|set| grid.phase1.is_met(*set)) {
+            for chooses in sets().filter(|set| grid.phase2.is_met(*set)) {
+                assert!(elects.iter().any(|id| chooses.contains(id)));
+            }
+        }
     }
 
     #[test]

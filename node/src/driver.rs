@@ -84,18 +84,19 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
 
     /// One turn: all that has happened, then its end.
     fn turn(&mut self, gathered: &mut Vec<Happening<P>>) -> Effects<P> {
-        let now = self.now();
-        if let Some(error) = self.completed.failure() {
-            self.replica.storage_failed(error);
-        }
-        self.replica.durable(self.completed.durable_through());
-        self.replica.saved(now, self.completed.saved_through());
         while gathered.len() < TURN_LIMIT {
             let Ok(happening) = self.happenings.try_recv() else {
                 break;
             };
             gathered.push(happening);
         }
+        // Not before: a lease that was good then may be over by the time a read has come.
+        let now = self.now();
+        if let Some(error) = self.completed.failure() {
+            self.replica.storage_failed(error);
+        }
+        self.replica.durable(self.completed.durable_through());
+        self.replica.saved(now, self.completed.saved_through());
         for happening in gathered.drain(..) {
             self.take(now, happening);
         }

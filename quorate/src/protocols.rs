@@ -7,6 +7,8 @@ use std::sync::Arc;
 use quorate_core::consensus::Consensus;
 use quorate_core::machine::StateMachine;
 use quorate_core::protocol::{FaultModel, Protocol};
+#[cfg(feature = "multipaxos")]
+use quorate_multipaxos::MultiPaxos;
 #[cfg(feature = "raft")]
 use quorate_raft::Raft;
 use serde::{Deserialize, Serialize};
@@ -21,6 +23,9 @@ pub enum ProtocolKind {
     /// Raft \[Ongaro14\].
     #[cfg(feature = "raft")]
     Raft,
+    /// Multi-Paxos [Lamport01].
+    #[cfg(feature = "multipaxos")]
+    MultiPaxos,
 }
 
 /// A protocol's name that is not that of one compiled in.
@@ -38,6 +43,8 @@ impl ProtocolKind {
     pub const ALL: &'static [ProtocolKind] = &[
         #[cfg(feature = "raft")]
         ProtocolKind::Raft,
+        #[cfg(feature = "multipaxos")]
+        ProtocolKind::MultiPaxos,
     ];
 
     /// The name in configuration and output.
@@ -45,6 +52,8 @@ impl ProtocolKind {
         match self {
             #[cfg(feature = "raft")]
             ProtocolKind::Raft => Raft::NAME,
+            #[cfg(feature = "multipaxos")]
+            ProtocolKind::MultiPaxos => MultiPaxos::NAME,
         }
     }
 
@@ -53,6 +62,8 @@ impl ProtocolKind {
         match self {
             #[cfg(feature = "raft")]
             ProtocolKind::Raft => Raft::FAULTS,
+            #[cfg(feature = "multipaxos")]
+            ProtocolKind::MultiPaxos => MultiPaxos::FAULTS,
         }
     }
 
@@ -67,6 +78,12 @@ impl ProtocolKind {
             ProtocolKind::Raft => {
                 foundation
                     .start::<Raft, S>(configs.raft.clone(), machine)
+                    .await
+            }
+            #[cfg(feature = "multipaxos")]
+            ProtocolKind::MultiPaxos => {
+                foundation
+                    .start::<MultiPaxos, S>(configs.multipaxos.clone(), machine)
                     .await
             }
         }
@@ -112,4 +129,7 @@ pub struct ProtocolConfigs {
     /// Raft's time-outs and limits.
     #[cfg(feature = "raft")]
     pub raft: quorate_raft::Config,
+    /// Multi-Paxos's time-outs, limits and quorums.
+    #[cfg(feature = "multipaxos")]
+    pub multipaxos: quorate_multipaxos::Config,
 }

@@ -150,8 +150,8 @@ pub(crate) fn cluster<P: Protocol>(
 }
 
 impl<P: Protocol> Host<P> {
-    /// Starts the replica from what its disk holds.
-    pub(crate) fn start(
+    /// Makes the replica from what its disk holds. It has yet to start.
+    pub(crate) fn recover(
         &mut self,
         now: u64,
         config: &P::Config,
@@ -170,8 +170,7 @@ impl<P: Protocol> Host<P> {
         let machine = Register::default();
         let replica = Replica::recover(context, config.clone(), settings.clone(), machine, stored);
         self.clock = Clock::new(now, self.rate);
-        let replica = self.replica.insert(replica?);
-        replica.start(Time::ZERO);
+        self.replica = Some(replica?);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Turns of replicas, and carrying out what they lead to.
 
 use bytes::Bytes;
-use quorate_core::id::{ReplicaId, ReplicaSet};
+use quorate_core::id::{ReplicaId, ReplicaSet, Time};
 use quorate_core::protocol::{Commit, Dest, Event as Told, Fetch, Message as _, Protocol};
 use quorate_core::replica::{Halt, Replica};
 use quorate_core::storage::{Append, Snapshot, Ticket};
@@ -21,12 +21,16 @@ impl<P: Protocol> World<P> {
         let now = self.now;
         let host = &mut self.hosts[replica.index()];
         let (config, settings) = (&self.config.protocol, &self.config.settings);
-        let started = host.start(now, config, settings, &mut self.random);
+        let started = host.recover(now, config, settings, &mut self.random);
         if let Err(halt) = started {
             return self.found((Rule::Invariant, format!("{replica} cannot start: {halt}")));
         }
-        let Some(running) = &host.replica else { return };
+        let Some(running) = &mut host.replica else {
+            return;
+        };
+        // What its snapshot holds: starting may execute more, which the first turn will tell.
         host.place = self.checker.place(running.applied());
+        running.start(Time::ZERO);
         if host.place > 0 {
             self.summary.snapshots_recovered += 1;
         }

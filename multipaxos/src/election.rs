@@ -1,0 +1,336 @@
+//! Phase 1, once for all slots, and who begins it when. [Lamport01 §2.2, §2.4, §3;
+//! vanRenesse15 §2, §3]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use quorate_core::frontier::Frontier;
+use quorate_core::id::{ReplicaId, Slot, Time};
+use quorate_core::protocol::{Dest, Event, Fetch};
+use quorate_core::quorum::Tally;
+use rand::RngExt;
+
+use crate::log::{Accepted, Ballot, Proposal};
+use crate::message::{Message, Prepare, Promise};
+use crate::mutant::Mutant;
+use crate::record::Record;
+use crate::replica::{MultiPaxos, Out, Role, Timer};
+
+/// What a candidate has been told. [vanRenesse15 §2, where a scout keeps it]
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    /// Whose promise has arrived, all of it.
+    pub(crate) promises: Tally,
+    /// For each replica the first slot that it has not told of.
+    expected: Vec<Slot>,
+    /// For each slot not known chosen the value of the highest ballot.
+    found: BTreeMap<Slot, Accepted>,
+    /// The ballot whose leader has handed over.
+    released: Option<Ballot>,
+}
+
+/// Waits grow with failures as far as 2 to this power.
+const MOST_DOUBLINGS: u32 = 3;
+
+/// When to campaign.
+impl MultiPaxos {
+    /// Draws another wait, and begins it. It is drawn from a wider interval after each campaign
+    /// that came to nothing, so that proposers that duel settle. [vanRenesse15 §3; Lamport01 §2.4]
+    pub(crate) fn restart_election_clock(&mut self, now: Time, out: &mut Out) {
+        let timeout = u64::try_from(self.config.election_timeout.as_nanos()).unwrap_or(u64::MAX);
+        let spread = timeout.saturating_mul(1 << self.election.failures.min(MOST_DOUBLINGS));
+        let (shortest, longest) = match self.config.preferred == Some(self.me) {
+            true => (timeout / 2, timeout / 2 + spread / 2),
+            false => (timeout, timeout.saturating_add(spread)),
+        };
+        let wait = self.rng.random_range(shortest..=longest);
+        self.election.timeout = Duration::from_nanos(wait);
+        self.election.deadline = now + self.election.timeout;
+        out.arm(Timer::Election, self.election.deadline);
+    }
+
+    /// A leader was heard, or a promise given: the wait begins again.
+    pub(crate) fn postpone_election(&mut self, now: Time) {
+        self.election.deadline = now + self.election.timeout;
+    }
+
+    pub(crate) fn election_timed_out(&mut self, now: Time, out: &mut Out) {
+        let Role::Follower(_) = &self.role else {
+            return;
+        };
+        let bound = self.bound_until(now, self.me, None);
+        let deadline = bound.map_or(self.election.deadline, |at| at.max(self.election.deadline));
+        if now < deadline {
+            out.arm(Timer::Election, deadline);
+            return;
+        }
+        self.campaign(now, None, out);
+    }
+
+    /// Begins phase 1, in a ballot higher than all heard of, for all slots that are not known
+    /// chosen. It is durable, and promised here, before anybody hears of it.
+    /// [Lamport01 §2.2 phase 1a, §2.5, §3]
+    fn campaign(&mut self, now: Time, released: Option<Ballot>, out: &mut Out) {
+        let ballot = Ballot {
+            round: self.round + 1,
+            replica: self.me,
+        };
+        self.raise(ballot, out);
+        let from = self.first_unchosen();
+        self.role = Role::Candidate(Box::new(Candidate {
+            promises: Tally::default(),
+            expected: vec![from; self.n],
+            found: BTreeMap::new(),
+            released,
+        }));
+        self.learning = None;
+        out.disarm(Timer::Election);
+        out.arm(Timer::Retransmit, now + self.config.retransmit);
+        let regime = ballot.number();
+        out.event(Event::Campaign { regime });
+        let prepare = Prepare {
+            ballot,
+            from,
+            released,
+        };
+        out.send(Dest::All, Message::Prepare(prepare));
+    }
+
+    /// Asks again those who have not promised, for what they have not told. A candidate goes on
+    /// in its ballot until a quorum has promised, or someone has promised a higher one: a lost
+    /// message is no reason for another ballot.
+    pub(crate) fn prepare_again(&mut self, now: Time, out: &mut Out) {
+        let ballot = self.promised;
+        let Role::Candidate(candidate) = &self.role else {
+            return;
+        };
+        for (peer, from) in ReplicaId::all(self.n).zip(&candidate.expected) {
+            if peer != self.me && !candidate.promises.voters().contains(peer) {
+                let prepare = Prepare {
+                    ballot,
+                    from: *from,
+                    released: candidate.released,
+                };
+                out.send(Dest::One(peer), Message::Prepare(prepare));
+            }
+        }
+        out.arm(Timer::Retransmit, now + self.config.retransmit);
+    }
+
+    /// A campaign or leadership came to nothing: waits, longer each time.
+    pub(crate) fn give_up(&mut self, now: Time, out: &mut Out) {
+        self.election.failures = self.election.failures.saturating_add(1);
+        self.become_follower(now, None, out);
+    }
+
+    /// Someone has promised a higher ballot. That ends a campaign or leadership, but raises
+    /// nothing: whoever has the higher ballot is left to finish. [vanRenesse15 §2, §3]
+    pub(crate) fn rejected(&mut self, now: Time, ballot: Ballot, promised: Ballot, out: &mut Out) {
+        self.round = self.round.max(promised.round);
+        let follows = matches!(self.role, Role::Follower(_));
+        if !follows && ballot == self.promised && promised > ballot {
+            self.give_up(now, out);
+        }
+    }
+
+    /// The leader has stepped down in this replica's favour.
+    pub(crate) fn handed_over(&mut self, now: Time, ballot: Ballot, out: &mut Out) {
+        let follows = match &self.role {
+            Role::Follower(follower) => follower.leader == Some(ballot),
+            Role::Candidate(_) | Role::Leader(_) => false,
+        };
+        if follows && self.bound_until(now, self.me, Some(ballot)).is_none() {
+            self.campaign(now, Some(ballot), out);
+        }
+    }
+}
+
+/// As an acceptor.
+impl MultiPaxos {
+    /// "If an acceptor receives a prepare request with number n greater than that of any prepare
+    /// request to which it has already responded, then it responds to the request with a promise
+    /// not to accept any more proposals numbered less than n and with the highest-numbered
+    /// proposal (if any) that it has accepted", for each slot. [Lamport01 §2.2 phase 1b, §3]
+    pub(crate) fn prepare(&mut self, now: Time, from: ReplicaId, prepare: &Prepare, out: &mut Out) {
+        let ballot = prepare.ballot;
+        if ballot < self.promised {
+            return self.reject(from, ballot, out);
+        }
+        if ballot > self.promised {
+            // The candidate asks again.
+            if self.bound_until(now, from, prepare.released).is_some() {
+                self.round = self.round.max(ballot.round);
+                return;
+            }
+            self.raise(ballot, out);
+            match &self.role {
+                Role::Follower(_) => self.become_follower(now, None, out),
+                Role::Candidate(_) | Role::Leader(_) => self.give_up(now, out),
+            }
+            self.postpone_election(now);
+        }
+        self.send_promise(from, prepare.from, out);
+    }
+
+    /// Tells all that was accepted from a slot on, in as many messages as it takes.
+    fn send_promise(&self, to: ReplicaId, mut from: Slot, out: &mut Out) {
+        loop {
+            let (accepted, last) = self.log.reports(from, self.config.max_message_bytes);
+            let told = accepted.last().map_or(from, |report| report.slot);
+            let promise = Promise {
+                ballot: self.promised,
+                from,
+                through: told,
+                last,
+                accepted,
+                chosen: self.executed,
+                compacted: self.log.compacted(),
+            };
+            out.send(Dest::One(to), Message::Promise(promise));
+            if last {
+                return;
+            }
+            from = told.next();
+        }
+    }
+}
+
+/// As a candidate.
+impl MultiPaxos {
+    /// Takes a promise, or a part of one; once a quorum has promised, leads.
+    /// [Lamport01 §2.2 phase 2a]
+    pub(crate) fn promise(&mut self, now: Time, from: ReplicaId, promise: Promise, out: &mut Out) {
+        let current = promise.ballot == self.promised
+            || self.config.mutated(Mutant::StalePromiseCounted)
+                && promise.ballot.replica == self.me;
+        let Role::Candidate(candidate) = &mut self.role else {
+            return;
+        };
+        let Some(expected) = candidate.expected.get_mut(from.index()) else {
+            return;
+        };
+        // A part that comes before those which precede it is asked for again.
+        if !current || promise.from > *expected {
+            return;
+        }
+        // Whoever lacks what others have compacted cannot say what was chosen there, and lets
+        // others lead.
+        if promise.compacted > self.executed {
+            out.fetch(Fetch {
+                from,
+                at_least: Frontier::single(promise.compacted),
+            });
+            return self.give_up(now, out);
+        }
+        *expected = promise.through.next().max(*expected);
+        if promise.last {
+            candidate.promises.count(from);
+        }
+        if !self.merge(promise, out) {
+            return self.give_up(now, out);
+        }
+        if let Role::Candidate(candidate) = &mut self.role
+            && candidate.promises.meets(&self.quorums.phase1)
+        {
+            let found = std::mem::take(&mut candidate.found);
+            self.become_leader(now, found, out);
+        }
+    }
+
+    /// Learns what is chosen, and keeps of the rest the value of the highest ballot in each slot;
+    /// false if this replica's window cannot hold it.
+    fn merge(&mut self, promise: Promise, out: &mut Out) -> bool {
+        let shifts = self.config.mutated(Mutant::PromisesMergedAtWrongOffset);
+        let lowest = self.config.mutated(Mutant::ValueNotFromHighestBallot);
+        let (first, chosen) = (self.first_unchosen(), promise.chosen);
+        let slots = (first.0..).map(Slot);
+        let mut learnt = Vec::new();
+        for (report, counted) in promise.accepted.into_iter().zip(slots) {
+            let slot = if shifts { counted } else { report.slot };
+            let (ballot, batch) = (report.ballot, report.batch);
+            if slot <= chosen {
+                learnt.push(Proposal { slot, batch });
+                continue;
+            }
+            let Role::Candidate(candidate) = &mut self.role else {
+                return false;
+            };
+            let better = |known: &Accepted| (ballot > known.ballot) != lowest;
+            if candidate.found.get(&slot).is_none_or(better) {
+                candidate.found.insert(slot, Accepted { ballot, batch });
+            }
+        }
+        self.learn_chosen(learnt, out);
+        let Role::Candidate(candidate) = &self.role else {
+            return false;
+        };
+        let farthest = self
+            .executed
+            .0
+            .saturating_add(self.config.max_window as u64);
+        let last = candidate.found.keys().next_back();
+        last.is_none_or(|slot| slot.0 <= farthest)
+    }
+
+    /// The values to propose in the slots that are not known chosen: "the value of the
+    /// highest-numbered proposal among the responses", and where "the responses reported no
+    /// proposals" a no-op, as far as there is a value after it. [Lamport01 §2.2 phase 2a, §3]
+    pub(crate) fn to_be_proposed(&self, mut found: BTreeMap<Slot, Accepted>) -> Vec<Proposal> {
+        let first = self.first_unchosen();
+        let last = found.keys().next_back().copied().unwrap_or(Slot::ZERO);
+        let noop_where_own_is_none = self.config.mutated(Mutant::NoopOverChosenValue);
+        let mut proposals = Vec::new();
+        for slot in (first.0..=last.0).map(Slot) {
+            let own = self.log.accepted(slot);
+            let batch = match own {
+                Some(own) if self.log.is_chosen(slot) => own.batch.clone(),
+                None if noop_where_own_is_none => Default::default(),
+                _ => found
+                    .remove(&slot)
+                    .map(|value| value.batch)
+                    .unwrap_or_default(),
+            };
+            proposals.push(Proposal { slot, batch });
+        }
+        proposals
+    }
+}
+
+/// As whoever hears of a leader.
+impl MultiPaxos {
+    /// Whether `ballot` is not too low to be followed; follows its leader.
+    ///
+    /// What is promised by following is the same as by answering a Prepare: "an acceptor can
+    /// accept a proposal numbered n iff it has not responded to a prepare request having a number
+    /// greater than n", and a proposal accepted is a ballot promised. [Lamport01 §2.2 P1a;
+    /// vanRenesse15 §2]
+    pub(crate) fn follow(&mut self, now: Time, ballot: Ballot, out: &mut Out) -> bool {
+        if ballot < self.promised {
+            self.reject(ballot.replica, ballot, out);
+            return false;
+        }
+        if ballot > self.promised && !self.config.mutated(Mutant::AcceptDoesNotRaisePromise) {
+            self.raise(ballot, out);
+        }
+        match &self.role {
+            Role::Follower(follower) if follower.leader == Some(ballot) => {}
+            _ if ballot.replica == self.me => return false,
+            _ => self.become_follower(now, Some(ballot), out),
+        }
+        self.election.failures = 0;
+        self.postpone_election(now);
+        self.grant_lease(now, ballot);
+        true
+    }
+
+    pub(crate) fn persist_accepted(&self, ballot: Ballot, proposals: Vec<Proposal>, out: &mut Out) {
+        let chosen = self.executed;
+        if !proposals.is_empty() {
+            out.persist(Record::Accepted {
+                ballot,
+                proposals,
+                chosen,
+            });
+        }
+    }
+}

@@ -1,0 +1,532 @@
+//! The failure-free path: proposals, phase 2, and what is chosen. [Lamport01 §2.2, §3;
+//! vanRenesse15 §2]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use quorate_core::id::{EntryId, ReplicaId, ReplicaSet, Slot, Time};
+use quorate_core::protocol::{Commit, Dest};
+use quorate_core::quorum::{Quorum, Tally};
+use quorate_core::request::Batch;
+use quorate_core::window::Window;
+
+use crate::log::{Accepted, Ballot, Proposal, size};
+use crate::message::{Accept, Acceptance, Message};
+use crate::mutant::Mutant;
+use crate::progress::{InFlight, Progress, Rounds, Slots};
+use crate::read::LeaseReads;
+use crate::replica::{MultiPaxos, Out, Role, Timer};
+
+/// What a follower knows in the ballot that it has promised.
+#[derive(Debug, Default)]
+pub(crate) struct Follower {
+    /// That ballot, once its leader was heard. Until then it is a candidate's.
+    pub(crate) leader: Option<Ballot>,
+    /// All slots through this one are chosen, as the leader says.
+    pub(crate) watermark: Slot,
+    /// The last round of heartbeats heard of.
+    round: u64,
+    /// What was accepted in this turn.
+    accepted: Slots,
+    /// The leader is owed an acknowledgement at the end of the turn.
+    owes: bool,
+}
+
+impl Follower {
+    pub(crate) fn of(leader: Option<Ballot>) -> Self {
+        Follower {
+            leader,
+            ..Follower::default()
+        }
+    }
+}
+
+/// What a leader knows in its ballot. [vanRenesse15 §2]
+#[derive(Debug)]
+pub(crate) struct Leader {
+    /// When it was elected.
+    pub(crate) elected: Time,
+    /// All that may have been chosen in lower ballots is in the slots through this one.
+    pub(crate) found: Slot,
+    /// The slot of the next proposal.
+    pub(crate) next: Slot,
+    /// The slot of the first proposal that was not yet sent.
+    unsent: Slot,
+    /// The slots beyond those executed, before `next`.
+    in_flight: Window<InFlight>,
+    /// The bytes of their values.
+    unchosen_bytes: usize,
+    /// Slots under way with requests of a follower's clients.
+    forwarded: VecDeque<(Slot, ReplicaId)>,
+    /// Followers that wait to learn of the watermark.
+    pub(crate) waiting: ReplicaSet,
+    /// A heartbeat goes to all at the end of the turn.
+    pub(crate) heartbeat_due: bool,
+    pub(crate) rounds: Rounds,
+    /// The last round that it has acknowledged to itself.
+    own_round: u64,
+    /// The last round that each replica has heard of, itself included.
+    pub(crate) echoed: Vec<u64>,
+    pub(crate) progress: Vec<Progress>,
+    pub(crate) reads: LeaseReads,
+}
+
+/// As a leader.
+impl MultiPaxos {
+    /// Takes power: proposes in each slot that is not known chosen what it was told of, and a
+    /// no-op in each gap. All goes to the others at the end of this turn. [Lamport01 §3]
+    pub(crate) fn become_leader(
+        &mut self,
+        now: Time,
+        found: BTreeMap<Slot, Accepted>,
+        out: &mut Out,
+    ) {
+        let proposals = self.to_be_proposed(found);
+        let executed = self.executed;
+        let last = proposals.last().map_or(executed, |last| last.slot);
+        self.role = Role::Leader(Box::new(Leader {
+            elected: now,
+            found: last,
+            next: executed.next(),
+            unsent: executed.next(),
+            in_flight: Window::after(executed),
+            unchosen_bytes: 0,
+            forwarded: VecDeque::new(),
+            waiting: ReplicaSet::EMPTY,
+            heartbeat_due: true,
+            rounds: Rounds::new(),
+            own_round: 0,
+            echoed: vec![0; self.n],
+            progress: vec![Progress::default(); self.n],
+            reads: LeaseReads::default(),
+        }));
+        self.election.failures = 0;
+        out.disarm(Timer::Retransmit);
+        out.arm(Timer::Heartbeat, now + self.config.heartbeat);
+        for proposal in proposals {
+            self.propose_in_next_slot(now, self.me, proposal.batch, out);
+        }
+    }
+
+    /// Shows that it leads, unless it has lost its quorum or hands over. [Chandra07 §5.2]
+    pub(crate) fn heartbeat_is_due(&mut self, now: Time, out: &mut Out) {
+        let patience = self.config.election_timeout * 2;
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let heard = leader.rounds.confirmed.unwrap_or(leader.elected);
+        if now.since(heard) > patience {
+            return self.give_up(now, out);
+        }
+        leader.heartbeat_due = true;
+        out.arm(Timer::Heartbeat, now + self.config.heartbeat);
+        if let Some(successor) = self.successor(now) {
+            let ballot = self.promised;
+            out.send(Dest::One(successor), Message::HandOver { ballot });
+            return self.become_follower(now, None, out);
+        }
+        self.accept_again(now, out);
+    }
+
+    /// The preferred replica, if it is another that hears this one and has nearly caught up.
+    fn successor(&self, now: Time) -> Option<ReplicaId> {
+        let preferred = self
+            .config
+            .preferred
+            .filter(|preferred| *preferred != self.me)?;
+        let Role::Leader(leader) = &self.role else {
+            return None;
+        };
+        let settled = now.since(leader.elected) >= self.config.election_timeout * TERM_OF_OFFICE;
+        let echoed = leader.echoed.get(preferred.index())?;
+        let progress = leader.progress.get(preferred.index())?;
+        let hears = echoed + 2 >= leader.rounds.last;
+        let near = self.executed.0.saturating_sub(progress.executed.0) <= NEAR;
+        (settled && hears && near).then_some(preferred)
+    }
+
+    /// Takes requests of this replica's clients: proposes them, or sends them to the leader.
+    /// Without one they are dropped, and the driver proposes again.
+    pub(crate) fn propose(&mut self, now: Time, batch: Batch, out: &mut Out) {
+        match &self.role {
+            Role::Leader(_) => self.propose_within_bounds(now, self.me, batch, out),
+            Role::Follower(follower) => {
+                if let Some(ballot) = follower.leader {
+                    out.send(Dest::One(ballot.replica), Message::Forward(batch));
+                }
+            }
+            Role::Candidate(_) => {}
+        }
+    }
+
+    /// Takes requests of another replica's clients. Whoever does not lead drops them, rather
+    /// than send them round in circles.
+    pub(crate) fn forwarded(&mut self, now: Time, from: ReplicaId, batch: Batch, out: &mut Out) {
+        if matches!(self.role, Role::Leader(_)) {
+            self.propose_within_bounds(now, from, batch, out);
+        }
+    }
+
+    fn propose_within_bounds(
+        &mut self,
+        now: Time,
+        proposer: ReplicaId,
+        batch: Batch,
+        out: &mut Out,
+    ) {
+        let Role::Leader(leader) = &self.role else {
+            return;
+        };
+        // Without a quorum the log must not grow for ever.
+        let full = leader.unchosen_bytes >= self.config.max_unchosen_bytes;
+        if !batch.is_empty() && !full {
+            self.propose_in_next_slot(now, proposer, batch, out);
+        }
+    }
+
+    /// Proposes in the next slot, if the window reaches so far; tells whether it did. The value
+    /// of a slot in this ballot never changes. [Lamport01 §2.2, §3]
+    fn propose_in_next_slot(
+        &mut self,
+        now: Time,
+        proposer: ReplicaId,
+        batch: Batch,
+        out: &mut Out,
+    ) -> bool {
+        let (ballot, window) = (self.promised, self.window());
+        let Role::Leader(leader) = &mut self.role else {
+            return false;
+        };
+        let slot = leader.next;
+        let proposal = Proposal { slot, batch };
+        let bytes = size(&proposal.batch);
+        if !self.log.accept(ballot, proposal.clone(), window) {
+            return false;
+        }
+        leader.next = slot.next();
+        leader.unchosen_bytes += bytes;
+        leader.in_flight.push(InFlight {
+            acceptors: Tally::default(),
+            sent: now,
+        });
+        if proposer != self.me {
+            leader.forwarded.push_back((slot, proposer));
+        }
+        self.persist_accepted(ballot, vec![proposal], out);
+        true
+    }
+
+    /// A replica waits until all slots through one are chosen. Those that nobody has proposed in
+    /// get a no-op: what a quorum read has seen there was not chosen, or this leader would have
+    /// found it.
+    pub(crate) fn awaits(&mut self, now: Time, from: ReplicaId, through: Slot, out: &mut Out) {
+        while let Role::Leader(leader) = &self.role
+            && leader.next <= through
+        {
+            if !self.propose_in_next_slot(now, self.me, Batch::noop(), out) {
+                break;
+            }
+        }
+        let executed = self.executed;
+        if let Role::Leader(leader) = &mut self.role
+            && let Some(progress) = leader.progress.get_mut(from.index())
+            && from != self.me
+        {
+            progress.awaits = through;
+            leader.wake(executed);
+        }
+    }
+
+    /// Sends all what is new, and a heartbeat if one is due; the watermark to those who wait for
+    /// it. Then acknowledges its own proposals: like any acceptor it may do so only when they are
+    /// durable, and others may be faster.
+    pub(crate) fn replicate(&mut self, now: Time, out: &mut Out) {
+        let (ballot, executed) = (self.promised, self.executed);
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let mut heartbeat = std::mem::take(&mut leader.heartbeat_due);
+        if heartbeat {
+            leader.rounds.begin(now);
+        }
+        let waiting = std::mem::take(&mut leader.waiting);
+        let round = leader.rounds.last;
+        let accept = |proposals| {
+            Message::Accept(Accept {
+                ballot,
+                proposals,
+                chosen: executed,
+                round,
+            })
+        };
+        let last = leader.next.previous();
+        let new = Slots::between(leader.unsent, last);
+        while leader.unsent <= last || heartbeat {
+            let max_bytes = self.config.max_message_bytes;
+            let proposals = self.log.proposals(leader.unsent, last, max_bytes);
+            leader.unsent = proposals.last().map_or(leader.next, |p| p.slot.next());
+            out.send(Dest::Others, accept(proposals));
+            heartbeat = false;
+            for progress in &mut leader.progress {
+                progress.told = executed;
+            }
+        }
+        for (peer, progress) in ReplicaId::all(self.n).zip(&mut leader.progress) {
+            if waiting.contains(peer) && progress.told < executed {
+                progress.told = executed;
+                out.send(Dest::One(peer), accept(Vec::new()));
+            }
+        }
+        if !new.is_empty() || leader.own_round < round {
+            leader.own_round = round;
+            let acceptance = Acceptance {
+                ballot,
+                slots: new,
+                round,
+                executed,
+            };
+            out.send(Dest::One(self.me), Message::Accepted(acceptance));
+        }
+    }
+
+    /// Sends again, to those who have not accepted it, what has waited too long to be chosen: one
+    /// message for each at a time. What is chosen they ask for themselves.
+    fn accept_again(&mut self, now: Time, out: &mut Out) {
+        let (ballot, chosen) = (self.promised, self.executed);
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let waits = |in_flight: &InFlight| now.since(in_flight.sent) >= self.config.retransmit;
+        let oldest = leader.in_flight.iter().next();
+        if !oldest.is_some_and(|(_, oldest)| waits(oldest)) {
+            return;
+        }
+        let (first, max_bytes) = (leader.in_flight.first(), self.config.max_message_bytes);
+        let sent = leader.unsent.previous();
+        let due = self.log.proposals(first, sent, max_bytes);
+        let mut lacking: Vec<Vec<Proposal>> = vec![Vec::new(); self.n];
+        for proposal in due {
+            let slot = proposal.slot;
+            let unchosen = !self.log.is_chosen(slot);
+            let Some(known) = leader
+                .in_flight
+                .slot_mut(slot)
+                .filter(|k| unchosen && waits(k))
+            else {
+                continue;
+            };
+            known.sent = now;
+            for (peer, lacks) in ReplicaId::all(self.n).zip(&mut lacking) {
+                if peer != self.me && !known.acceptors.voters().contains(peer) {
+                    lacks.push(proposal.clone());
+                }
+            }
+        }
+        let round = leader.rounds.last;
+        for (peer, proposals) in ReplicaId::all(self.n).zip(lacking) {
+            if !proposals.is_empty() {
+                let accept = Accept {
+                    ballot,
+                    proposals,
+                    chosen,
+                    round,
+                };
+                out.send(Dest::One(peer), Message::Accept(accept));
+            }
+        }
+    }
+
+    /// Counts an acceptance. A value that a phase 2 quorum has accepted in one ballot is chosen.
+    /// [Lamport01 §2.2; Howard16 §3]
+    pub(crate) fn accepted(&mut self, from: ReplicaId, acceptance: &Acceptance, out: &mut Out) {
+        let first = self.first_unchosen();
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        if acceptance.ballot != self.promised {
+            return;
+        }
+        for (begin, end) in acceptance.slots.ranges() {
+            let end = leader.next.previous().min(*end);
+            for slot in (first.max(*begin).0..=end.0).map(Slot) {
+                let Some(known) = leader.in_flight.slot_mut(slot) else {
+                    continue;
+                };
+                if known.acceptors.count(from) && known.acceptors.meets(&self.quorums.phase2) {
+                    self.log.choose(slot);
+                }
+            }
+        }
+        if let Some(progress) = leader.progress.get_mut(from.index()) {
+            progress.executed = progress.executed.max(acceptance.executed);
+        }
+        if let Some(echoed) = leader.echoed.get_mut(from.index())
+            && *echoed < acceptance.round
+            && acceptance.round <= leader.rounds.last
+        {
+            *echoed = acceptance.round;
+            if let Some(confirmed) = self.quorums.phase2.reached(&leader.echoed) {
+                leader.rounds.confirm(confirmed);
+            }
+        }
+        self.advance(out);
+    }
+}
+
+/// For how many election time-outs a leader stays before it hands over to the preferred one.
+const TERM_OF_OFFICE: u32 = 10;
+
+/// By how many slots the preferred replica may be behind.
+const NEAR: u64 = 64;
+
+impl Leader {
+    /// Notes who waits for slots through `executed`. All others learn of the watermark with the
+    /// next proposals or heartbeat.
+    fn wake(&mut self, executed: Slot) {
+        while let Some((slot, proposer)) = self.forwarded.front().copied()
+            && slot <= executed
+        {
+            self.forwarded.pop_front();
+            self.waiting.insert(proposer);
+        }
+        for (peer, progress) in ReplicaId::all(self.progress.len()).zip(&mut self.progress) {
+            if progress.awaits > Slot::ZERO && progress.awaits <= executed {
+                progress.awaits = Slot::ZERO;
+                self.waiting.insert(peer);
+            }
+        }
+    }
+
+    /// Until when it may count on a lease of the length given: from when it sent the last round of
+    /// heartbeats that a quorum has answered.
+    pub(crate) fn leased_until(&self, lease: Duration) -> Time {
+        self.rounds
+            .confirmed
+            .map_or(Time::ZERO, |sent| sent + lease)
+    }
+}
+
+/// As an acceptor.
+impl MultiPaxos {
+    /// Takes proposals or a heartbeat. [Lamport01 §2.2 phase 2b]
+    pub(crate) fn accept(&mut self, now: Time, from: ReplicaId, accept: Accept, out: &mut Out) {
+        if from != accept.ballot.replica || !self.follow(now, accept.ballot, out) {
+            return;
+        }
+        let accepted = self.store(accept.ballot, accept.proposals, out);
+        let Role::Follower(follower) = &mut self.role else {
+            return;
+        };
+        for slot in accepted {
+            follower.accepted.push(slot);
+        }
+        follower.round = follower.round.max(accept.round);
+        follower.owes = true;
+        follower.watermark = follower.watermark.max(accept.chosen);
+        self.advance(out);
+    }
+
+    /// Accepts what is new, in any order, as far as the window reaches; gives the slots of all
+    /// that is accepted. What is known chosen here is accepted as it is: it has the same value.
+    fn store(&mut self, ballot: Ballot, proposals: Vec<Proposal>, out: &mut Out) -> Vec<Slot> {
+        let window = self.window();
+        let (mut accepted, mut new) = (Vec::new(), Vec::new());
+        for proposal in proposals {
+            let slot = proposal.slot;
+            let held = self.log.accepted(slot);
+            if slot <= self.executed || self.log.is_chosen(slot) {
+                if held.is_some_and(|held| held.batch != proposal.batch) {
+                    self.conflict = Some(slot);
+                }
+                accepted.push(slot);
+            } else if held.is_some_and(|held| held.ballot == ballot) {
+                accepted.push(slot);
+            } else if self.log.accept(ballot, proposal.clone(), window) {
+                accepted.push(slot);
+                new.push(proposal);
+            }
+        }
+        self.persist_accepted(ballot, new, out);
+        accepted
+    }
+
+    /// Acknowledges once a turn, however many messages came. The promise waits until all that it
+    /// covers is durable.
+    pub(crate) fn acknowledge(&mut self, out: &mut Out) {
+        let executed = self.executed;
+        let Role::Follower(follower) = &mut self.role else {
+            return;
+        };
+        let owes = std::mem::take(&mut follower.owes);
+        if let Some(ballot) = follower.leader.filter(|_| owes) {
+            let acceptance = Acceptance {
+                ballot,
+                slots: std::mem::take(&mut follower.accepted),
+                round: follower.round,
+                executed,
+            };
+            out.send(Dest::One(ballot.replica), Message::Accepted(acceptance));
+        }
+    }
+}
+
+/// As a learner.
+impl MultiPaxos {
+    /// Whether the value that this replica holds in `slot` is known to be chosen.
+    ///
+    /// The watermark of a leader says so of what was accepted in its own ballot: that is the only
+    /// value which this ballot has proposed there. What was accepted in another may differ from
+    /// what was chosen, and must be asked for. [Lamport01 §2.2 P2c]
+    fn holds_chosen(&self, slot: Slot) -> bool {
+        if self.log.is_chosen(slot) {
+            return true;
+        }
+        let Role::Follower(follower) = &self.role else {
+            return false;
+        };
+        let any_ballot = self.config.mutated(Mutant::WatermarkConfirmsOlderBallot);
+        let confirmed = |held: &Accepted| any_ballot || Some(held.ballot) == follower.leader;
+        slot <= follower.watermark && self.log.accepted(slot).is_some_and(confirmed)
+    }
+
+    /// The next slot that may be executed. Commands are executed in the order of slots, and a
+    /// slot that is chosen waits for those before it. [Lamport01 §3; vanRenesse15 §2]
+    fn executable(&self) -> Option<Slot> {
+        let next = self.first_unchosen();
+        if self.holds_chosen(next) {
+            return Some(next);
+        }
+        let after = next.next();
+        let skips = self.config.mutated(Mutant::GapSkipped) && self.holds_chosen(after);
+        skips.then_some(after)
+    }
+
+    /// Hands over for execution all that may be.
+    pub(crate) fn advance(&mut self, out: &mut Out) {
+        let before = self.executed;
+        while let Some(slot) = self.executable() {
+            self.log.choose(slot);
+            let Some(accepted) = self.log.accepted(slot) else {
+                break;
+            };
+            let bytes = size(&accepted.batch);
+            out.commit(Commit {
+                id: EntryId::single(slot),
+                batch: accepted.batch.clone(),
+                checkpoint: false,
+            });
+            self.executed = slot;
+            if let Role::Leader(leader) = &mut self.role {
+                leader.unchosen_bytes = leader.unchosen_bytes.saturating_sub(bytes);
+            }
+        }
+        if self.executed == before {
+            return;
+        }
+        if let Role::Leader(leader) = &mut self.role {
+            leader.in_flight.compact_through(self.executed);
+            leader.wake(self.executed);
+        }
+        self.answer_reads(out);
+    }
+}

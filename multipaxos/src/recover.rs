@@ -1,0 +1,111 @@
+//! A replica after a restart. [Lamport01 §2.5; Chandra07 §5.5]
+
+use quorate_core::id::{MAX_REPLICAS, Slot};
+use quorate_core::protocol::{Context, Recovered, SnapshotRef};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::checkpoint::is_acceptable;
+use crate::config::Config;
+use crate::log::{Ballot, Log};
+use crate::mutant::Mutant;
+use crate::normal::Follower;
+use crate::read::{Grant, Reads};
+use crate::record::{Durable, Record};
+use crate::replica::{ElectionClock, MultiPaxos, Role};
+
+impl MultiPaxos {
+    /// The replica that its records and snapshot make; an error says what does not fit.
+    pub(crate) fn recovered(
+        context: &Context,
+        config: Config,
+        past: Recovered<Record>,
+    ) -> Result<MultiPaxos, String> {
+        let (me, n) = (context.me, context.n());
+        if n > MAX_REPLICAS || me.index() >= n {
+            return Err(format!(
+                "{me} is not one of 1 to {MAX_REPLICAS} replicas: there are {n}"
+            ));
+        }
+        config.validate()?;
+        let quorums = config.quorums(n)?;
+        let has_past = !past.records.is_empty() || past.snapshot.is_some();
+        let mut durable = Durable::fold(past.records)?;
+        if durable.promised.replica.index() >= n {
+            return Err(format!(
+                "a promise of ballot {}, of {n} replicas",
+                durable.promised
+            ));
+        }
+        let snapshot = past.snapshot.as_ref();
+        let mut rewrite_due = durable.go_on_from(snapshot)?;
+        let snapshot = snapshot.map_or(Slot::ZERO, |snapshot| snapshot.at.slot());
+        if config.mutated(Mutant::PromiseNotDurable) {
+            durable.promised = highest_accepted(&durable.log);
+            rewrite_due = true;
+        }
+        let mut round = durable.promised.round;
+        if config.mutated(Mutant::BallotReusedAfterRestart) && durable.promised.replica == me {
+            round = round.saturating_sub(1);
+        }
+        let mut rng = ChaCha8Rng::from_seed(context.seed);
+        let ticket = rng.next_u64();
+        Ok(MultiPaxos {
+            me,
+            n,
+            quorums,
+            rng,
+            promised: durable.promised,
+            log: durable.log,
+            executed: snapshot,
+            snapshot,
+            rewrite_due,
+            round,
+            role: Role::Follower(Follower::default()),
+            election: ElectionClock::default(),
+            grant: Grant::after_restart(
+                has_past && !config.mutated(Mutant::LeaseForgottenOnRestart),
+            ),
+            reads: Reads::starting_at(ticket),
+            learning: None,
+            conflict: None,
+            announced: (durable.promised, None),
+            config,
+        })
+    }
+}
+
+fn highest_accepted(log: &Log) -> Ballot {
+    let ballots = log
+        .iter_from(Slot::ZERO)
+        .map(|(_, accepted)| accepted.ballot);
+    ballots.max().unwrap_or(Ballot::ZERO)
+}
+
+impl Durable {
+    /// Makes the log go on from the snapshot that the state machine was restored from; true if it
+    /// is no longer the one that the records make.
+    ///
+    /// Slots do not depend on those before them, so that nothing but its last slot matters of a
+    /// snapshot, whether it was taken here or fetched.
+    fn go_on_from(&mut self, snapshot: Option<&SnapshotRef>) -> Result<bool, String> {
+        let slot = snapshot.map_or(Slot::ZERO, |snapshot| snapshot.at.slot());
+        let compacted = self.log.compacted();
+        if slot < compacted {
+            return Err(format!(
+                "the log begins after slot {compacted}, but the snapshot ends at slot {slot}"
+            ));
+        }
+        if snapshot.is_some_and(|snapshot| !is_acceptable(snapshot)) {
+            return Err(String::from("the snapshot is not one of a single log"));
+        }
+        for chosen in slot.0 + 1..=self.chosen.0.min(self.log.last().0) {
+            self.log.choose(Slot(chosen));
+        }
+        let ahead = slot > self.log.last();
+        if ahead {
+            self.log.compact_through(slot);
+        }
+        Ok(ahead)
+    }
+}

@@ -1,0 +1,312 @@
+//! Each rule of Multi-Paxos switched off, and the harm that follows: the tests would notice.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Cluster, Node, accept, accepted, b, echo, heartbeat, prepare, promise, r, records};
+use quorate_core::id::Slot;
+use quorate_core::protocol::{Protocol as _, Role};
+use quorate_multipaxos::{Ballot, Config, Message, Mutant, ReadMode, Timer};
+
+/// With every rule, and without one: what `scenario` says of harm done.
+#[track_caller]
+fn harms_only(mutant: Mutant, scenario: impl Fn(&Config) -> bool) {
+    let mut config = Config::default();
+    assert!(!scenario(&config), "harm without {mutant:?}");
+    config.mutant = Some(mutant);
+    assert!(scenario(&config), "no harm from {mutant:?}");
+}
+
+/// Replica `me` of three, whose invariants are not checked.
+fn node(config: &Config, me: u8, promised: Ballot, held: &[(u64, Ballot, &str)]) -> Node {
+    let mut node = Node::with(me, 3, config, records(promised, held));
+    node.checks = false;
+    node
+}
+
+/// Replica 0 of three, which has just begun phase 1 in `round`.
+fn candidate(config: &Config, round: u64, held: &[(u64, Ballot, &str)]) -> Node {
+    let mut node = node(config, 0, b(round - 1, 1), held);
+    node.wait_for_campaign();
+    assert_eq!(node.ballot(), b(round, 0));
+    node
+}
+
+/// What replica 0 proposes in slot 1 when replica 1 has promised.
+fn first_proposal(config: &Config, own: &[(u64, Ballot, &str)], other: Message) -> String {
+    let mut node = candidate(config, 5, own);
+    node.receive(r(1), other);
+    node.proposed(r(2)).remove(0).1
+}
+
+/// P2c: "v" was accepted in ballot 3 by the other and maybe by the third, so it may be chosen.
+/// [Lamport01 §2.2]
+#[test]
+fn a_value_not_from_the_highest_ballot_replaces_one_that_may_be_chosen() {
+    harms_only(Mutant::ValueNotFromHighestBallot, |config| {
+        let other = promise(b(5, 0), &[(1, b(3, 2), "v")]);
+        first_proposal(config, &[(1, b(2, 1), "w")], other) != "v"
+    });
+}
+
+/// [Lamport01 §3]
+#[test]
+fn a_noop_replaces_a_value_that_may_be_chosen() {
+    harms_only(Mutant::NoopOverChosenValue, |config| {
+        let other = promise(b(5, 0), &[(1, b(3, 2), "v")]);
+        first_proposal(config, &[], other) != "v"
+    });
+}
+
+/// [Lamport01 §3]
+#[test]
+fn promises_merged_at_the_wrong_offset_put_values_into_other_slots() {
+    harms_only(Mutant::PromisesMergedAtWrongOffset, |config| {
+        let other = promise(b(5, 0), &[(2, b(3, 2), "v")]);
+        // In slot 1 a no-op is right.
+        first_proposal(config, &[], other) == "v"
+    });
+}
+
+/// P1a, after a crash. [Lamport01 §2.5]
+#[test]
+fn a_promise_that_is_forgotten_is_broken() {
+    harms_only(Mutant::PromiseNotDurable, |config| {
+        let mut node = node(config, 0, Ballot::ZERO, &[]);
+        let promised = node.answer(r(2), prepare(b(5, 2), 1));
+        assert_eq!(promised, [promise(b(5, 2), &[])]);
+        let mut node = node.crash(config.clone(), None);
+        let late = accept(b(4, 1), &[(1, "x")], 0);
+        node.answer(r(1), late) == [accepted(b(4, 1), &[1])]
+    });
+}
+
+/// The same with all its consequences: two values are chosen for a slot.
+#[test]
+fn a_forgotten_promise_lets_two_values_be_chosen() {
+    harms_only(Mutant::PromiseNotDurable, |config| {
+        let mut cluster = Cluster::led_by_0(3, config);
+        // 2 is elected by 1, which forgets it, and chooses "x" with the help of nobody else yet.
+        cluster.isolate(0);
+        cluster.node(2).wait_for_campaign();
+        let asked = cluster.node(2).take();
+        let (_, prepare) = asked.into_iter().find(|(to, _)| *to == r(1)).unwrap();
+        let promised = cluster.node(1).answer(r(2), prepare);
+        cluster.restart(1, config);
+        cluster.isolate(2);
+        cluster.heal();
+        cluster.isolate(2);
+        // 0 has not heard of 2, and 1 has forgotten.
+        cluster.propose(0, "y");
+        let chosen = cluster.node(0).executed() == ["y"];
+        cluster.node(2).receive(r(1), promised[0].clone());
+        cluster.node(2).propose("x");
+        let proposed = cluster.node(2).proposed(r(1));
+        chosen && proposed == [(1, String::from("x"))]
+    });
+}
+
+/// P1a. [vanRenesse15 §2]
+#[test]
+fn an_acceptor_that_does_not_raise_its_promise_replaces_what_may_be_chosen() {
+    harms_only(Mutant::AcceptDoesNotRaisePromise, |config| {
+        let mut node = node(config, 0, b(1, 1), &[]);
+        node.receive(r(2), accept(b(3, 2), &[(1, "v")], 0));
+        let breaks = node.paxos.check().is_err();
+        node.receive(r(1), accept(b(2, 1), &[(1, "w")], 0));
+        let replaced = node.durable_log()[0].2 == "w";
+        assert_eq!(replaced, breaks, "the invariant tells");
+        replaced
+    });
+}
+
+/// [Lamport01 §2.2]
+#[test]
+fn a_promise_to_an_older_ballot_elects_a_leader_that_missed_something() {
+    harms_only(Mutant::StalePromiseCounted, |config| {
+        let mut node = candidate(config, 5, &[]);
+        // Since it made this promise the acceptor has accepted a value in ballot 4.
+        node.receive(r(1), promise(b(3, 0), &[]));
+        node.role() == Role::Leader
+    });
+}
+
+/// [Lamport01 §2.5]
+#[test]
+fn a_ballot_used_again_proposes_two_values() {
+    harms_only(Mutant::BallotReusedAfterRestart, |config| {
+        let mut node = candidate(config, 5, &[]);
+        node.receive(r(1), promise(b(5, 0), &[]));
+        node.syncs = false;
+        node.propose("v");
+        let first = (node.ballot(), node.proposed(r(2)));
+        assert_eq!(first.1, [(1, String::from("v"))]);
+        let mut node = node.crash(config.clone(), None);
+        node.wait_for_campaign();
+        let ballot = node.ballot();
+        node.receive(r(1), promise(ballot, &[]));
+        node.propose("w");
+        let second = (node.ballot(), node.proposed(r(2)));
+        first.0 == second.0 && first.1 != second.1
+    });
+}
+
+/// [Howard16 §3]
+#[test]
+fn quorums_that_do_not_intersect_choose_two_values() {
+    harms_only(Mutant::QuorumsDoNotIntersect, |config| {
+        let mut cluster = Cluster::led_by_0(3, config);
+        cluster.isolate(0);
+        cluster.propose(0, "v");
+        cluster.elect(1);
+        cluster.propose(1, "w");
+        let executed = |id: usize| cluster.nodes[id].executed();
+        executed(0) == ["v"] && executed(1) == ["w"]
+    });
+}
+
+/// [Chandra07 §5.5]
+#[test]
+fn slots_trimmed_before_they_are_executed_are_lost() {
+    harms_only(Mutant::UnexecutedSlotsTrimmed, |config| {
+        let mut node = node(config, 0, b(1, 1), &[]);
+        node.receive(r(1), accept(b(1, 1), &[(1, "a"), (3, "c")], 3));
+        node.take_snapshot();
+        assert_eq!(node.committed(), 1);
+        node.receive(r(1), accept(b(1, 1), &[(2, "b")], 3));
+        node.committed() < 3
+    });
+}
+
+/// [vanRenesse15 §4]
+#[test]
+fn catching_up_from_a_compacted_range_executes_what_was_not_chosen() {
+    harms_only(Mutant::CatchUpFromCompactedRange, |config| {
+        let config = Config {
+            retained_entries: 0,
+            ..config.clone()
+        };
+        let mut cluster = Cluster::led_by_0(3, &config);
+        cluster.isolate(2);
+        cluster.propose(0, "a");
+        cluster.node(0).take_snapshot();
+        cluster.heal();
+        cluster.beat(0);
+        cluster.node(2).executed() == [""]
+    });
+}
+
+/// [Lamport01 §3]
+#[test]
+fn a_gap_that_is_skipped_changes_the_order() {
+    harms_only(Mutant::GapSkipped, |config| {
+        let mut node = node(config, 0, b(1, 1), &[]);
+        node.receive(r(1), accept(b(1, 1), &[(2, "b")], 2));
+        !node.executed().is_empty()
+    });
+}
+
+/// P2c again, as a learner. [Lamport01 §2.2]
+#[test]
+fn a_watermark_does_not_vouch_for_another_ballots_value() {
+    harms_only(Mutant::WatermarkConfirmsOlderBallot, |config| {
+        let mut node = node(config, 0, b(1, 2), &[(1, b(1, 2), "not chosen")]);
+        node.receive(r(1), heartbeat(b(2, 1), 1, 1));
+        node.executed() == ["not chosen"]
+    });
+}
+
+/// [Charapko19]
+#[test]
+fn a_read_that_does_not_wait_misses_what_was_chosen() {
+    harms_only(Mutant::ReadWithoutWaiting, |config| {
+        let mut cluster = Cluster::led_by_0(3, config);
+        cluster.propose(0, "v");
+        cluster.isolate(0);
+        cluster.node(1).read(1);
+        cluster.deliver();
+        assert!(cluster.node(1).executed().is_empty());
+        !cluster.node(1).answered.is_empty()
+    });
+}
+
+fn leasing(config: &Config) -> Config {
+    Config {
+        reads: ReadMode::Lease,
+        ..config.clone()
+    }
+}
+
+/// [Chandra07 §5.2]
+#[test]
+fn a_read_before_the_election_point_misses_what_was_chosen() {
+    harms_only(Mutant::ReadBeforeElectionPoint, |config| {
+        let held = records(b(1, 0), &[(1, b(1, 2), "v")]);
+        let mut node = Node::with(0, 3, &leasing(config), held);
+        node.wait_for_campaign();
+        node.receive(r(1), promise(b(2, 0), &[]));
+        node.receive(r(1), echo(b(2, 0), &[], 1, 0));
+        node.read(1);
+        assert!(node.executed().is_empty());
+        !node.answered.is_empty()
+    });
+}
+
+/// Replica 0 leads, and 1 has just granted it a lease; 2 has not heard of it for long, campaigns,
+/// and asks 1 again now.
+fn leased_and_challenged(config: &Config) -> Cluster {
+    let mut cluster = Cluster::led_by_0(3, config);
+    cluster.isolate(2);
+    cluster.node(2).wait_for_campaign();
+    cluster.deliver();
+    cluster.beat(0);
+    cluster.heal();
+    cluster.isolate(0);
+    cluster
+}
+
+/// Whether 2 is elected and chooses a value, and 0 reads by its lease all the same.
+fn reads_stale(cluster: &mut Cluster) -> bool {
+    cluster.node(2).fire(Timer::Retransmit);
+    cluster.deliver();
+    cluster.propose(2, "v");
+    let chosen = cluster.node(2).executed() == ["v"];
+    cluster.node(0).read(1);
+    assert!(cluster.node(0).executed().is_empty());
+    chosen && !cluster.node(0).answered.is_empty()
+}
+
+/// The leader's clock runs 5 % too slow, and the acceptor's 5 % too fast. [Chandra07 §5.2]
+#[test]
+fn a_lease_without_regard_to_drift_reads_what_is_old() {
+    harms_only(Mutant::LeaseIgnoresDrift, |config| {
+        let mut cluster = leased_and_challenged(&leasing(config));
+        // 286 ms have passed: 300 by one clock, and less than 272 by the other.
+        cluster.node(1).now = cluster.node(1).now + Duration::from_millis(300);
+        cluster.node(0).now = cluster.node(0).now + Duration::from_millis(272);
+        reads_stale(&mut cluster)
+    });
+}
+
+/// [Chandra07 §5.2]
+#[test]
+fn a_lease_forgotten_on_restart_lets_another_lead() {
+    harms_only(Mutant::LeaseForgottenOnRestart, |config| {
+        let config = leasing(config);
+        let mut cluster = leased_and_challenged(&config);
+        cluster.restart(1, &config);
+        reads_stale(&mut cluster)
+    });
+}
+
+#[test]
+fn the_invariants_hold_in_every_replica_of_a_cluster_without_mutants() {
+    let mut cluster = Cluster::led_by_0(5, &Config::default());
+    cluster.propose(3, "x");
+    cluster.elect(4);
+    assert!(cluster.nodes.iter().all(|node| node.paxos.check().is_ok()));
+    let promised = cluster.node(1).durable_promise();
+    assert_eq!(promised, cluster.node(4).ballot());
+    assert_eq!(cluster.node(4).committed(), Slot(1).0);
+}

@@ -1,0 +1,13 @@
+//! The claims of the Paxos papers, one a test, by subject.
+
+mod common;
+
+mod paper {
+    mod checkpoints;
+    mod choosing;
+    mod elections;
+    mod learning;
+    mod promises;
+    mod quorums;
+    mod reads;
+}

@@ -1,0 +1,176 @@
+//! Snapshots, compaction, and whoever is too far behind. [Chandra07 §5.5; vanRenesse15 §4]
+
+use bytes::Bytes;
+use quorate_core::frontier::Frontier;
+use quorate_core::id::Slot;
+use quorate_core::protocol::{Input, Protocol, Recovered, Role};
+use quorate_multipaxos::{Config, Message, Promise, Record};
+
+use crate::common::{Cluster, Node, accept, accepted, b, context, heartbeat, r, snapshot};
+
+/// Keeps nothing behind a snapshot.
+fn keeps_nothing() -> Config {
+    Config {
+        retained_entries: 0,
+        ..Config::default()
+    }
+}
+
+/// What a snapshot holds is dropped; what is accepted or chosen and not executed stays.
+#[test]
+fn compaction_never_removes_what_is_not_executed() {
+    let mut node = Node::with(0, 3, &keeps_nothing(), Vec::new());
+    node.receive(r(1), accept(b(1, 1), &[(1, "a"), (2, "b")], 0));
+    // 3 is missing, 4 and 5 are accepted, and all is chosen.
+    node.receive(r(1), accept(b(1, 1), &[(4, "d"), (5, "e")], 5));
+    assert_eq!(node.committed(), 2);
+    node.take_snapshot();
+    let slots: Vec<u64> = node.durable_log().iter().map(|(slot, ..)| *slot).collect();
+    assert_eq!(slots, [4, 5]);
+    assert!(node.durable.contains(&Record::Start(Slot(2))));
+    node.receive(r(1), accept(b(1, 1), &[(3, "c")], 5));
+    assert_eq!(node.executed(), ["a", "b", "c", "d", "e"]);
+}
+
+/// A snapshot needs no anchor, and is offered as it is.
+#[test]
+fn a_snapshot_is_offered_without_an_anchor() {
+    let mut node = Node::fresh(0, 3);
+    node.receive(r(1), accept(b(1, 1), &[(1, "a")], 1));
+    node.take_snapshot();
+    assert_eq!(node.offer, Some((Frontier::single(Slot(1)), Bytes::new())));
+    assert!(node.paxos.accepts(&snapshot(7, Bytes::new())));
+    assert!(!node.paxos.accepts(&snapshot(7, Bytes::from_static(b"?"))));
+}
+
+/// Whoever lacks what its peers have compacted fetches a snapshot, and goes on from there.
+#[test]
+fn a_replica_too_far_behind_fetches_a_snapshot() {
+    let mut cluster = Cluster::led_by_0(3, &keeps_nothing());
+    cluster.isolate(2);
+    for text in ["a", "b", "c"] {
+        cluster.propose(0, text);
+    }
+    cluster.node(0).take_snapshot();
+    cluster.propose(0, "d");
+    cluster.heal();
+    cluster.beat(0);
+    let fetch = cluster.node(2).fetch.clone().expect("it wants a snapshot");
+    assert_eq!((fetch.from, fetch.at_least.slot()), (r(0), Slot(3)));
+    assert_eq!(cluster.node(2).committed(), 0);
+    cluster.transfer(0, 2);
+    cluster.beat(0);
+    cluster.node(2).pass(200);
+    cluster.deliver();
+    assert_eq!(cluster.node(2).committed(), 4);
+    assert_eq!(
+        cluster.node(2).executed(),
+        ["d"],
+        "the rest is in the snapshot"
+    );
+}
+
+/// What was accepted beyond a snapshot that is installed is as good as before, and is still told
+/// to candidates.
+#[test]
+fn what_lies_beyond_an_installed_snapshot_stays() {
+    let mut node = Node::fresh(0, 3);
+    node.receive(r(1), accept(b(1, 1), &[(2, "b"), (5, "e")], 0));
+    node.turn(Input::Installed(snapshot(3, Bytes::new())));
+    assert_eq!(node.committed(), 3);
+    assert_eq!(node.durable_log(), [(5, b(1, 1), String::from("e"))]);
+    assert_eq!(node.durable_promise(), b(1, 1));
+    let mut node = node.crash(Config::default(), Some(snapshot(3, Bytes::new())));
+    assert_eq!(node.committed(), 3);
+    node.receive(r(1), accept(b(1, 1), &[(4, "d")], 5));
+    assert_eq!(node.executed(), ["d", "e"]);
+}
+
+/// The same, if the crash comes before the records are written that follow from the snapshot.
+#[test]
+fn a_snapshot_may_lie_ahead_of_the_records() {
+    let mut node = Node::fresh(0, 3);
+    node.receive(r(1), accept(b(1, 1), &[(1, "a"), (2, "b")], 2));
+    let mut node = node.crash(Config::default(), Some(snapshot(9, Bytes::new())));
+    assert_eq!((node.committed(), node.durable_log()), (9, Vec::new()));
+    assert_eq!(node.durable_promise(), b(1, 1));
+    node.receive(r(1), accept(b(1, 1), &[(10, "j")], 10));
+    assert_eq!(node.executed(), ["j"]);
+}
+
+/// Records that go on from a snapshot which is not there make no replica.
+#[test]
+fn records_without_their_snapshot_are_refused() {
+    let past = Recovered {
+        records: vec![Record::Start(Slot(4))],
+        snapshot: Some(snapshot(3, Bytes::new())),
+    };
+    let error = Node::recover(context(r(0), 3, 0), Config::default(), past).unwrap_err();
+    assert!(error.reason.contains("begins after slot 4"), "{error}");
+}
+
+/// A candidate that lacks what others have compacted cannot say what was chosen there: it lets
+/// others lead.
+#[test]
+fn a_candidate_too_far_behind_gives_up() {
+    let mut node = Node::candidate(3, 2, &[]);
+    node.receive(
+        r(1),
+        Message::Promise(Promise {
+            ballot: b(2, 0),
+            from: Slot(1),
+            through: Slot(8),
+            last: true,
+            accepted: Vec::new(),
+            chosen: Slot(8),
+            compacted: Slot(6),
+        }),
+    );
+    assert_eq!(node.role(), Role::Follower);
+    let fetch = node.fetch.clone().expect("it wants a snapshot");
+    assert_eq!((fetch.from, fetch.at_least.slot()), (r(1), Slot(6)));
+}
+
+/// What a leader proposes in slots that a snapshot has overtaken is none of its own any more.
+#[test]
+fn a_leader_overtaken_by_a_snapshot_steps_down() {
+    let mut leader = Node::leader(3, 1);
+    leader.propose("a");
+    leader.turn(Input::Installed(snapshot(3, Bytes::new())));
+    assert_eq!((leader.role(), leader.committed()), (Role::Follower, 3));
+    leader.receive(r(1), accepted(b(1, 0), &[1]));
+    assert_eq!(leader.committed(), 3);
+}
+
+/// A tail of the log is kept behind a snapshot, for those who are a little behind.
+#[test]
+fn a_peer_a_little_behind_needs_no_snapshot() {
+    let mut cluster = Cluster::led_by_0(3, &Config::default());
+    cluster.isolate(2);
+    for text in ["a", "b", "c"] {
+        cluster.propose(0, text);
+    }
+    cluster.node(0).take_snapshot();
+    cluster.heal();
+    cluster.beat(0);
+    assert_eq!(cluster.node(2).executed(), ["a", "b", "c"]);
+    assert_eq!(cluster.node(2).fetch, None);
+}
+
+/// Asked for slots that are compacted, a replica says so.
+#[test]
+fn what_is_compacted_is_not_answered_from_what_is_left() {
+    let mut node = Node::with(0, 3, &keeps_nothing(), Vec::new());
+    node.receive(r(1), accept(b(1, 1), &[(1, "a"), (2, "b"), (3, "c")], 2));
+    node.take_snapshot();
+    node.receive(r(1), heartbeat(b(1, 1), 3, 1));
+    let learn = |slot| Message::Learn { from: Slot(slot) };
+    for slot in [1, 2] {
+        let through = Slot(2);
+        let answers = node.answer(r(2), learn(slot));
+        assert_eq!(answers, [Message::SnapshotNeeded { through }]);
+    }
+    let answers = node.answer(r(2), learn(3));
+    assert!(matches!(&answers[..], [Message::Chosen { proposals }] if proposals.len() == 1));
+    assert_eq!(node.answer(r(2), learn(4)), []);
+}

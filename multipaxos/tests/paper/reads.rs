@@ -1,0 +1,270 @@
+//! Linearizable reads. [Charapko19; Chandra07 §5.2]
+
+use std::time::Duration;
+
+use quorate_core::id::Slot;
+use quorate_core::protocol::{ReadId, Role};
+use quorate_multipaxos::{Config, Message, Mutant, Prepare, ReadMode, Timer};
+
+use crate::common::{
+    Cluster, Node, accept, accepted, b, echo, heartbeat, prepare, promise, r, records,
+};
+
+fn leasing() -> Config {
+    Config {
+        reads: ReadMode::Lease,
+        ..Config::default()
+    }
+}
+
+/// Any replica may read when it has executed the highest slot that a quorum has accepted; nobody
+/// needs to lead. [Charapko19]
+#[test]
+fn a_quorum_read_needs_no_leader() {
+    let mut cluster = Cluster::led_by_0(3, &Config::default());
+    cluster.propose(0, "a");
+    cluster.beat(0);
+    cluster.isolate(0);
+    cluster.delivered.clear();
+    cluster.node(1).read(7);
+    cluster.deliver();
+    assert_eq!(cluster.node(1).answered, [ReadId(7)]);
+    assert_eq!(cluster.delivered, ["read_query", "read_query_reply"]);
+}
+
+/// A read that no quorum answers is not answered.
+#[test]
+fn a_quorum_read_needs_a_quorum() {
+    let mut cluster = Cluster::led_by_0(5, &Config::default());
+    for away in [0, 3, 4] {
+        cluster.isolate(away);
+    }
+    cluster.node(1).read(7);
+    cluster.deliver();
+    assert!(cluster.node(1).answered.is_empty());
+    cluster.heal();
+    cluster.node(1).read(7);
+    cluster.deliver();
+    assert_eq!(cluster.node(1).answered, [ReadId(7)]);
+}
+
+/// A slot that was accepted may have been chosen, and so answered to a client: the read waits
+/// until it has been executed here. [Charapko19]
+#[test]
+fn a_quorum_read_waits_for_what_has_been_accepted() {
+    let mut node = Node::fresh(0, 3);
+    node.receive(r(1), accept(b(1, 1), &[(1, "a"), (2, "b")], 1));
+    node.take();
+    node.read(3);
+    let Some(Message::ReadQuery { ticket }) = node.take().first().map(|m| m.1.clone()) else {
+        panic!("no question");
+    };
+    let accepted = Slot(3);
+    let answer = Message::ReadQueryReply { ticket, accepted };
+    node.receive(r(2), answer);
+    assert!(node.answered.is_empty());
+    let through = Slot(3);
+    assert_eq!(
+        node.take(),
+        [(r(1), Message::Await { through })],
+        "it wants to be told"
+    );
+    node.receive(r(1), accept(b(1, 1), &[(3, "c")], 2));
+    assert!(node.answered.is_empty());
+    node.receive(r(1), heartbeat(b(1, 1), 3, 1));
+    assert_eq!(node.answered, [ReadId(3)]);
+}
+
+/// An answer to another question does not count.
+#[test]
+fn answers_to_other_questions_are_ignored() {
+    let mut node = Node::fresh(0, 3);
+    node.read(3);
+    let accepted = Slot(0);
+    node.receive(
+        r(1),
+        Message::ReadQueryReply {
+            ticket: 0,
+            accepted,
+        },
+    );
+    assert!(node.answered.is_empty());
+}
+
+/// A read may see a slot that only a minority had accepted, and that no leader has proposed in
+/// since: the leader fills it.
+#[test]
+fn a_slot_that_was_seen_and_never_chosen_is_filled() {
+    let mut cluster = Cluster::led_by_0(3, &Config::default());
+    cluster.isolate(1);
+    cluster.node(0).propose("lost");
+    let sent = cluster.node(0).take();
+    let (_, proposal) = sent.into_iter().find(|(to, _)| *to == r(2)).unwrap();
+    cluster.node(2).receive(r(0), proposal);
+    cluster.node(2).take();
+    cluster.heal();
+    cluster.isolate(2);
+    cluster.restart(0, &Config::default());
+    let forgotten = cluster.node(0).durable_log();
+    assert_eq!(forgotten.len(), 1, "0 had made it durable");
+    // As if the disk of 0 had been slower than its messages.
+    cluster.nodes[0] = Node::acceptor(0, 3, b(1, 0), &[]);
+    cluster.elect(1);
+    assert_eq!(cluster.node(1).proposed(r(0)), []);
+    cluster.heal();
+    cluster.beat(1);
+    cluster.node(2).read(1);
+    cluster.deliver();
+    assert_eq!(cluster.node(2).answered, [ReadId(1)]);
+    assert_eq!(cluster.node(2).executed(), [""]);
+}
+
+/// Reads through the log are the driver's to order.
+#[test]
+fn without_another_way_reads_go_through_the_log() {
+    let config = Config {
+        reads: ReadMode::Log,
+        ..Config::default()
+    };
+    let mut node = Node::with(0, 3, &config, Vec::new());
+    node.read(9);
+    assert_eq!(node.answered, [ReadId(9)]);
+}
+
+/// A leader with a lease answers by itself, and a follower asks it. [Chandra07 §5.2]
+#[test]
+fn a_leader_with_a_lease_reads_by_itself() {
+    let mut cluster = Cluster::led_by_0(3, &leasing());
+    cluster.propose(0, "a");
+    cluster.delivered.clear();
+    cluster.node(0).read(1);
+    assert_eq!(cluster.node(0).answered, [ReadId(1)]);
+    assert_eq!(cluster.node(0).take(), []);
+    cluster.node(1).read(2);
+    cluster.deliver();
+    assert_eq!(cluster.node(1).answered, [ReadId(2)]);
+    assert_eq!(cluster.node(1).executed(), ["a"]);
+    let kinds = ["read_index", "read_index_reply", "heartbeat"];
+    assert_eq!(cluster.delivered[..3], kinds);
+}
+
+/// The lease counts from when the heartbeat was sent that a quorum has answered, and ends before
+/// the acceptors' promise does, by twice the drift of the clocks. [Chandra07 §5.2]
+#[test]
+fn a_lease_ends_before_the_promise_that_it_rests_on() {
+    let leader_at = |millis: u64, config: &Config| {
+        let mut node = Node::with(0, 3, config, Vec::new());
+        node.wait_for_campaign();
+        node.receive(r(1), promise(b(1, 0), &[]));
+        // The answer to the first round takes 100 ms.
+        node.pass(40);
+        node.timers.remove(&Timer::Heartbeat);
+        node.pass(60);
+        node.receive(r(1), echo(b(1, 0), &[], 1, 0));
+        node.pass(millis - 100);
+        node.read(1);
+        !node.answered.is_empty()
+    };
+    let config = leasing();
+    assert_eq!(config.lease, Duration::from_millis(300));
+    assert!(leader_at(269, &config));
+    assert!(!leader_at(270, &config));
+    assert!(!leader_at(299, &config));
+    let mutant = Config {
+        mutant: Some(Mutant::LeaseIgnoresDrift),
+        ..leasing()
+    };
+    assert!(leader_at(299, &mutant));
+}
+
+/// An acceptor that has heard of its leader promises nothing to others for the length of a lease,
+/// by its own clock, and does promise after that. [Chandra07 §5.2]
+#[test]
+fn an_acceptor_promises_nothing_to_others_during_a_lease() {
+    let mut node = Node::with(0, 3, &leasing(), Vec::new());
+    node.receive(r(1), heartbeat(b(1, 1), 0, 1));
+    node.now = node.now + Duration::from_millis(299);
+    assert_eq!(node.answer(r(2), prepare(b(2, 2), 1)), []);
+    assert_eq!(node.ballot(), b(1, 1));
+    assert_eq!(
+        node.answer(r(1), prepare(b(3, 1), 1)),
+        [promise(b(3, 1), &[])],
+        "its leader may campaign again"
+    );
+    let mut node = Node::with(0, 3, &leasing(), Vec::new());
+    node.receive(r(1), heartbeat(b(1, 1), 0, 1));
+    node.now = node.now + Duration::from_millis(300);
+    assert_eq!(
+        node.answer(r(2), prepare(b(2, 2), 1)),
+        [promise(b(2, 2), &[])]
+    );
+}
+
+/// A leader whose lease is good makes no promise either; without one it does.
+#[test]
+fn a_leader_is_bound_by_its_own_lease() {
+    let elected = || {
+        let mut node = Node::with(0, 3, &leasing(), Vec::new());
+        node.wait_for_campaign();
+        node.receive(r(1), promise(b(1, 0), &[]));
+        node
+    };
+    let mut leader = elected();
+    assert_eq!(leader.answer(r(2), prepare(b(2, 2), 1)).len(), 1);
+    let mut leader = elected();
+    leader.receive(r(1), echo(b(1, 0), &[], 1, 0));
+    assert_eq!(leader.answer(r(2), prepare(b(2, 2), 1)), []);
+    assert_eq!(leader.role(), Role::Leader);
+}
+
+/// A restart does not forget that a lease may have been granted: it waits for as long as one
+/// lasts. A replica without a past has granted none. [Chandra07 §5.2]
+#[test]
+fn a_restart_waits_for_a_lease() {
+    let restarted = || {
+        let mut node = Node::with(0, 3, &leasing(), Vec::new());
+        node.receive(r(1), heartbeat(b(1, 1), 0, 1));
+        node.crash(leasing(), None)
+    };
+    let mut node = restarted();
+    node.now = node.now + Duration::from_millis(299);
+    assert_eq!(node.answer(r(2), prepare(b(2, 2), 1)), []);
+    let mut node = restarted();
+    node.now = node.now + Duration::from_millis(300);
+    assert_eq!(node.answer(r(2), prepare(b(2, 2), 1)).len(), 1);
+    let mut fresh = Node::with(0, 3, &leasing(), Vec::new());
+    assert_eq!(fresh.answer(r(2), prepare(b(2, 2), 1)).len(), 1);
+}
+
+/// A leader that hands over gives up its lease, and says so through its successor.
+#[test]
+fn a_lease_that_is_handed_over_binds_nobody() {
+    let mut node = Node::with(0, 3, &leasing(), Vec::new());
+    node.receive(r(1), heartbeat(b(1, 1), 0, 1));
+    let successor = |released| {
+        Message::Prepare(Prepare {
+            ballot: b(2, 2),
+            from: Slot(1),
+            released,
+        })
+    };
+    assert_eq!(node.answer(r(2), successor(None)), []);
+    assert_eq!(node.answer(r(2), successor(Some(b(1, 2)))), []);
+    assert_eq!(node.answer(r(2), successor(Some(b(1, 1)))).len(), 1);
+}
+
+/// A leader does not read before it has executed all that it found in its election: it may have
+/// been chosen, and answered, before. [Chandra07 §5.2]
+#[test]
+fn a_leader_reads_only_when_it_has_executed_what_it_found() {
+    let found = records(b(1, 0), &[(1, b(1, 2), "a")]);
+    let mut node = Node::with(0, 3, &leasing(), found);
+    node.wait_for_campaign();
+    node.receive(r(1), promise(b(2, 0), &[]));
+    node.receive(r(1), echo(b(2, 0), &[], 1, 0));
+    node.read(1);
+    assert!(node.answered.is_empty());
+    node.receive(r(1), accepted(b(2, 0), &[1]));
+    assert_eq!(node.executed(), ["a"]);
+    assert_eq!(node.answered, [ReadId(1)]);
+}

@@ -1,0 +1,109 @@
+//! Safety rules switched off, in simulated worlds: some seed must show it, and as a violation of a
+//! rule that the mutant truly endangers.
+//!
+//! `mutants.rs` has a script for each rule, also for those that no seed of thousands broke: a
+//! promise forgotten, or counted late, does harm only if two leaders meet at one acceptor within
+//! a restart; a lease overstayed, only within the last tenth of it.
+
+mod worlds;
+
+use quorate_core::replica;
+use quorate_multipaxos::{MultiPaxos, Mutant, ReadMode};
+use quorate_simulator::{Broken, Rule, SimulationConfig, simulate};
+
+/// How many seeds a mutant may take to be found.
+const SEEDS: u64 = 3_000;
+
+fn config(replicas: usize, reads: ReadMode) -> SimulationConfig<MultiPaxos> {
+    SimulationConfig {
+        shrink_runs: 0,
+        ..worlds::config(replicas, reads)
+    }
+}
+
+#[track_caller]
+fn assert_found(config: &SimulationConfig<MultiPaxos>, expected: &[Rule]) {
+    let broken = |seed| Some((seed, simulate(seed, config).failure?.broken));
+    let shows = |(_, broken): &(u64, Broken)| expected.contains(&broken.rule);
+    match (0..SEEDS).filter_map(broken).find(shows) {
+        Some((seed, broken)) => println!("seed {seed}: {broken}"),
+        None => panic!("{SEEDS} seeds, and none of them violates {expected:?}"),
+    }
+}
+
+#[track_caller]
+fn assert_breaks(mutant: Mutant, replicas: usize, expected: &[Rule]) {
+    let mut config = config(replicas, ReadMode::Quorum);
+    config.protocol.mutant = Some(mutant);
+    assert_found(&config, expected);
+}
+
+#[test]
+fn promise_before_sync() {
+    let mut config = config(3, ReadMode::Quorum);
+    config.settings.mutant = Some(replica::Mutant::PromiseBeforeSync);
+    assert_found(&config, &[Rule::Agreement, Rule::Linearizability]);
+}
+
+#[test]
+fn value_not_from_the_highest_ballot() {
+    assert_breaks(Mutant::ValueNotFromHighestBallot, 3, &[Rule::Agreement]);
+}
+
+#[test]
+fn accept_that_does_not_raise_the_promise() {
+    assert_breaks(Mutant::AcceptDoesNotRaisePromise, 5, &[Rule::Invariant]);
+}
+
+#[test]
+fn ballot_reused_after_a_restart() {
+    assert_breaks(Mutant::BallotReusedAfterRestart, 3, &[Rule::Agreement]);
+}
+
+#[test]
+fn promises_merged_at_the_wrong_offset() {
+    assert_breaks(Mutant::PromisesMergedAtWrongOffset, 5, &[Rule::Agreement]);
+}
+
+#[test]
+fn quorums_that_do_not_intersect() {
+    assert_breaks(Mutant::QuorumsDoNotIntersect, 3, &[Rule::Agreement]);
+}
+
+#[test]
+fn unexecuted_slots_trimmed() {
+    assert_breaks(Mutant::UnexecutedSlotsTrimmed, 3, &[Rule::Invariant]);
+}
+
+#[test]
+fn catch_up_from_the_compacted_range() {
+    assert_breaks(Mutant::CatchUpFromCompactedRange, 3, &[Rule::Agreement]);
+}
+
+#[test]
+fn gap_skipped() {
+    assert_breaks(Mutant::GapSkipped, 3, &[Rule::Agreement]);
+}
+
+#[test]
+fn noop_over_a_chosen_value() {
+    assert_breaks(Mutant::NoopOverChosenValue, 3, &[Rule::Agreement]);
+}
+
+#[test]
+fn watermark_that_confirms_an_older_ballot() {
+    let expected = &[Rule::Agreement];
+    assert_breaks(Mutant::WatermarkConfirmsOlderBallot, 3, expected);
+}
+
+#[test]
+fn read_without_waiting() {
+    assert_breaks(Mutant::ReadWithoutWaiting, 3, &[Rule::Linearizability]);
+}
+
+#[test]
+fn read_before_the_election_point() {
+    let mut config = config(3, ReadMode::Lease);
+    config.protocol.mutant = Some(Mutant::ReadBeforeElectionPoint);
+    assert_found(&config, &[Rule::Linearizability]);
+}
