@@ -16,8 +16,8 @@
 //! # Ok(()) }
 //! ```
 
-#[cfg(not(feature = "raft"))]
-compile_error!("quorate needs at least one protocol: enable the feature `raft`");
+#[cfg(not(any(feature = "raft", feature = "multipaxos")))]
+compile_error!("quorate needs a protocol: enable the feature `raft` or `multipaxos`");
 
 mod builder;
 mod client;
