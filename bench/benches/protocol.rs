@@ -12,6 +12,7 @@ use quorate_core::protocol::Protocol;
 use quorate_core::replica::Settings;
 use quorate_core::request::Batch;
 use quorate_core::wire::Envelope;
+use quorate_multipaxos::MultiPaxos;
 use quorate_raft::Raft;
 
 const COMMAND_BYTES: usize = 128;
@@ -19,6 +20,7 @@ const BATCHES: [usize; 2] = [64, 1];
 
 fn every_protocol(c: &mut Criterion) {
     layers::<Raft>(c, &quorate_raft::Config::default());
+    layers::<MultiPaxos>(c, &quorate_multipaxos::Config::default());
 }
 
 fn layers<P: Protocol>(c: &mut Criterion, config: &P::Config) {
