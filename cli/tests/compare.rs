@@ -9,14 +9,17 @@ use std::process::Stdio;
 use serde_json::Value;
 use support::{command, ended, fails, run, signal, text};
 
-/// Compares for a second, checks what must hold of any result, and gives the row of Raft.
-fn compare(clients: u32, read_share: &str) -> Value {
+/// Compares for a second, checks what must hold of any result, and gives the row of
+/// `protocol`.
+fn compare(protocol: &str, clients: u32, read_share: &str) -> Value {
     let directory = tempfile::tempdir().unwrap();
     let json = directory.path().join("result.json");
     let history = directory.path().join("history.jsonl");
     let (clients, data) = (clients.to_string(), text(directory.path()));
     let arguments = [
         "compare",
+        "--protocol",
+        protocol,
         "--clients",
         &clients,
         "--read-share",
@@ -36,7 +39,7 @@ fn compare(clients: u32, read_share: &str) -> Value {
     ];
     let table = run(&arguments, 0);
     assert!(
-        table.contains("raft") && table.contains("passed"),
+        table.contains(protocol) && table.contains("passed"),
         "{table}"
     );
 
@@ -44,7 +47,7 @@ fn compare(clients: u32, read_share: &str) -> Value {
     assert!(result["machine"]["cpu"].is_string(), "{result}");
     assert_eq!(result["workload"]["value_size"], 256);
     let row = result["protocols"][0].clone();
-    assert_eq!(row["name"], "raft");
+    assert_eq!(row["name"], protocol);
     assert_eq!(row["replicas"], 3);
     for check in ["acknowledged_read_back", "equal_digests", "linearizable"] {
         assert_eq!(row["checks"][check], true, "{row}");
@@ -60,7 +63,12 @@ fn compare(clients: u32, read_share: &str) -> Value {
 
 #[test]
 fn a_cluster_is_driven_checked_and_measured() {
-    let row = compare(8, "0");
+    for protocol in ["raft", "multipaxos"] {
+        is_measured(&compare(protocol, 8, "0"));
+    }
+}
+
+fn is_measured(row: &Value) {
     let number = |pointer: &str| {
         let number = row.pointer(pointer).and_then(Value::as_f64);
         number.unwrap_or_else(|| panic!("no {pointer} in {row}"))
@@ -83,10 +91,12 @@ fn a_cluster_is_driven_checked_and_measured() {
 
 #[test]
 fn reads_are_measured_beside_writes() {
-    let row = compare(4, "0.5");
-    assert!(row["reads"]["per_s"].as_f64().unwrap() > 0.0);
-    assert!(row["reads"]["latency_ms"]["p50"].as_f64().unwrap() > 0.0);
-    assert!(row["commits_per_s"].as_f64().unwrap() > 0.0);
+    for protocol in ["raft", "multipaxos"] {
+        let row = compare(protocol, 4, "0.5");
+        assert!(row["reads"]["per_s"].as_f64().unwrap() > 0.0);
+        assert!(row["reads"]["latency_ms"]["p50"].as_f64().unwrap() > 0.0);
+        assert!(row["commits_per_s"].as_f64().unwrap() > 0.0);
+    }
 }
 
 #[test]

@@ -112,7 +112,7 @@ pub enum ReadMode {
     Lease,
     /// Any replica asks a phase 1 quorum for the last slot accepted, and waits until it has
     /// executed that: one round of messages, no assumption about clocks, no need of the leader.
-    /// [Charapko19]
+    /// \[Charapko19\]
     #[default]
     Quorum,
     /// Reads are ordered like commands.

@@ -51,7 +51,7 @@ pub enum Message {
         /// The last of the slots.
         through: Slot,
     },
-    /// A quorum read: which is the last slot in which you have accepted anything? [Charapko19]
+    /// A quorum read: which is the last slot in which you have accepted anything? \[Charapko19\]
     ReadQuery {
         /// Names the question.
         ticket: u64,

@@ -42,6 +42,6 @@ pub enum Mutant {
     LeaseForgottenOnRestart,
     /// A leader reads before it has executed what it found in its election. [Chandra07 §5.2]
     ReadBeforeElectionPoint,
-    /// A read does not wait for the slots that a quorum has accepted. [Charapko19]
+    /// A read does not wait for the slots that a quorum has accepted. \[Charapko19\]
     ReadWithoutWaiting,
 }

@@ -207,7 +207,7 @@ impl MultiPaxos {
     }
 }
 
-/// By quorum. [Charapko19]
+/// By quorum. \[Charapko19\]
 impl MultiPaxos {
     fn ask_quorum(&mut self, out: &mut Out) {
         let ticket = self.reads.ask(self.config.max_pending_reads);

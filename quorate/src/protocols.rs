@@ -23,7 +23,7 @@ pub enum ProtocolKind {
     /// Raft \[Ongaro14\].
     #[cfg(feature = "raft")]
     Raft,
-    /// Multi-Paxos [Lamport01].
+    /// Multi-Paxos [Lamport01 §3].
     #[cfg(feature = "multipaxos")]
     MultiPaxos,
 }
