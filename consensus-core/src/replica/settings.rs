@@ -38,7 +38,7 @@ impl Default for Settings {
             max_pending: 16_384,
             max_pending_bytes: 64 << 20,
             max_batch_bytes: 256 << 10,
-            max_batches_in_flight: 4,
+            max_batches_in_flight: 2,
             retry_after: Duration::from_secs(1),
             snapshot_every_bytes: 64 << 20,
             #[cfg(feature = "mutants")]
