@@ -182,6 +182,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             // The session may have been opened by entries not executed here yet.
             Standing::Expired | Standing::New => {}
         }
+        let request = self.execution.taken(request);
         match self.pending.add(request, &self.settings) {
             Added::New | Added::Known => Ok(()),
             Added::Full => Err(ProposeError::Overloaded),
