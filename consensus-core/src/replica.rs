@@ -136,8 +136,11 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         let due = |(timer, at): (&P::Timer, &Time)| (*at <= now).then_some(*timer);
         let due: Vec<P::Timer> = self.timers.iter().filter_map(due).collect();
         for timer in due {
-            self.timers.remove(&timer);
-            self.step(now, Input::Timer(timer));
+            // The step of another may have disarmed it, or armed it for later.
+            if self.timers.get(&timer).is_some_and(|at| *at <= now) {
+                self.timers.remove(&timer);
+                self.step(now, Input::Timer(timer));
+            }
         }
         let before = Time(
             now.0
@@ -182,6 +185,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             // The session may have been opened by entries not executed here yet.
             Standing::Expired | Standing::New => {}
         }
+        let request = self.execution.taken(request);
         match self.pending.add(request, &self.settings) {
             Added::New | Added::Known => Ok(()),
             Added::Full => Err(ProposeError::Overloaded),

@@ -43,7 +43,8 @@ pub struct Request<'a> {
     pub session: SessionId,
     /// Its number in the session. A request that is sent again keeps it.
     pub sequence: u64,
-    /// The client has the answers to all sequences below this one; they need not be kept.
+    /// The client has the answers to all sequences below this one; they need not be kept. Of
+    /// [`Operation::Open`], how many sessions the replica that took it had seen opened.
     pub answered: u64,
     /// What it asks for.
     pub operation: Operation<'a>,

@@ -24,11 +24,15 @@ pub const MAX_SESSIONS: usize = 16_384;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sessions {
     opened: u64,
+    /// The highest [`Session::since`] of all that were forgotten.
+    forgotten: u64,
     table: BTreeMap<SessionId, Session>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Session {
+    /// How many sessions had been opened when this one was, itself included.
+    since: u64,
     /// How many sessions had been opened when this one was last used.
     used: u64,
     /// The highest sequence executed.
@@ -124,26 +128,40 @@ impl Sessions {
         self.table.contains_key(&session)
     }
 
-    /// Opens a session; opening it again changes nothing.
-    pub fn open(&mut self, session: SessionId) {
+    /// How many sessions have been opened so far: what a request to open another must say.
+    pub fn opened(&self) -> u64 {
+        self.opened
+    }
+
+    /// Opens a session; opening it again changes nothing. `seen` is [`Sessions::opened`] of the
+    /// replica that took the request, when it did.
+    ///
+    /// False if a session younger than that has been forgotten, for it may have been this one:
+    /// a late copy of the request that opened it must not open it again, for late copies of its
+    /// commands would then be executed twice.
+    pub fn open(&mut self, session: SessionId, seen: u64) -> bool {
         if self.table.contains_key(&session) {
-            return;
+            return true;
+        }
+        if seen < self.forgotten {
+            return false;
         }
         self.opened += 1;
         if self.table.len() >= MAX_SESSIONS {
             let oldest = self.table.iter().min_by_key(|(id, s)| (s.used, **id));
-            if let Some(id) = oldest.map(|(id, _)| *id) {
-                self.table.remove(&id);
+            if let Some(id) = oldest.map(|(id, _)| *id)
+                && let Some(forgotten) = self.table.remove(&id)
+            {
+                self.forgotten = self.forgotten.max(forgotten.since);
             }
         }
-        let used = self.opened;
-        self.table.insert(
-            session,
-            Session {
-                used,
-                ..Session::default()
-            },
-        );
+        let new = Session {
+            since: self.opened,
+            used: self.opened,
+            ..Session::default()
+        };
+        self.table.insert(session, new);
+        true
     }
 
     /// How many sessions are open.
@@ -199,10 +217,10 @@ mod tests {
     fn a_request_is_new_once() {
         let mut sessions = Sessions::default();
         assert_eq!(sessions.standing(id(1), 1), Standing::Expired);
-        sessions.open(id(1));
+        assert!(sessions.open(id(1), 0));
         assert_eq!(sessions.standing(id(1), 1), Standing::New);
         execute(&mut sessions, 1, 1, 0, "one");
-        sessions.open(id(1));
+        assert!(sessions.open(id(1), 0));
         assert_eq!(
             sessions.standing(id(1), 1),
             Standing::Executed(answer("one"))
@@ -213,7 +231,7 @@ mod tests {
     fn order_inside_the_window_does_not_matter() {
         let run = |order: [(u64, u64); 3]| {
             let mut sessions = Sessions::default();
-            sessions.open(id(1));
+            assert!(sessions.open(id(1), 0));
             for (sequence, answered) in order {
                 execute(&mut sessions, 1, sequence, answered, "x");
             }
@@ -228,7 +246,7 @@ mod tests {
     #[test]
     fn answers_are_kept_for_a_window() {
         let mut sessions = Sessions::default();
-        sessions.open(id(1));
+        assert!(sessions.open(id(1), 0));
         for sequence in 1..=WINDOW + 10 {
             execute(&mut sessions, 1, sequence, 0, "x");
         }
@@ -243,12 +261,26 @@ mod tests {
     fn the_session_longest_unused_is_forgotten() {
         let mut sessions = Sessions::default();
         for number in 0..MAX_SESSIONS as u64 {
-            sessions.open(id(number));
+            assert!(sessions.open(id(number), number));
         }
         execute(&mut sessions, 0, 1, 0, "x");
-        sessions.open(id(u64::MAX));
+        assert!(sessions.open(id(u64::MAX), sessions.opened()));
         assert_eq!(sessions.len(), MAX_SESSIONS);
         assert_eq!(sessions.standing(id(1), 1), Standing::Expired);
         assert_ne!(sessions.standing(id(0), 2), Standing::Expired);
+    }
+
+    #[test]
+    fn a_late_copy_of_an_opening_does_not_bring_a_forgotten_session_back() {
+        let mut sessions = Sessions::default();
+        assert!(sessions.open(id(0), 0));
+        execute(&mut sessions, 0, 1, 0, "x");
+        for number in 1..=MAX_SESSIONS as u64 {
+            assert!(sessions.open(id(number), sessions.opened()));
+        }
+        assert_eq!(sessions.standing(id(0), 1), Standing::Expired);
+        assert!(!sessions.open(id(0), 0));
+        assert_eq!(sessions.standing(id(0), 1), Standing::Expired);
+        assert!(sessions.open(id(u64::MAX), sessions.opened()));
     }
 }

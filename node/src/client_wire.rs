@@ -1,7 +1,7 @@
 //! The frames between a client and a replica.
 
 use bytes::Bytes;
-use quorate_core::codec::{self, DecodeError, EncodeError, FORMAT_VERSION};
+use quorate_core::codec::{self, DecodeError, EncodeError, FORMAT_VERSION, MESSAGE_LIMIT};
 use quorate_core::consensus::{ProposeError, ReadError, ReadLevel};
 use quorate_core::crypto::Digest;
 use quorate_core::id::ReplicaId;
@@ -52,11 +52,21 @@ pub struct Report {
     pub sent: Traffic,
 }
 
-/// Encodes a frame: several asks, or several replies.
-pub(crate) fn seal<T: Serialize>(items: &[T]) -> Result<Bytes, EncodeError> {
+/// The most bytes that several asks or replies share a frame for: well below what the other end
+/// takes.
+const FRAME_BYTES: usize = MESSAGE_LIMIT / 4;
+
+/// Encodes asks, or replies, in as few frames as their sizes allow.
+pub(crate) fn seal<T: Serialize>(items: &[T]) -> Result<Vec<Bytes>, EncodeError> {
     let mut frame = vec![FORMAT_VERSION];
     codec::encode_into(&items, &mut frame)?;
-    Ok(frame.into())
+    if frame.len() <= FRAME_BYTES || items.len() < 2 {
+        return Ok(vec![frame.into()]);
+    }
+    let (first, second) = items.split_at(items.len() / 2);
+    let mut frames = seal(first)?;
+    frames.extend(seal(second)?);
+    Ok(frames)
 }
 
 /// Decodes a frame.
@@ -68,5 +78,24 @@ pub(crate) fn open<T: DeserializeOwned>(frame: &[u8]) -> Result<Vec<T>, DecodeEr
             Err(DecodeError::new("client frame", reason))
         }
         None => Err(DecodeError::new("client frame", "it is empty")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_frame_is_larger_than_the_other_end_takes() {
+        let reply = |number| Reply::Read(number, Ok(Bytes::from(vec![7; 1 << 20])));
+        let replies: Vec<Reply> = (0..40).map(reply).collect();
+        let frames = seal(&replies).unwrap();
+        let opened = frames.iter().flat_map(|f| open::<Reply>(f).unwrap());
+        let numbers = opened.map(|reply| match reply {
+            Reply::Read(number, _) => number,
+            other => panic!("{other:?}"),
+        });
+        assert!(numbers.eq(0..40));
+        assert_eq!(seal(&replies[..2]).unwrap().len(), 1);
     }
 }

@@ -121,7 +121,7 @@ impl Replies {
             let replies = std::mem::take(&mut connection.gathered);
             match client_wire::seal(&replies) {
                 // A client that does not read loses its connection, and asks again on the next.
-                Ok(frame) => drop(connection.sink.send(frame)),
+                Ok(frames) => drop(frames.into_iter().all(|f| connection.sink.send(f))),
                 Err(error) => tracing::error!(%error, "cannot encode replies"),
             }
         }

@@ -14,6 +14,7 @@ use quorate_core::storage::{
 use quorate_core::transport::ClientReplies;
 use quorate_node::ClientOptions;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 fn number(answer: &Bytes) -> u64 {
     std::str::from_utf8(answer).unwrap().parse().unwrap()
@@ -60,6 +61,26 @@ async fn requests_that_wait_together_are_ordered_together() {
     let ledger = leader.ledger().await.unwrap();
     assert_eq!(ledger.requests - before.requests, 500);
     assert!(ledger.entries - before.entries < 250, "{ledger:?}");
+}
+
+#[tokio::test]
+async fn commands_too_large_for_one_frame_together_all_happen() {
+    let mut cluster = Cluster::start(1, ClientOptions::default()).await;
+    let client = cluster.client(ClientOptions::default());
+    let node = Arc::new(cluster.nodes.remove(0));
+    let command = Bytes::from(vec![0; 1 << 20]);
+    let mut tasks = JoinSet::new();
+    for _ in 0..80 {
+        let (client, remote) = (client.clone(), command.clone());
+        tasks.spawn(async move { client.propose(remote).await });
+        let (node, local) = (node.clone(), command.clone());
+        tasks.spawn(async move { node.propose(local).await });
+    }
+    for answer in tasks.join_all().await {
+        answer.unwrap();
+    }
+    let count = node.read(Bytes::new(), ReadLevel::Linearizable).await;
+    assert_eq!(number(&count.unwrap()), 160);
 }
 
 #[tokio::test]

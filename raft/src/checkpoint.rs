@@ -10,6 +10,7 @@ use quorate_core::protocol::{Fetch, SnapshotRef};
 use serde::{Deserialize, Serialize};
 
 use crate::log::{Log, Position, Term};
+use crate::message::HIGHEST;
 use crate::record;
 use crate::replica::{Out, Raft, Role};
 
@@ -34,6 +35,9 @@ impl Anchor {
                 "an entry of term {} in a snapshot of term {}",
                 anchor.last, anchor.vouched_in
             ));
+        }
+        if anchor.vouched_in.0 > HIGHEST || snapshot.at.slot().0 > HIGHEST {
+            return Err(String::from("a term or slot is out of reach"));
         }
         Ok(anchor)
     }
@@ -157,4 +161,29 @@ pub(crate) fn resume_after(log: &mut Log, position: Position) -> bool {
         *log = Log::after(position);
     }
     kept
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_core::crypto::Digest;
+
+    use super::*;
+
+    #[test]
+    fn a_snapshot_with_a_slot_or_term_out_of_reach_is_not_acceptable() {
+        let acceptable = |slot, term| {
+            let anchor = Anchor {
+                last: Term(1),
+                vouched_in: Term(term),
+            };
+            is_acceptable(&SnapshotRef {
+                at: Frontier::single(Slot(slot)),
+                digest: Digest::of(b""),
+                anchor: codec::encode(&anchor).unwrap().into(),
+            })
+        };
+        assert!(acceptable(7, 2));
+        assert!(!acceptable(u64::MAX, 2));
+        assert!(!acceptable(7, u64::MAX));
+    }
 }

@@ -107,7 +107,7 @@ impl AppendEntries {
 }
 
 /// No cluster lives to see a term or slot beyond this, and sums with it do not overflow.
-const HIGHEST: u64 = u64::MAX / 4;
+pub(crate) const HIGHEST: u64 = u64::MAX / 4;
 
 impl Message {
     /// The sender's term. Messages that mean the same in every term have none.

@@ -65,6 +65,18 @@ impl<S: StateMachine> Execution<S> {
         }
     }
 
+    /// `request` as this replica takes it: one that opens a session says how many it has seen
+    /// opened, whatever the client says.
+    pub(super) fn taken<'a>(&self, request: Request<'a>) -> Request<'a> {
+        match request.operation {
+            Operation::Open => Request {
+                answered: self.sessions.opened(),
+                ..request
+            },
+            Operation::Apply(_) | Operation::Query(_) => request,
+        }
+    }
+
     pub(super) fn applied(&self) -> &Frontier {
         &self.applied
     }
@@ -117,8 +129,10 @@ impl<S: StateMachine> Execution<S> {
         let command = match request.operation {
             Operation::Query(query) => return Ok(self.machine.query(query)),
             Operation::Open => {
-                self.sessions.open(request.session);
-                return Ok(Bytes::new());
+                return match self.sessions.open(request.session, request.answered) {
+                    true => Ok(Bytes::new()),
+                    false => Err(ProposeError::SessionExpired),
+                };
             }
             Operation::Apply(command) => command,
         };

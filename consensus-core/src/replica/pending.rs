@@ -144,8 +144,12 @@ impl Pending {
         Some(number)
     }
 
-    /// Whether nothing is gathered that [`Pending::due`] could propose.
+    /// Whether [`Pending::due`] has nothing to give.
     pub(super) fn is_quiet(&self, settings: &Settings) -> bool {
+        let last = self.batches.values().next_back();
+        if last.is_some_and(|flight| flight.proposed == UNPROPOSED) {
+            return false;
+        }
         self.gathering.is_empty() || self.batches.len() >= settings.max_batches_in_flight
     }
 
@@ -255,5 +259,15 @@ mod tests {
         assert_eq!(pending.oldest(), Some(Time(20)));
         pending.executed(SESSION, 1);
         assert_eq!(pending.oldest(), None);
+    }
+
+    #[test]
+    fn a_batch_that_is_full_is_not_quiet_before_it_is_proposed() {
+        let (mut pending, mut settings) = (Pending::default(), settings());
+        settings.max_batch_bytes = 1;
+        pending.add(request(1), &settings);
+        assert!(!pending.is_quiet(&settings));
+        assert_eq!(pending.due(Time(1), &settings).len(), 1);
+        assert!(pending.is_quiet(&settings));
     }
 }

@@ -312,7 +312,8 @@ impl Link {
                 if asks.is_empty() {
                     return;
                 }
-                let sent = client_wire::seal(&asks).is_ok_and(|frame| sink.send(frame));
+                let sent = client_wire::seal(&asks)
+                    .is_ok_and(|frames| frames.into_iter().all(|frame| sink.send(frame)));
                 if !sent {
                     let call = *call;
                     self.lost(call);

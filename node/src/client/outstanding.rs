@@ -16,8 +16,12 @@ use crate::client_wire::Ask;
 /// The sequence that opens a session.
 const OPEN: u64 = 0;
 
-/// How many bytes of requests make a frame.
-const FRAME: usize = 1 << 20;
+/// How many bytes of requests make a batch.
+const BATCH: usize = 1 << 20;
+
+/// How many bytes of commands may be sent and not answered; more waits here. A connection's queue
+/// must hold them all at once, for a full one counts as a lost connection.
+const IN_FLIGHT: usize = 16 << 20;
 
 /// The commands of a session, from the caller to the answer.
 pub(super) struct Commands {
@@ -28,6 +32,8 @@ pub(super) struct Commands {
     waiting: BTreeMap<u64, Command>,
     /// The first sequence not yet sent over the connection that is up.
     first_unsent: u64,
+    /// The bytes of commands sent over that connection and not answered.
+    in_flight: usize,
     /// When to send again what was refused.
     again: Option<Instant>,
 }
@@ -59,6 +65,7 @@ impl Commands {
             next: OPEN + 1,
             waiting: BTreeMap::new(),
             first_unsent: OPEN + 1,
+            in_flight: 0,
             again: None,
         }
     }
@@ -97,6 +104,7 @@ impl Commands {
     /// A new connection is up: all is to be sent over it.
     pub(super) fn renew(&mut self) {
         self.first_unsent = OPEN + 1;
+        self.in_flight = 0;
         if self.standing == Standing::Opening {
             self.standing = Standing::Closed;
         }
@@ -125,7 +133,13 @@ impl Commands {
         let session = self.session;
         let mut asks = Vec::new();
         let mut builder = BatchBuilder::default();
+        let mut first_unsent = self.next;
         for (sequence, command) in self.waiting.range_mut(self.first_unsent..) {
+            if self.in_flight >= IN_FLIGHT {
+                first_unsent = *sequence;
+                break;
+            }
+            self.in_flight += command.command.len();
             command.sent += 1;
             builder.push(Request {
                 session,
@@ -133,15 +147,22 @@ impl Commands {
                 answered,
                 operation: Operation::Apply(&command.command),
             });
-            if builder.size() >= FRAME {
+            if builder.size() >= BATCH {
                 asks.push(Ask::Propose(std::mem::take(&mut builder).finish()));
             }
         }
         if !builder.is_empty() {
             asks.push(Ask::Propose(builder.finish()));
         }
-        self.first_unsent = self.next;
+        self.first_unsent = first_unsent;
         asks
+    }
+
+    /// A command of this sequence and length waits no more.
+    fn landed(&mut self, sequence: u64, bytes: usize) {
+        if sequence < self.first_unsent {
+            self.in_flight = self.in_flight.saturating_sub(bytes);
+        }
     }
 
     fn open(&mut self) -> Vec<Ask> {
@@ -185,6 +206,7 @@ impl Commands {
         }
         let expired = result == Err(ProposeError::SessionExpired);
         if let Some(command) = self.waiting.remove(&sequence) {
+            self.landed(sequence, command.command.len());
             drop(command.caller.send(result));
         }
         expired
@@ -206,7 +228,9 @@ impl Commands {
 
     /// Ends the commands whose deadline has passed; `reason` says why nothing could be sent.
     pub(super) fn expire(&mut self, now: Instant, reason: &str) {
-        for (_, command) in self.waiting.extract_if(.., |_, c| c.deadline <= now) {
+        let expired = self.waiting.extract_if(.., |_, c| c.deadline <= now);
+        for (sequence, command) in expired.collect::<Vec<_>>() {
+            self.landed(sequence, command.command.len());
             let error = match command.sent {
                 0 => ProposeError::Unreachable(String::from(reason)),
                 _ => ProposeError::Unknown,
