@@ -63,8 +63,4 @@ impl Early {
         all
     }
 
-    /// How many messages of `from` are kept.
-    pub(crate) fn kept_of(&self, from: ReplicaId) -> usize {
-        self.senders.get(from.index()).map_or(0, |s| s.messages.len())
-    }
 }

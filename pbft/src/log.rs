@@ -152,11 +152,6 @@ impl Instance {
         }
     }
 
-    /// Whether `from` has sent a prepare in the current view.
-    pub(crate) fn has_prepare_of(&self, from: ReplicaId) -> bool {
-        self.prepares.iter().any(|(voter, ..)| *voter == from)
-    }
-
     /// The prepares of the current view for `digest`.
     pub(crate) fn prepares_for(&self, digest: &Digest) -> Vec<(ReplicaId, Signature)> {
         let equal = self.prepares.iter().filter(|(_, d, _)| d == digest);

@@ -50,10 +50,6 @@ impl Waiting {
         }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.batches.len()
-    }
-
     fn contains(&self, digest: &Digest) -> bool {
         self.batches.contains_key(digest)
     }

@@ -209,13 +209,23 @@ pub(crate) fn new_view(view: u64, changes: Vec<ViewChange>, digests: &[Digest]) 
     NewView::signed(&primary, View(view), changes, proposals.collect())
 }
 
-/// The digest of a state in which the batches were executed.
-fn state_digest(batches: impl Iterator<Item = Batch>) -> Digest {
+/// The digest of the state after a batch: a chain of all that were executed.
+fn state_after(state: Digest, batch: &Batch) -> Digest {
     let mut digester = Digester::default();
-    for batch in batches {
-        digester.update(&batch.digest().0);
-    }
+    digester.update(&state.0);
+    digester.update(&batch.digest().0);
     digester.finish()
+}
+
+/// The state before anything is executed.
+fn beginning() -> Digest {
+    Digest::of(b"beginning")
+}
+
+/// The digest of the state after commands with these texts.
+pub(crate) fn state_of(texts: &[&str]) -> Digest {
+    let batches = texts.iter().map(|text| command(text));
+    batches.fold(beginning(), |state, batch| state_after(state, &batch))
 }
 
 /// One replica, with what it has said and done.
@@ -239,10 +249,12 @@ pub(crate) struct Node {
     own: VecDeque<Message>,
     pub(crate) sent: Vec<(ReplicaId, Message)>,
     pub(crate) commits: Vec<(Slot, Batch)>,
-    /// What was executed before the batches in `commits`, as a digest.
-    base: Option<SnapshotRef>,
-    /// The last snapshot taken here.
+    /// The digest of the state.
+    pub(crate) state: Digest,
+    /// The snapshot that is durable here.
     pub(crate) saved: Option<SnapshotRef>,
+    /// Snapshots taken that are not durable yet.
+    pub(crate) unsaved: Vec<SnapshotRef>,
     pub(crate) answered: Vec<(ReadId, ReadAnswer)>,
     pub(crate) fetch: Option<Fetch>,
     pub(crate) offer: Option<(Frontier, Bytes)>,
@@ -257,7 +269,7 @@ impl Node {
         past: Recovered<Record>,
     ) -> Result<Node, RecoverError> {
         let (me, n, verifier) = (context.me, context.n(), context.verifier.clone());
-        let (durable, base) = (past.records.clone(), past.snapshot.clone());
+        let (durable, saved) = (past.records.clone(), past.snapshot.clone());
         let mut node = Node {
             pbft: Pbft::recover(context, config, past)?,
             me,
@@ -274,8 +286,9 @@ impl Node {
             own: VecDeque::new(),
             sent: Vec::new(),
             commits: Vec::new(),
-            saved: base.clone(),
-            base,
+            state: saved.as_ref().map_or(beginning(), |saved| saved.digest),
+            saved,
+            unsaved: Vec::new(),
             answered: Vec::new(),
             fetch: None,
             offer: None,
@@ -302,6 +315,10 @@ impl Node {
             self.step(Input::EndOfTurn);
             if self.syncs {
                 self.sync();
+            }
+            if self.saves && !self.unsaved.is_empty() {
+                self.save();
+                continue;
             }
             if self.own.is_empty() {
                 return;
@@ -333,51 +350,25 @@ impl Node {
         self.fetch = out.wanted().cloned().or(self.fetch.take());
         self.offer = out.offered().cloned().or(self.offer.take());
         self.events.extend_from_slice(out.events());
-        let mut snapshots = Vec::new();
         for commit in out.commits() {
+            self.state = state_after(self.state, &commit.batch);
             self.commits.push((commit.id.slot, commit.batch.clone()));
-            if commit.checkpoint && self.saves {
-                snapshots.push(self.state());
+            if commit.checkpoint {
+                self.unsaved.push(SnapshotRef {
+                    at: Frontier::single(commit.id.slot),
+                    digest: self.state,
+                    anchor: Bytes::new(),
+                });
             }
         }
-        for snapshot in snapshots {
-            self.save(snapshot);
+    }
+
+    /// The snapshots taken are durable.
+    pub(crate) fn save(&mut self) {
+        for snapshot in std::mem::take(&mut self.unsaved) {
+            self.saved = Some(snapshot.clone());
+            self.step(Input::Snapshotted(snapshot));
         }
-    }
-
-    /// The state as it is: what was executed since the beginning or the state installed.
-    pub(crate) fn state(&self) -> SnapshotRef {
-        let batches = self.commits.iter().map(|(_, batch)| batch.clone());
-        let digest = match &self.base {
-            None => state_digest(batches),
-            Some(base) if self.commits.is_empty() => base.digest,
-            Some(base) => {
-                let mut digester = Digester::default();
-                digester.update(&base.digest.0);
-                digester.update(&state_digest(batches).0);
-                digester.finish()
-            }
-        };
-        let base = self.base.as_ref().map_or(Slot::ZERO, |b| b.at.slot());
-        let slot = self.commits.last().map_or(base, |(slot, _)| *slot);
-        SnapshotRef {
-            at: Frontier::single(slot),
-            digest,
-            anchor: Bytes::new(),
-        }
-    }
-
-    /// A snapshot is durable.
-    pub(crate) fn save(&mut self, snapshot: SnapshotRef) {
-        // From here on the digest is that of this state, and of what follows.
-        self.commits_into_base(&snapshot);
-        self.saved = Some(snapshot.clone());
-        self.step(Input::Snapshotted(snapshot));
-    }
-
-    fn commits_into_base(&mut self, snapshot: &SnapshotRef) {
-        self.base = Some(snapshot.clone());
-        self.history.append(&mut self.commits);
     }
 
     /// All that was written is durable; promises leave.
@@ -390,5 +381,248 @@ impl Node {
         }
         let held = std::mem::take(&mut self.held);
         self.route(held);
+    }
+
+    fn route(&mut self, messages: Vec<(Dest, Message)>) {
+        for (to, message) in messages {
+            let others = ReplicaId::all(self.n).filter(|id| *id != self.me);
+            match to {
+                Dest::One(to) if to == self.me => self.own.push_back(message),
+                Dest::One(to) => self.sent.push((to, message)),
+                Dest::Others => self.sent.extend(others.map(|to| (to, message.clone()))),
+                Dest::All => {
+                    self.sent.extend(others.map(|to| (to, message.clone())));
+                    self.own.push_back(message);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn input(&self, from: ReplicaId, message: Message) -> Input<Pbft> {
+        Input::Message(Verified::new(from, message, &self.verifier).expect("a valid message"))
+    }
+
+    /// A turn with one message.
+    pub(crate) fn receive(&mut self, from: u8, message: Message) {
+        let input = self.input(r(from), message);
+        self.turn(input);
+    }
+
+    /// A turn with one message; gives what the replica sends to replica `to` then.
+    pub(crate) fn answer(&mut self, from: u8, message: Message, to: u8) -> Vec<Message> {
+        self.sent.clear();
+        self.receive(from, message);
+        self.sent_to(to)
+    }
+
+    /// Takes what has been sent, and gives what of it goes to replica `to`.
+    pub(crate) fn sent_to(&mut self, to: u8) -> Vec<Message> {
+        let sent = self.take().into_iter();
+        sent.filter(|(peer, _)| *peer == r(to))
+            .map(|(_, message)| message)
+            .collect()
+    }
+
+    /// A turn with one command proposed here.
+    pub(crate) fn propose(&mut self, text: &str) {
+        let (batch, keys) = (command(text), Keys::All);
+        self.turn(Input::Propose { batch, keys });
+    }
+
+    /// Lets the time pass until `timer` fires.
+    pub(crate) fn fire(&mut self, timer: Timer) {
+        let due = self.timers.remove(&timer).expect("the timer is armed");
+        self.now = self.now.max(due);
+        self.turn(Input::Timer(timer));
+    }
+
+    /// Lets the time pass until the replica leaves its view; gives how long that took.
+    pub(crate) fn wait_for_view_change(&mut self) -> Duration {
+        let (start, view) = (self.now, self.view());
+        while self.view() == view {
+            let waits = self.timers.contains_key(&Timer::NewView);
+            self.fire(if waits { Timer::NewView } else { Timer::Request });
+        }
+        self.now.since(start)
+    }
+
+    /// Takes what has been sent.
+    pub(crate) fn take(&mut self) -> Vec<(ReplicaId, Message)> {
+        std::mem::take(&mut self.sent)
+    }
+
+    pub(crate) fn role(&self) -> Role {
+        self.pbft.status().role
+    }
+
+    pub(crate) fn view(&self) -> u64 {
+        self.pbft.status().regime
+    }
+
+    /// The last slot executed.
+    pub(crate) fn executed_through(&self) -> u64 {
+        self.pbft.status().committed
+    }
+
+    /// The commands handed over for execution; the no-op is empty.
+    pub(crate) fn executed(&self) -> Vec<String> {
+        self.commits.iter().map(|(_, batch)| text(batch)).collect()
+    }
+
+    /// What is left of the replica after a crash.
+    pub(crate) fn crash(self, config: &Config) -> Node {
+        let past = Recovered {
+            records: self.durable,
+            snapshot: self.saved,
+        };
+        let context = context(self.me, self.n, self.me.0 + 50);
+        Node::recover(context, config.clone(), past).expect("a good past")
+    }
+}
+
+/// The votes for a slot in messages of a kind.
+pub(crate) fn digest_voted(messages: &[Message], slot: u64) -> Option<Digest> {
+    messages.iter().find_map(|message| match message {
+        Message::Prepare { votes, .. } => {
+            let vote = votes.iter().find(|vote| vote.slot == Slot(slot));
+            vote.map(|vote| vote.digest)
+        }
+        _ => None,
+    })
+}
+
+/// The kinds of the messages, in order.
+pub(crate) fn kinds(messages: &[Message]) -> Vec<&'static str> {
+    messages.iter().map(Message::kind).collect()
+}
+
+/// Replicas and the messages between them.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Node>,
+    blocked: BTreeSet<(ReplicaId, ReplicaId)>,
+    /// The messages delivered: kinds, by rounds. All that is sent in a round arrives in the next.
+    pub(crate) rounds: Vec<Vec<&'static str>>,
+    /// Kinds that are lost.
+    pub(crate) lost: BTreeSet<&'static str>,
+}
+
+impl Cluster {
+    pub(crate) fn new(n: usize, config: &Config) -> Cluster {
+        let node = |id: ReplicaId| {
+            let context = context(id, n, id.0);
+            Node::recover(context, config.clone(), Recovered::nothing()).expect("a good past")
+        };
+        Cluster {
+            nodes: ReplicaId::all(n).map(node).collect(),
+            blocked: BTreeSet::new(),
+            rounds: Vec::new(),
+            lost: BTreeSet::new(),
+        }
+    }
+
+    pub(crate) fn node(&mut self, id: u8) -> &mut Node {
+        &mut self.nodes[usize::from(id)]
+    }
+
+    /// Drops all messages from and to `id` from now on.
+    pub(crate) fn isolate(&mut self, id: u8) {
+        for other in ReplicaId::all(self.nodes.len()) {
+            self.blocked.insert((r(id), other));
+            self.blocked.insert((other, r(id)));
+        }
+    }
+
+    /// Drops all messages from one replica to another from now on.
+    pub(crate) fn block(&mut self, from: u8, to: u8) {
+        self.blocked.insert((r(from), r(to)));
+    }
+
+    /// Ends all isolation and loss.
+    pub(crate) fn heal(&mut self) {
+        self.blocked.clear();
+        self.lost.clear();
+    }
+
+    /// Delivers all messages, and those that follow from them, until none is left.
+    pub(crate) fn deliver(&mut self) {
+        while self.deliver_round() {}
+    }
+
+    /// Delivers all messages that are under way; false if there is none.
+    pub(crate) fn deliver_round(&mut self) -> bool {
+        let mut messages = Vec::new();
+        for node in &mut self.nodes {
+            let from = node.me;
+            let sent = node.take().into_iter();
+            messages.extend(sent.map(|(to, message)| (from, to, message)));
+        }
+        if messages.is_empty() {
+            return false;
+        }
+        let mut kinds = Vec::new();
+        for (from, to, message) in messages {
+            let kind = message.kind();
+            if !self.blocked.contains(&(from, to)) && !self.lost.contains(kind) {
+                kinds.push(kind);
+                self.node(to.0).receive(from.0, message);
+            }
+        }
+        self.rounds.push(kinds);
+        true
+    }
+
+    /// How many messages of a kind have been delivered.
+    pub(crate) fn count(&self, kind: &str) -> usize {
+        self.rounds.iter().flatten().filter(|k| **k == kind).count()
+    }
+
+    /// A command proposed at `id`, and what follows from it.
+    pub(crate) fn propose(&mut self, id: u8, text: &str) {
+        self.node(id).propose(text);
+        self.deliver();
+    }
+
+    /// Every replica tells of itself so many times, and what follows from it.
+    pub(crate) fn tick(&mut self, times: usize) {
+        for _ in 0..times {
+            for node in &mut self.nodes {
+                node.fire(Timer::Status);
+            }
+            self.deliver();
+        }
+    }
+
+    /// The replicas given lose patience with their primary, whom they have told of a command.
+    pub(crate) fn change_view(&mut self, impatient: &[u8], text: &str) {
+        for id in impatient {
+            self.node(*id).propose(text);
+        }
+        for id in impatient {
+            self.node(*id).wait_for_view_change();
+        }
+        self.deliver();
+    }
+
+    /// Installs at `to` the state that `from` offers, as the driver does after a fetch.
+    pub(crate) fn transfer(&mut self, from: u8, to: u8) {
+        let (at, anchor) = self.node(from).offer.clone().expect("a state is offered");
+        let certificate: quorate_pbft::CheckpointCertificate =
+            codec::decode("anchor", &anchor).expect("a certificate");
+        let digest = certificate.digest();
+        let snapshot = SnapshotRef { at, digest, anchor };
+        assert!(self.node(to).pbft.accepts(&snapshot));
+        self.node(to).install(snapshot);
+    }
+}
+
+impl Node {
+    /// A fetched state is now this replica's.
+    pub(crate) fn install(&mut self, snapshot: SnapshotRef) {
+        self.fetch = None;
+        self.state = snapshot.digest;
+        self.saved = Some(snapshot.clone());
+        self.unsaved.clear();
+        self.turn(Input::Installed(snapshot));
     }
 }
