@@ -177,7 +177,9 @@ impl Pbft {
             if last.is_some_and(|last| last.slot() >= slot) {
                 return;
             }
-            self.checkpoints.certified.split_off(&self.log.high().next());
+            self.checkpoints
+                .certified
+                .split_off(&self.log.high().next());
         }
         self.checkpoints.certified.insert(slot, certificate);
         if beyond {

@@ -39,7 +39,9 @@ impl Pbft {
         self.check_watermarks()?;
         self.check_view()?;
         let ends = [self.log.low().next(), self.executed.next(), self.log.last()];
-        let mut held = ends.iter().filter_map(|slot| Some((slot, self.log.slot(*slot)?)));
+        let mut held = ends
+            .iter()
+            .filter_map(|slot| Some((slot, self.log.slot(*slot)?)));
         held.try_for_each(|(slot, instance)| self.check_instance(*slot, instance))
     }
 
@@ -87,8 +89,8 @@ impl Pbft {
     fn check_instance(&self, slot: Slot, instance: &Instance) -> Result<(), Violation> {
         let accepted = instance.accepted();
         let prepared = instance.prepared();
-        let own_slot = accepted.is_none_or(|p| p.slot == slot)
-            && prepared.is_none_or(|p| p.slot() == slot);
+        let own_slot =
+            accepted.is_none_or(|p| p.slot == slot) && prepared.is_none_or(|p| p.slot() == slot);
         let past = accepted.is_none_or(|p| p.view <= self.view)
             && prepared.is_none_or(|p| p.view() <= self.view);
         holds("nothing is of a view to come", own_slot && past, || {

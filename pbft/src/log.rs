@@ -155,7 +155,9 @@ impl Instance {
     /// The prepares of the current view for `digest`.
     pub(crate) fn prepares_for(&self, digest: &Digest) -> Vec<(ReplicaId, Signature)> {
         let equal = self.prepares.iter().filter(|(_, d, _)| d == digest);
-        equal.map(|(from, _, signature)| (*from, *signature)).collect()
+        equal
+            .map(|(from, _, signature)| (*from, *signature))
+            .collect()
     }
 
     /// Forgets the prepares of the view that is left.

@@ -183,7 +183,12 @@ impl ViewChange {
             return Err("a view change has a certificate of its own view or a later one");
         }
         verifier
-            .verify(self.from, domain::VIEW_CHANGE, &self.statement().0, &self.signature)
+            .verify(
+                self.from,
+                domain::VIEW_CHANGE,
+                &self.statement().0,
+                &self.signature,
+            )
             .map_err(|_| "a view change is not signed by its sender")?;
         if let Some(stable) = &self.stable {
             stable.verify(verifier)?;
@@ -243,18 +248,31 @@ impl NewView {
         if !senders.is_sorted_by(|before, after| before < after) {
             return Err("a new view counts a replica twice");
         }
-        if self.view_changes.iter().any(|change| change.view != self.view) {
+        if self
+            .view_changes
+            .iter()
+            .any(|change| change.view != self.view)
+        {
             return Err("a new view has a view change for another view");
         }
         if self.proposals.len() > MAX_WINDOW {
             return Err("a new view has too many pre-prepares");
         }
-        if self.proposals.iter().any(|proposal| proposal.view != self.view) {
+        if self
+            .proposals
+            .iter()
+            .any(|proposal| proposal.view != self.view)
+        {
             return Err("a new view has a pre-prepare of another view");
         }
         let statement = new_view_statement(self.view, &self.view_changes, &self.proposals);
         verifier
-            .verify(self.view.primary(n), domain::NEW_VIEW, &statement.0, &self.signature)
+            .verify(
+                self.view.primary(n),
+                domain::NEW_VIEW,
+                &statement.0,
+                &self.signature,
+            )
             .map_err(|_| "a new view is not signed by its primary")?;
         let mut changes = self.view_changes.iter();
         changes.try_for_each(|change| change.verify(verifier))?;
@@ -317,7 +335,9 @@ impl Message {
                 let slots = status.stable.max(status.executed).max(status.complete);
                 status.view.0.max(slots.0)
             }
-            Message::FetchBodies(wanted) => wanted.iter().map(|(slot, _)| slot.0).max().unwrap_or(0),
+            Message::FetchBodies(wanted) => {
+                wanted.iter().map(|(slot, _)| slot.0).max().unwrap_or(0)
+            }
             Message::Body { slot, .. } => slot.0,
         }
     }

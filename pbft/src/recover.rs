@@ -76,7 +76,10 @@ impl Pbft {
         self.log.for_each(|instance| {
             instance.counts = instance.accepted_in(view).is_some();
         });
-        let given = self.log.iter().filter(|(_, i)| i.accepted_in(view).is_some());
+        let given = self
+            .log
+            .iter()
+            .filter(|(_, i)| i.accepted_in(view).is_some());
         let last = given.last().map_or(Slot::ZERO, |(slot, _)| slot);
         self.primary.next = last.max(self.settled.1).max(self.log.low()).next();
     }

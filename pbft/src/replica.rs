@@ -135,13 +135,7 @@ impl Pbft {
         out.arm(Timer::Status, now + self.config.status_every);
     }
 
-    pub(crate) fn receive(
-        &mut self,
-        now: Time,
-        from: ReplicaId,
-        message: Message,
-        out: &mut Out,
-    ) {
+    pub(crate) fn receive(&mut self, now: Time, from: ReplicaId, message: Message, out: &mut Out) {
         match message {
             Message::Forward { batch, relayed } => self.forwarded(now, from, (batch, relayed), out),
             Message::PrePrepare { proposal, batch } => {

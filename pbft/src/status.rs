@@ -51,7 +51,11 @@ impl Peers {
         }
         let same = (peer.executed, peer.complete) == (status.executed, status.complete);
         (peer.executed, peer.complete) = (status.executed, status.complete);
-        peer.stuck = if same { peer.stuck.saturating_add(1) } else { 0 };
+        peer.stuck = if same {
+            peer.stuck.saturating_add(1)
+        } else {
+            0
+        };
         Some(peer.stuck)
     }
 }
@@ -148,13 +152,7 @@ impl Pbft {
     /// Sends again what this replica has said of so many slots after one: the pre-prepares, if it
     /// `shows` them, its prepares in this view, and the commit of the latest view in which each
     /// has prepared.
-    fn send_again(
-        &self,
-        to: Dest,
-        (after, limit): (Slot, usize),
-        shows: bool,
-        out: &mut Out,
-    ) {
+    fn send_again(&self, to: Dest, (after, limit): (Slot, usize), shows: bool, out: &mut Out) {
         let mut bytes = 0;
         let mut prepares = Vec::new();
         let mut commits: BTreeMap<View, Vec<(Slot, Digest)>> = BTreeMap::new();
@@ -218,12 +216,7 @@ impl Pbft {
         }
     }
 
-    pub(crate) fn give_bodies(
-        &self,
-        from: ReplicaId,
-        wanted: &[(Slot, Digest)],
-        out: &mut Out,
-    ) {
+    pub(crate) fn give_bodies(&self, from: ReplicaId, wanted: &[(Slot, Digest)], out: &mut Out) {
         let mut bytes = 0;
         for (slot, digest) in wanted {
             let held = self.log.slot(*slot).and_then(|i| i.body(digest));

@@ -117,9 +117,7 @@ impl Pbft {
         let (from, view) = (change.from, change.view);
         let stale = self.config.mutated(Mutant::StaleViewChangesCounted);
         let low = change.low();
-        if !change.is_within(self.config.window)
-            || low > Slot::ZERO && !self.is_checkpoint(low)
-        {
+        if !change.is_within(self.config.window) || low > Slot::ZERO && !self.is_checkpoint(low) {
             return;
         }
         let Some(known) = self.view_changes.get_mut(from.index()) else {
@@ -136,7 +134,9 @@ impl Pbft {
         if let Some(new_view) = self.new_view.as_ref().filter(|_| view <= self.view) {
             out.send(Dest::One(from), Message::NewView(new_view.clone()));
         }
-        self.join_view_change(out);
+        if from != self.me {
+            self.join_view_change(out);
+        }
         self.try_new_view(now, out);
     }
 

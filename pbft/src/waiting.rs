@@ -162,7 +162,10 @@ impl Waiting {
 impl Pbft {
     /// How long a request may take in this view. [Castro99 §4.5.2]
     pub(crate) fn patience(&self) -> Duration {
-        let doubled = self.config.request_timeout.checked_mul(1 << self.attempts.min(16));
+        let doubled = self
+            .config
+            .request_timeout
+            .checked_mul(1 << self.attempts.min(16));
         doubled.unwrap_or(Duration::MAX)
     }
 
@@ -199,7 +202,11 @@ impl Pbft {
             return;
         }
         if self.leads() {
-            let known = relayed && self.log.iter().any(|(_, i)| i.body(&batch.digest()).is_some());
+            let known = relayed
+                && self
+                    .log
+                    .iter()
+                    .any(|(_, i)| i.body(&batch.digest()).is_some());
             if !known {
                 self.order(batch, out);
             }

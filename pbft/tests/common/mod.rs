@@ -441,7 +441,11 @@ impl Node {
         let (start, view) = (self.now, self.view());
         while self.view() == view {
             let waits = self.timers.contains_key(&Timer::NewView);
-            self.fire(if waits { Timer::NewView } else { Timer::Request });
+            self.fire(if waits {
+                Timer::NewView
+            } else {
+                Timer::Request
+            });
         }
         self.now.since(start)
     }
@@ -590,6 +594,9 @@ impl Cluster {
                 node.fire(Timer::Status);
             }
             self.deliver();
+            for to in 0..self.nodes.len() as u8 {
+                self.fetch(to);
+            }
         }
     }
 
@@ -602,6 +609,19 @@ impl Cluster {
             self.node(*id).wait_for_view_change();
         }
         self.deliver();
+    }
+
+    /// Carries out the fetch that `id` wants, if who it asks has what it wants.
+    fn fetch(&mut self, id: u8) {
+        let Some(fetch) = self.node(id).fetch.take() else {
+            return;
+        };
+        let blocked = self.blocked.contains(&(fetch.from, r(id)));
+        let offer = self.node(fetch.from.0).offer.as_ref();
+        if offer.is_some_and(|(at, _)| at.covers(&fetch.at_least)) && !blocked {
+            self.transfer(fetch.from.0, id);
+            self.deliver();
+        }
     }
 
     /// Installs at `to` the state that `from` offers, as the driver does after a fetch.

@@ -11,7 +11,10 @@ use crate::common::{
 };
 
 fn shown(certificate: PreparedCertificate) -> Result<(), Invalid> {
-    verify(2, &Message::ViewChange(view_change(2, 2, vec![certificate])))
+    verify(
+        2,
+        &Message::ViewChange(view_change(2, 2, vec![certificate])),
+    )
 }
 
 /// "A prepared certificate: a valid pre-prepare message and 2f matching, valid prepare messages
@@ -38,7 +41,10 @@ fn signatures_cannot_be_transplanted() {
     let digest = command("x").digest();
     let with = |view, slot, digest: &Digest| {
         let sign = |author| (r(author), prepare_signature(author, view, slot, digest));
-        prepared_with(proposal(0, 1, command("x").digest()), vec![sign(1), sign(2)])
+        prepared_with(
+            proposal(0, 1, command("x").digest()),
+            vec![sign(1), sign(2)],
+        )
     };
     assert!(shown(with(0, 1, &digest)).is_ok());
     assert!(shown(with(1, 1, &digest)).is_err());
@@ -46,7 +52,10 @@ fn signatures_cannot_be_transplanted() {
     assert!(shown(with(0, 1, &command("y").digest())).is_err());
     let as_prepare = proposal(0, 1, digest).signature;
     let good = prepare_signature(2, 0, 1, &digest);
-    let certificate = prepared_with(proposal(0, 1, digest), vec![(r(1), as_prepare), (r(2), good)]);
+    let certificate = prepared_with(
+        proposal(0, 1, digest),
+        vec![(r(1), as_prepare), (r(2), good)],
+    );
     assert!(shown(certificate).is_err());
     let impostor = prepared_with(
         proposal_by(1, 0, 1, digest),
@@ -72,10 +81,22 @@ fn a_vote_is_bound_to_its_sender() {
 #[test]
 fn a_checkpoint_certificate_needs_2f_plus_1_signers() {
     let digest = Digest::of(b"state");
-    let stable = |authors: &[u8]| verify(2, &Message::Stable(checkpoint_certificate(4, digest, authors)));
+    let stable = |authors: &[u8]| {
+        verify(
+            2,
+            &Message::Stable(checkpoint_certificate(4, digest, authors)),
+        )
+    };
     assert!(stable(&[0, 1, 2]).is_ok());
     assert!(stable(&[1, 2, 3]).is_ok());
-    for authors in [&[][..], &[0, 1], &[0, 0, 1], &[0, 1, 7], &[0, 1, 2, 3], &[2, 1, 0]] {
+    for authors in [
+        &[][..],
+        &[0, 1],
+        &[0, 0, 1],
+        &[0, 1, 7],
+        &[0, 1, 2, 3],
+        &[2, 1, 0],
+    ] {
         assert!(stable(authors).is_err(), "{authors:?}");
     }
 }
@@ -83,7 +104,8 @@ fn a_checkpoint_certificate_needs_2f_plus_1_signers() {
 /// A view change shows each slot once, in a view before its own, after its checkpoint. [§4.4]
 #[test]
 fn a_view_change_is_in_order() {
-    let shows = |view, certificates| verify(2, &Message::ViewChange(view_change(2, view, certificates)));
+    let shows =
+        |view, certificates| verify(2, &Message::ViewChange(view_change(2, view, certificates)));
     let (one, two) = (prepared(0, 1, "x", &[1, 2]), prepared(0, 2, "y", &[1, 2]));
     assert!(shows(1, vec![one.clone(), two.clone()]).is_ok());
     assert!(shows(1, vec![two.clone(), one.clone()]).is_err());
@@ -91,10 +113,16 @@ fn a_view_change_is_in_order() {
     assert!(shows(0, vec![one.clone()]).is_err(), "of its own view");
     let stable = checkpoint_certificate(4, Digest::of(b"state"), &[0, 1, 2]);
     let below = ViewChange::signed(&signer(2), (View(1), r(2)), Some(stable), vec![two]);
-    assert!(verify(2, &Message::ViewChange(below)).is_err(), "slot 2 is in the checkpoint");
+    assert!(
+        verify(2, &Message::ViewChange(below)).is_err(),
+        "slot 2 is in the checkpoint"
+    );
     let mut altered = view_change(2, 1, vec![one]);
     altered.prepared.clear();
-    assert!(verify(2, &Message::ViewChange(altered)).is_err(), "something was taken out");
+    assert!(
+        verify(2, &Message::ViewChange(altered)).is_err(),
+        "something was taken out"
+    );
 }
 
 /// "One bad certificate": whoever shows it is not heard; what others show still counts. [§4.4]
@@ -104,7 +132,13 @@ fn a_bad_certificate_spoils_only_the_view_change_that_shows_it() {
     let good = prepared(0, 1, "x", &[1, 2]);
     let change = view_change(3, 2, vec![bad.clone()]);
     assert!(verify(3, &Message::ViewChange(change)).is_err());
-    let changes = |third| vec![view_change(0, 2, vec![]), view_change(1, 2, vec![good.clone()]), third];
+    let changes = |third| {
+        vec![
+            view_change(0, 2, vec![]),
+            view_change(1, 2, vec![good.clone()]),
+            third,
+        ]
+    };
     let digests = [command("x").digest()];
     let spoilt = new_view(2, changes(view_change(3, 2, vec![bad])), &digests);
     assert!(verify(2, &Message::NewView(Box::new(spoilt))).is_err());
@@ -116,14 +150,19 @@ fn a_bad_certificate_spoils_only_the_view_change_that_shows_it() {
 #[test]
 fn a_new_view_has_the_view_changes_of_a_quorum() {
     let of = |view, senders: &[(u8, u64)]| {
-        let changes = senders.iter().map(|(from, for_view)| view_change(*from, *for_view, vec![]));
+        let changes = senders
+            .iter()
+            .map(|(from, for_view)| view_change(*from, *for_view, vec![]));
         let new_view = new_view(view, changes.collect(), &[]);
         verify(3, &Message::NewView(Box::new(new_view)))
     };
     assert!(of(1, &[(0, 1), (1, 1), (2, 1)]).is_ok());
     assert!(of(1, &[(0, 1), (1, 1)]).is_err(), "short of one");
     assert!(of(1, &[(0, 1), (1, 1), (1, 1)]).is_err(), "one twice");
-    assert!(of(1, &[(0, 1), (1, 1), (2, 2)]).is_err(), "one for another view");
+    assert!(
+        of(1, &[(0, 1), (1, 1), (2, 2)]).is_err(),
+        "one for another view"
+    );
     assert!(of(1, &[(0, 1), (1, 1), (9, 1)]).is_err(), "a stranger's");
 }
 
@@ -134,7 +173,8 @@ fn a_new_view_is_its_primarys() {
     let by = |author: u8, proposer: u8| {
         let proposals = vec![proposal_by(proposer, 1, 1, command("x").digest())];
         let view = View(1);
-        let new_view = quorate_pbft::NewView::signed(&signer(author), view, changes.clone(), proposals);
+        let new_view =
+            quorate_pbft::NewView::signed(&signer(author), view, changes.clone(), proposals);
         verify(3, &Message::NewView(Box::new(new_view)))
     };
     assert!(by(1, 1).is_ok());
@@ -150,7 +190,13 @@ fn views_and_slots_out_of_reach_are_refused() {
         votes: vec![(Slot(u64::MAX), command("x").digest())],
     };
     assert!(verify(1, &far).is_err());
-    assert!(verify(1, &Message::ViewChange(view_change(1, u64::MAX / 2, vec![]))).is_err());
+    assert!(
+        verify(
+            1,
+            &Message::ViewChange(view_change(1, u64::MAX / 2, vec![]))
+        )
+        .is_err()
+    );
     let status = quorate_pbft::Status {
         view: View(0),
         active: true,
@@ -159,6 +205,9 @@ fn views_and_slots_out_of_reach_are_refused() {
         complete: Slot(0),
         view_changes: vec![View(0); 3],
     };
-    assert!(verify(1, &Message::Status(status)).is_err(), "of three replicas");
+    assert!(
+        verify(1, &Message::Status(status)).is_err(),
+        "of three replicas"
+    );
     assert_eq!(ReplicaId(1), r(1));
 }

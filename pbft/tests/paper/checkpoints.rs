@@ -4,11 +4,11 @@ use bytes::Bytes;
 use quorate_core::crypto::Digest;
 use quorate_core::frontier::Frontier;
 use quorate_core::id::Slot;
-use quorate_core::protocol::{Protocol, SnapshotRef};
-use quorate_pbft::{Message, Record};
+use quorate_core::protocol::{Protocol, Recovered, SnapshotRef};
+use quorate_pbft::{Message, Record, Timer};
 
 use crate::common::{
-    Cluster, Node, anchor, checkpoint, command, commit, config, kinds, pre_prepare, r, state_of,
+    Cluster, Node, anchor, checkpoint, commit, config, context, kinds, pre_prepare, r, state_of,
 };
 
 /// Makes `node` execute commands in the slots given, named by them.
@@ -99,7 +99,11 @@ fn what_is_above_the_high_watermark_waits_and_is_not_lost() {
     for from in [0, 2] {
         node.receive(from, Message::Checkpoint(checkpoint(from, 4, state_at_4())));
     }
-    assert_eq!(kinds(&node.sent_to(2)), ["prepare"], "the window reaches slot 12");
+    assert_eq!(
+        kinds(&node.sent_to(2)),
+        ["prepare"],
+        "the window reaches slot 12"
+    );
     node.receive(0, pre_prepare(0, 4, "another"));
     assert!(node.take().is_empty(), "slot 4 is below it");
     execute(&mut node, 5..=8);
@@ -116,13 +120,23 @@ fn a_primary_waits_at_the_high_watermark() {
     for slot in 1..=10 {
         cluster.propose(0, &slot.to_string());
     }
-    assert!(cluster.nodes.iter().all(|node| node.executed_through() == 8));
+    assert!(
+        cluster
+            .nodes
+            .iter()
+            .all(|node| node.executed_through() == 8)
+    );
     for node in &mut cluster.nodes {
         node.saves = true;
         node.end_turn();
     }
     cluster.deliver();
-    assert!(cluster.nodes.iter().all(|node| node.executed_through() == 10));
+    assert!(
+        cluster
+            .nodes
+            .iter()
+            .all(|node| node.executed_through() == 10)
+    );
 }
 
 /// "If a replica learns about a stable checkpoint beyond the high water mark in its log, it
@@ -136,7 +150,10 @@ fn a_replica_left_behind_fetches_the_state_and_goes_on() {
     }
     assert_eq!(cluster.node(0).executed_through(), 13);
     cluster.heal();
-    cluster.tick(2);
+    for id in 0..4 {
+        cluster.node(id).fire(Timer::Status);
+    }
+    cluster.deliver();
     let fetch = cluster.node(3).fetch.clone().expect("it asks for a state");
     assert_eq!(fetch.at_least, Frontier::single(Slot(12)));
     cluster.transfer(fetch.from.0, 3);
@@ -159,9 +176,18 @@ fn a_state_without_a_proof_is_not_believed() {
     assert!(believed(4, digest, anchor(4, digest, &[0, 2, 3])));
     assert!(!believed(4, digest, Bytes::new()));
     assert!(!believed(4, digest, anchor(4, digest, &[0, 2])), "too few");
-    assert!(!believed(4, digest, anchor(4, digest, &[0, 2, 2])), "one twice");
-    assert!(!believed(4, digest, anchor(4, digest, &[0, 2, 9])), "a stranger");
-    assert!(!believed(8, digest, anchor(4, digest, &[0, 2, 3])), "another slot");
+    assert!(
+        !believed(4, digest, anchor(4, digest, &[0, 2, 2])),
+        "one twice"
+    );
+    assert!(
+        !believed(4, digest, anchor(4, digest, &[0, 2, 9])),
+        "a stranger"
+    );
+    assert!(
+        !believed(8, digest, anchor(4, digest, &[0, 2, 3])),
+        "another slot"
+    );
     let other = Digest::of(b"another state");
     assert!(!believed(4, other, anchor(4, digest, &[0, 2, 3])));
 }
@@ -193,7 +219,11 @@ fn a_checkpoint_is_announced_again_after_a_restart() {
     }
     assert_eq!(node.offer.as_ref().map(|(at, _)| at.slot()), Some(Slot(4)));
     let node = node.crash(&config());
-    assert_eq!(node.offer.map(|(at, _)| at.slot()), Some(Slot(4)), "the proof is durable");
+    assert_eq!(
+        node.offer.map(|(at, _)| at.slot()),
+        Some(Slot(4)),
+        "the proof is durable"
+    );
 }
 
 /// A crash between saving a fetched state and writing what follows from it.
@@ -208,18 +238,23 @@ fn a_fetched_state_ahead_of_the_records_proves_itself_after_a_restart() {
         anchor,
     };
     node.saved = Some(snapshot(anchor(8, digest, &[0, 2, 3])));
+    let records = node.durable.clone();
     let mut node = node.crash(&config());
     assert_eq!(node.executed_through(), 8);
     assert_eq!(node.offer.as_ref().map(|(at, _)| at.slot()), Some(Slot(8)));
     execute(&mut node, 9..=9);
     assert_eq!(node.executed(), ["9"]);
 
-    let past = quorate_core::protocol::Recovered {
-        records: node.durable,
-        snapshot: Some(snapshot(anchor(8, Digest::of(b"other"), &[0, 2, 3]))),
-    };
-    let refused = Node::recover(crate::common::context(r(1), 4, 1), config(), past);
-    assert!(refused.is_ok(), "what is at the low watermark is proved by the records");
+    for forged in [
+        anchor(8, Digest::of(b"other"), &[0, 2, 3]),
+        anchor(8, digest, &[0, 2]),
+    ] {
+        let past = Recovered {
+            records: records.clone(),
+            snapshot: Some(snapshot(forged)),
+        };
+        assert!(Node::recover(context(r(1), 4, 1), config(), past).is_err());
+    }
 }
 
 /// Votes for checkpoints far away do not push out those that matter.
@@ -235,6 +270,4 @@ fn a_replica_cannot_flood_others_with_checkpoints() {
         node.receive(from, Message::Checkpoint(checkpoint(from, 4, state_at_4())));
     }
     assert!(node.offer.is_some() && node.fetch.is_none());
-    let batch = command("x");
-    node.receive(3, Message::Body { slot: Slot(9), batch });
 }

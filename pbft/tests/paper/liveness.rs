@@ -23,7 +23,10 @@ fn a_backup_is_patient_as_long_as_requests_are_executed() {
     }
     backup.fire(Timer::Request);
     assert_eq!((backup.view(), backup.role()), (0, Role::Follower));
-    assert!(!backup.timers.contains_key(&Timer::Request), "it waits for nothing");
+    assert!(
+        !backup.timers.contains_key(&Timer::Request),
+        "it waits for nothing"
+    );
 }
 
 /// "If the timer of backup i expires in view v, the backup starts a view change." [§4.4]
@@ -69,7 +72,11 @@ fn all_wait_for_what_one_has_waited_for_too_long() {
         cluster.node(id).wait_for_view_change();
     }
     cluster.deliver();
-    assert_eq!(cluster.node(3).executed(), ["x"], "the next primary knows of it");
+    assert_eq!(
+        cluster.node(3).executed(),
+        ["x"],
+        "the next primary knows of it"
+    );
 }
 
 /// The primary does not lose patience with itself.
@@ -100,7 +107,10 @@ fn f_plus_1_view_changes_pull_a_replica_along_to_the_smallest() {
 fn view_changes_of_views_long_left_start_nothing() {
     let mut node = Node::new(3, &config());
     let changes: Vec<_> = (0..3).map(|from| view_change(from, 1, vec![])).collect();
-    node.receive(1, Message::NewView(Box::new(new_view(1, changes.clone(), &[]))));
+    node.receive(
+        1,
+        Message::NewView(Box::new(new_view(1, changes.clone(), &[]))),
+    );
     assert_eq!((node.view(), node.role()), (1, Role::Follower));
     for _ in 0..3 {
         for change in &changes {
@@ -120,7 +130,10 @@ fn each_view_change_in_a_row_waits_twice_as_long() {
     node.propose("x");
     assert_eq!(node.wait_for_view_change(), patience);
     for view in 1..=4 {
-        assert!(!node.timers.contains_key(&Timer::NewView), "not before a quorum is there");
+        assert!(
+            !node.timers.contains_key(&Timer::NewView),
+            "not before a quorum is there"
+        );
         for from in [0, 1] {
             node.receive(from, Message::ViewChange(view_change(from, view, vec![])));
         }
@@ -159,7 +172,11 @@ fn views_skip_faulty_primaries() {
     cluster.isolate(1);
     let rest = [2, 3, 4, 5, 6];
     cluster.change_view(&rest, "x");
-    assert!(cluster.nodes[2..].iter().all(|node| node.executed().is_empty()));
+    assert!(
+        cluster.nodes[2..]
+            .iter()
+            .all(|node| node.executed().is_empty())
+    );
     for id in rest {
         cluster.node(id).wait_for_view_change();
     }
@@ -173,7 +190,14 @@ fn views_skip_faulty_primaries() {
 /// Lost messages come again when replicas tell what they have. [Castro02 §5.2]
 #[test]
 fn lost_messages_of_every_kind_are_sent_again() {
-    for kind in ["pre_prepare", "prepare", "commit", "checkpoint", "view_change", "new_view"] {
+    for kind in [
+        "pre_prepare",
+        "prepare",
+        "commit",
+        "checkpoint",
+        "view_change",
+        "new_view",
+    ] {
         let mut cluster = Cluster::new(4, &config());
         cluster.propose(0, "a");
         cluster.lost.insert(kind);
@@ -185,7 +209,11 @@ fn lost_messages_of_every_kind_are_sent_again() {
         cluster.heal();
         cluster.tick(12);
         for node in &cluster.nodes {
-            assert_eq!(node.executed_through(), cluster.nodes[0].executed_through(), "{kind}");
+            assert_eq!(
+                node.executed_through(),
+                cluster.nodes[0].executed_through(),
+                "{kind}"
+            );
         }
         cluster.propose(3, "last");
         cluster.tick(4);
@@ -235,5 +263,8 @@ fn forwarded_batches_are_waited_for_within_bounds() {
         node.receive(from, commit(0, 1, "a"));
     }
     node.fire(Timer::Request);
-    assert!(!node.timers.contains_key(&Timer::Request), "it never waited for b");
+    assert!(
+        !node.timers.contains_key(&Timer::Request),
+        "it never waited for b"
+    );
 }

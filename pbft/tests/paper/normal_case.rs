@@ -18,9 +18,7 @@ use crate::common::{
 fn any_two_quorums_have_a_correct_replica_in_common() {
     let n = 7;
     let quorum = Byzantine::of(n).strong().size();
-    let sets = |size: usize| {
-        (0u32..1 << n).filter(move |set| set.count_ones() as usize == size)
-    };
+    let sets = |size: usize| (0u32..1 << n).filter(move |set| set.count_ones() as usize == size);
     for (one, other) in sets(quorum).flat_map(|one| sets(quorum).map(move |other| (one, other))) {
         let common = one & other;
         assert!(sets(Byzantine::of(n).faulty()).all(|liars| common & !liars != 0));
@@ -156,7 +154,13 @@ fn a_replica_that_was_told_another_digest_learns_what_was_decided() {
     assert!(asked.contains(&"fetch_bodies"), "{asked:?}");
     let slot = quorate_core::id::Slot(1);
     let forged = command("z");
-    backup.receive(3, Message::Body { slot, batch: forged });
+    backup.receive(
+        3,
+        Message::Body {
+            slot,
+            batch: forged,
+        },
+    );
     assert!(backup.executed().is_empty());
     let batch = command("x");
     backup.receive(3, Message::Body { slot, batch });
@@ -205,7 +209,11 @@ fn a_batch_costs_one_signature_a_replica() {
     let n = 4;
     let mut cluster = Cluster::new(n, &Config::default());
     let checked = |cluster: &Cluster| -> u64 {
-        cluster.nodes.iter().map(|node| node.verifier.checked()).sum()
+        cluster
+            .nodes
+            .iter()
+            .map(|node| node.verifier.checked())
+            .sum()
     };
     let before = checked(&cluster);
     cluster.propose(0, "x");
@@ -226,7 +234,9 @@ fn the_votes_of_a_turn_share_a_message() {
     backup.turn(Input::EndOfTurn);
     let sent = backup.sent_to(2);
     assert_eq!(kinds(&sent), ["prepare"]);
-    let slots: BTreeSet<u64> = (1..=3).filter(|s| digest_voted(&sent, *s).is_some()).collect();
+    let slots: BTreeSet<u64> = (1..=3)
+        .filter(|s| digest_voted(&sent, *s).is_some())
+        .collect();
     assert_eq!(slots.len(), 3);
 }
 
@@ -240,7 +250,11 @@ fn no_vote_leaves_or_counts_before_it_is_durable() {
     assert!(backup.take().is_empty());
     backup.sync();
     backup.end_turn();
-    assert_eq!(kinds(&backup.sent_to(0)), ["prepare"], "and its own now counts");
+    assert_eq!(
+        kinds(&backup.sent_to(0)),
+        ["prepare"],
+        "and its own now counts"
+    );
     backup.sync();
     backup.end_turn();
     assert_eq!(kinds(&backup.sent_to(0)), ["commit"]);
