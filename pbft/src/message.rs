@@ -166,7 +166,10 @@ impl ViewChange {
 
     /// Whether the slots that it speaks of are within a window of `width` after its checkpoint.
     pub(crate) fn is_within(&self, width: u64) -> bool {
-        let last = self.prepared.last().map_or(Slot::ZERO, |p| p.slot());
+        let last = self
+            .prepared
+            .last()
+            .map_or(Slot::ZERO, PreparedCertificate::slot);
         last.0 <= self.low().0.saturating_add(width)
     }
 
@@ -175,7 +178,8 @@ impl ViewChange {
         if self.prepared.len() > MAX_WINDOW {
             return Err("a view change has too many certificates");
         }
-        let slots = std::iter::once(self.low()).chain(self.prepared.iter().map(|p| p.slot()));
+        let slots =
+            std::iter::once(self.low()).chain(self.prepared.iter().map(PreparedCertificate::slot));
         if !slots.is_sorted_by(|before, after| before < after) {
             return Err("the certificates of a view change are not in order");
         }

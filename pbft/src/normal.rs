@@ -58,6 +58,17 @@ impl Pbft {
 
 /// As any replica.
 impl Pbft {
+    /// Whether a batch has a slot between the watermarks, executed or not.
+    pub(crate) fn has_slot(&self, batch: &Batch) -> bool {
+        let digest = Some(batch.digest());
+        self.log.iter().any(|(_, instance)| {
+            let accepted = instance
+                .accepted_in(self.view)
+                .map(|proposal| proposal.digest);
+            accepted == digest || instance.committed() == digest
+        })
+    }
+
     /// Takes a pre-prepare, by whomever it was sent: the primary has signed it. "A backup accepts
     /// a pre-prepare message provided [...] it is in view v; it has not accepted a pre-prepare
     /// message for view v and sequence number n containing a different digest; the sequence number
@@ -71,7 +82,7 @@ impl Pbft {
         out: &mut Out,
     ) {
         let (view, slot, digest) = (proposal.view, proposal.slot, proposal.digest);
-        self.body_of(slot, digest, &batch, out);
+        self.body(slot, digest, &batch, out);
         if view < self.view || slot <= self.log.low() {
             return;
         }
@@ -280,12 +291,8 @@ impl Pbft {
         }
     }
 
-    /// A batch that was missing has come. What rests on it goes on.
-    pub(crate) fn body(&mut self, slot: Slot, batch: Batch, out: &mut Out) {
-        self.body_of(slot, batch.digest(), &batch, out);
-    }
-
-    fn body_of(&mut self, slot: Slot, digest: Digest, batch: &Batch, out: &mut Out) {
+    /// A batch has come. If it was missing, what rests on it goes on.
+    pub(crate) fn body(&mut self, slot: Slot, digest: Digest, batch: &Batch, out: &mut Out) {
         let Some(instance) = self.log.slot(slot).filter(|i| i.lacks(&digest)) else {
             return;
         };

@@ -149,7 +149,7 @@ impl Pbft {
             Message::NewView(new_view) => self.begin_view(now, new_view, out),
             Message::Status(status) => self.status(from, &status, out),
             Message::FetchBodies(wanted) => self.give_bodies(from, &wanted, out),
-            Message::Body { slot, batch } => self.body(slot, batch, out),
+            Message::Body { slot, batch } => self.body(slot, batch.digest(), &batch, out),
         }
     }
 

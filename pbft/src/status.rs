@@ -100,8 +100,8 @@ impl Pbft {
         complete.last().map_or(start, |(slot, _)| slot)
     }
 
-    /// Sends a replica what it lacks. What a signature is needed for is sent at once, for it is
-    /// rare; the rest when the replica has said the same twice: it may be on its way.
+    /// Sends a replica what it lacks: mostly when it has said the same twice, for it may be on its
+    /// way. What anyone can show, the primary shows first.
     pub(crate) fn status(&mut self, from: ReplicaId, status: &Status, out: &mut Out) {
         let Some(stuck) = self.peers.heard(from, status) else {
             return;
@@ -110,7 +110,8 @@ impl Pbft {
             out.send(Dest::One(from), Message::ViewChange(self.own_view_change()));
         }
         let behind = status.view < self.view || status.view == self.view && !status.active;
-        if let Some(new_view) = self.new_view.as_ref().filter(|_| behind) {
+        let answers = self.leads() || stuck > 1;
+        if let Some(new_view) = self.new_view.as_ref().filter(|_| behind && answers) {
             out.send(Dest::One(from), Message::NewView(new_view.clone()));
         }
         if self.config.mutated(Mutant::EarlyMessagesDropped) {

@@ -8,7 +8,7 @@ use quorate_core::protocol::{Dest, Event};
 
 use crate::certificate::{CheckpointCertificate, PreparedCertificate, Proposal};
 use crate::config::Config;
-use crate::log::{NULL, View};
+use crate::log::{Instance, NULL, View};
 use crate::message::{Message, NewView, ViewChange};
 use crate::mutant::Mutant;
 use crate::record::Record;
@@ -94,7 +94,7 @@ impl Pbft {
         self.stop_watching(out);
         self.awaits_new_view = false;
         out.disarm(Timer::NewView);
-        self.log.for_each(|instance| instance.leave_view());
+        self.log.for_each(Instance::leave_view);
     }
 
     /// The view change of this replica for its view. Said again, it shows the same or a later

@@ -202,12 +202,7 @@ impl Pbft {
             return;
         }
         if self.leads() {
-            let known = relayed
-                && self
-                    .log
-                    .iter()
-                    .any(|(_, i)| i.body(&batch.digest()).is_some());
-            if !known {
+            if !(relayed && self.has_slot(&batch)) {
                 self.order(batch, out);
             }
         } else if !relayed {
