@@ -1,0 +1,126 @@
+//! Time-outs and limits.
+
+use std::time::Duration;
+
+use quorate_core::codec::MESSAGE_LIMIT;
+use quorate_core::quorum::Byzantine;
+use serde::{Deserialize, Serialize};
+
+use crate::mutant::Mutant;
+
+/// The widest window that may be configured: what a message may speak of is bounded by it.
+pub(crate) const MAX_WINDOW: usize = 1 << 12;
+
+/// Time-outs and limits of a PBFT replica. `checkpoint_every` and `window` must be the same in all
+/// replicas of a cluster; the rest should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How long a backup waits for a request to be executed before it asks for another primary.
+    /// Doubles with each view change that brings no progress. [Castro99 §4.5.2]
+    pub request_timeout: Duration,
+    /// How often a replica tells the others what it has, for them to send again what it lacks.
+    /// [Castro02 §5.2]
+    pub status_every: Duration,
+    /// K: a checkpoint is taken each time this many slots have been executed. [Castro99 §4.3]
+    pub checkpoint_every: u64,
+    /// How many slots lie between the low and the high watermark: at least two checkpoints.
+    /// [Castro99 §4.3]
+    pub window: u64,
+    /// The most bytes of requests that a primary holds because the window is full; it drops
+    /// proposals beyond.
+    pub max_queued_bytes: usize,
+    /// The most batches of one replica's clients that another waits for.
+    pub max_waiting_batches: usize,
+    /// The most bytes of them.
+    pub max_waiting_bytes: usize,
+    /// The most messages of one sender kept that came before their view or watermark.
+    pub max_early_messages: usize,
+    /// The most bytes of them.
+    pub max_early_bytes: usize,
+    /// The most slots sent again in answer to one status.
+    pub max_resent_slots: usize,
+    /// The most bytes of batches sent again in answer to one status, if that is not less than one.
+    pub max_resent_bytes: usize,
+    /// The rule that is switched off.
+    #[cfg(feature = "mutants")]
+    #[serde(skip)]
+    pub mutant: Option<Mutant>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            request_timeout: Duration::from_millis(500),
+            status_every: Duration::from_millis(100),
+            checkpoint_every: 256,
+            window: 512,
+            max_queued_bytes: 64 << 20,
+            max_waiting_batches: 256,
+            max_waiting_bytes: 16 << 20,
+            max_early_messages: 256,
+            max_early_bytes: 4 << 20,
+            max_resent_slots: 32,
+            max_resent_bytes: 1 << 20,
+            #[cfg(feature = "mutants")]
+            mutant: None,
+        }
+    }
+}
+
+/// What a signature, its signer and a share of what it is on take in a message, at most.
+const SIGNATURE_BYTES: usize = 96;
+
+impl Config {
+    /// Says what cannot work among `n` replicas, if anything.
+    pub(crate) fn validate(&self, n: usize) -> Result<(), String> {
+        if self.checkpoint_every == 0 || self.window < self.checkpoint_every.saturating_mul(2) {
+            return Err(format!(
+                "checkpoint_every ({}) must be above zero, and window ({}) at least twice that",
+                self.checkpoint_every, self.window
+            ));
+        }
+        if self.window > MAX_WINDOW as u64 {
+            return Err(format!(
+                "window ({}) must be at most {MAX_WINDOW}",
+                self.window
+            ));
+        }
+        // A NEW-VIEW has a quorum of view changes, with a quorum of signatures for each slot.
+        let quorum = Byzantine::of(n).strong().size();
+        let new_view = quorum * (self.window as usize + 2) * (quorum + 1) * SIGNATURE_BYTES;
+        if new_view > MESSAGE_LIMIT {
+            return Err(format!(
+                "window ({}) is too wide for {n} replicas: a new view may take {new_view} bytes, and no message may have more than {MESSAGE_LIMIT}",
+                self.window
+            ));
+        }
+        let limits = [
+            ("request_timeout", self.request_timeout.is_zero()),
+            ("status_every", self.status_every.is_zero()),
+            ("max_queued_bytes", self.max_queued_bytes == 0),
+            ("max_waiting_batches", self.max_waiting_batches == 0),
+            ("max_waiting_bytes", self.max_waiting_bytes == 0),
+            ("max_early_messages", self.max_early_messages == 0),
+            ("max_early_bytes", self.max_early_bytes == 0),
+            ("max_resent_slots", self.max_resent_slots == 0),
+            ("max_resent_bytes", self.max_resent_bytes == 0),
+        ];
+        match limits.iter().find(|(_, zero)| *zero) {
+            Some((name, _)) => Err(format!("{name} must be above zero")),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the rule is switched off.
+    #[cfg(feature = "mutants")]
+    pub(crate) fn mutated(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+
+    /// Whether the rule is switched off: never, in a build that is not a test's.
+    #[cfg(not(feature = "mutants"))]
+    pub(crate) fn mutated(&self, _mutant: Mutant) -> bool {
+        false
+    }
+}

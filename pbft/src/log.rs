@@ -1,0 +1,251 @@
+//! Views, and what a replica knows of each slot. [Castro99 §4.2]
+
+use std::fmt;
+use std::sync::LazyLock;
+
+use quorate_core::crypto::{Digest, Signature};
+use quorate_core::id::{ReplicaId, Slot};
+use quorate_core::request::Batch;
+use quorate_core::window::Window;
+use serde::{Deserialize, Serialize};
+
+use crate::certificate::{PreparedCertificate, Proposal};
+
+/// A view: a configuration with one primary. [Castro99 §4]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct View(pub u64);
+
+impl View {
+    /// The view after this one.
+    pub fn next(self) -> View {
+        View(self.0.saturating_add(1))
+    }
+
+    /// "The primary of a view is replica p such that p = v mod |R|." [Castro99 §4]
+    pub fn primary(self, n: usize) -> ReplicaId {
+        ReplicaId((self.0 % n.max(1) as u64) as u8)
+    }
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "v{}", self.0)
+    }
+}
+
+impl fmt::Display for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// The digest of the null request, which "goes through the protocol like other requests, but its
+/// execution is a no-op". [Castro99 §4.4]
+pub(crate) static NULL: LazyLock<Digest> = LazyLock::new(|| Batch::noop().digest());
+
+/// What a replica knows of a slot.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Instance {
+    // Durable.
+    /// The pre-prepare accepted last: of the current view, if there is one in it.
+    accepted: Option<Proposal>,
+    /// The certificate of the latest view in which the slot prepared.
+    prepared: Option<PreparedCertificate>,
+    /// The batches of the digests above and below, as far as they are here.
+    bodies: Vec<(Digest, Batch)>,
+
+    // Volatile.
+    /// Whether `accepted` counts: a primary's own does when it has come back to it.
+    pub(crate) counts: bool,
+    /// The prepares of the current view: the first of each replica.
+    prepares: Vec<(ReplicaId, Digest, Signature)>,
+    /// The commit of the latest view of each replica.
+    commits: Vec<(ReplicaId, View, Digest)>,
+    /// The digest that has been decided.
+    committed: Option<Digest>,
+}
+
+impl Instance {
+    pub(crate) fn accepted(&self) -> Option<&Proposal> {
+        self.accepted.as_ref()
+    }
+
+    /// The pre-prepare accepted in `view`.
+    pub(crate) fn accepted_in(&self, view: View) -> Option<&Proposal> {
+        self.accepted.as_ref().filter(|p| p.view == view)
+    }
+
+    pub(crate) fn prepared(&self) -> Option<&PreparedCertificate> {
+        self.prepared.as_ref()
+    }
+
+    pub(crate) fn committed(&self) -> Option<Digest> {
+        self.committed
+    }
+
+    /// Accepts a pre-prepare.
+    pub(crate) fn accept(&mut self, proposal: Proposal) {
+        self.accepted = Some(proposal);
+        self.drop_idle_bodies();
+    }
+
+    pub(crate) fn prepare(&mut self, certificate: PreparedCertificate) {
+        self.prepared = Some(certificate);
+        self.drop_idle_bodies();
+    }
+
+    pub(crate) fn commit(&mut self, digest: Digest) {
+        self.committed = Some(digest);
+        self.drop_idle_bodies();
+    }
+
+    /// Whether `digest` is one that this replica has to do with in this slot.
+    fn refers_to(&self, digest: &Digest) -> bool {
+        let accepted = self.accepted.as_ref().map(|p| p.digest);
+        let prepared = self.prepared.as_ref().map(PreparedCertificate::digest);
+        [accepted, prepared, self.committed].contains(&Some(*digest))
+    }
+
+    fn drop_idle_bodies(&mut self) {
+        let mut bodies = std::mem::take(&mut self.bodies);
+        bodies.retain(|(digest, _)| self.refers_to(digest));
+        self.bodies = bodies;
+    }
+
+    /// The batch with `digest`, if it is here. The null request is everywhere.
+    pub(crate) fn body(&self, digest: &Digest) -> Option<Batch> {
+        let held = self.bodies.iter().find(|(d, _)| d == digest);
+        match held {
+            Some((_, batch)) => Some(batch.clone()),
+            None => (*digest == *NULL).then(Batch::noop),
+        }
+    }
+
+    /// Whether the batch with `digest` is missing here.
+    pub(crate) fn lacks(&self, digest: &Digest) -> bool {
+        self.refers_to(digest) && self.body(digest).is_none()
+    }
+
+    /// The digests whose batches are missing here.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = Digest> {
+        let accepted = self.accepted.as_ref().map(|p| p.digest);
+        let wanted = [self.committed, accepted].into_iter().flatten();
+        wanted.filter(|digest| self.lacks(digest))
+    }
+
+    /// Keeps a batch that it refers to.
+    pub(crate) fn keep(&mut self, digest: Digest, batch: Batch) {
+        if self.lacks(&digest) {
+            self.bodies.push((digest, batch));
+        }
+    }
+
+    /// All batches here, for the records.
+    pub(crate) fn bodies(&self) -> &[(Digest, Batch)] {
+        &self.bodies
+    }
+
+    /// Counts a prepare of the current view: the first of each replica.
+    pub(crate) fn count_prepare(&mut self, from: ReplicaId, digest: Digest, signature: Signature) {
+        if self.prepares.iter().all(|(voter, ..)| *voter != from) {
+            self.prepares.push((from, digest, signature));
+        }
+    }
+
+    /// The prepares of the current view for `digest`.
+    pub(crate) fn prepares_for(&self, digest: &Digest) -> Vec<(ReplicaId, Signature)> {
+        let equal = self.prepares.iter().filter(|(_, d, _)| d == digest);
+        equal
+            .map(|(from, _, signature)| (*from, *signature))
+            .collect()
+    }
+
+    /// Forgets the prepares of the view that is left.
+    pub(crate) fn leave_view(&mut self) {
+        self.prepares.clear();
+        self.counts = false;
+    }
+
+    /// Counts a commit, if it is of a later view than the replica's last.
+    pub(crate) fn count_commit(&mut self, from: ReplicaId, view: View, digest: Digest) {
+        match self.commits.iter_mut().find(|(voter, ..)| *voter == from) {
+            Some(last) if last.1 < view => *last = (from, view, digest),
+            Some(_) => {}
+            None => self.commits.push((from, view, digest)),
+        }
+    }
+
+    /// How many replicas have committed `digest` in `view`.
+    pub(crate) fn commits_for(&self, view: View, digest: &Digest) -> usize {
+        let equal = |(_, v, d): &&(ReplicaId, View, Digest)| *v == view && d == digest;
+        self.commits.iter().filter(equal).count()
+    }
+}
+
+/// The slots between the watermarks. [Castro99 §4.3]
+#[derive(Clone, Debug)]
+pub(crate) struct Log {
+    slots: Window<Instance>,
+    width: usize,
+}
+
+impl Log {
+    /// An empty log of at most `width` slots after `low`.
+    pub(crate) fn after(low: Slot, width: u64) -> Log {
+        Log {
+            slots: Window::after(low),
+            width: width as usize,
+        }
+    }
+
+    /// h: the last stable checkpoint.
+    pub(crate) fn low(&self) -> Slot {
+        self.slots.compacted()
+    }
+
+    /// H: the last slot that may be spoken of.
+    pub(crate) fn high(&self) -> Slot {
+        Slot(self.low().0.saturating_add(self.width as u64))
+    }
+
+    pub(crate) fn contains(&self, slot: Slot) -> bool {
+        slot > self.low() && slot <= self.high()
+    }
+
+    /// The last slot of which anything is known.
+    pub(crate) fn last(&self) -> Slot {
+        self.slots.last()
+    }
+
+    pub(crate) fn slot(&self, slot: Slot) -> Option<&Instance> {
+        self.slots.slot(slot)
+    }
+
+    /// What is known of `slot`, to be changed; `None` outside the watermarks.
+    pub(crate) fn entry(&mut self, slot: Slot) -> Option<&mut Instance> {
+        self.slots.entry(slot, self.width)
+    }
+
+    pub(crate) fn iter_from(&self, from: Slot) -> impl Iterator<Item = (Slot, &Instance)> {
+        self.slots.iter_from(from)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Slot, &Instance)> {
+        self.slots.iter()
+    }
+
+    /// Changes all that is known.
+    pub(crate) fn for_each(&mut self, mut change: impl FnMut(&mut Instance)) {
+        let slots: Vec<Slot> = self.slots.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            if let Some(instance) = self.slots.slot_mut(slot) {
+                change(instance);
+            }
+        }
+    }
+
+    /// Drops all through a stable checkpoint. [Castro99 §4.3]
+    pub(crate) fn compact_through(&mut self, slot: Slot) {
+        self.slots.compact_through(slot);
+    }
+}

@@ -1,0 +1,36 @@
+//! Rules of PBFT that can be switched off, to show that the tests would notice.
+
+/// A rule of PBFT, named by what a replica does without it.
+///
+/// Only the feature `mutants` lets a [`Config`](crate::Config) name one; without it every rule
+/// holds, at no cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// A view change leaves out the prepared certificates. [Castro99 §4.4]
+    PreparedDroppedInViewChange,
+    /// Of two prepared certificates for a slot, the one of the older view wins. [Castro99 §4.4]
+    OlderCertificateMasksNewer,
+    /// A new view begins after the lowest of the checkpoints shown, not the highest.
+    /// [Castro99 §4.4]
+    LowWatermarkFromLowestCheckpoint,
+    /// What comes too early is dropped, and not asked for again. [Castro99 §4.3]
+    EarlyMessagesDropped,
+    /// A backup takes a new view as the primary says it is. [Castro99 §4.4]
+    NewViewNotRecomputed,
+    /// A primary gives a batch that has a slot already another one.
+    InFlightOrderedAgain,
+    /// A batch is executed when it is prepared. [Castro99 §4.2]
+    ExecutedAtPrepared,
+    /// f + 1 replicas are enough where 2f + 1 are needed. [Castro99 §4.2]
+    WeakQuorum,
+    /// A restart forgets which pre-prepares were accepted. [Castro99 §4.2]
+    AcceptedForgottenOnRestart,
+    /// A restart forgets the view. [Castro99 §4.4]
+    ViewForgottenOnRestart,
+    /// A second pre-prepare for a view and slot replaces the first. [Castro99 §4.2]
+    SecondDigestAccepted,
+    /// View changes for views long left pull a replica along. [Castro99 §4.5.2]
+    StaleViewChangesCounted,
+    /// Any snapshot is believed. [Castro99 §4.3]
+    SnapshotWithoutCertificate,
+}

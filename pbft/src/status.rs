@@ -1,0 +1,233 @@
+//! Retransmission. "Replica i multicasts a status message, which summarizes its state, and other
+//! replicas that receive it send what they have said before and i lacks." Nothing else repeats
+//! anything. [Castro02 §5.2]
+
+use std::collections::BTreeMap;
+
+use quorate_core::crypto::Digest;
+use quorate_core::id::{ReplicaId, Slot, Time};
+use quorate_core::protocol::Dest;
+
+use crate::certificate::sign_prepare;
+use crate::log::View;
+use crate::message::{MAX_FETCHED_BODIES, Message, PrepareVote, Status};
+use crate::mutant::Mutant;
+use crate::replica::{Out, Pbft, Timer};
+
+/// What others have told of themselves.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    known: Vec<Peer>,
+    /// How many statuses this replica has sent since it started.
+    rounds: usize,
+    /// What it had executed by the last of them.
+    executed: Slot,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Peer {
+    executed: Slot,
+    complete: Slot,
+    /// How often it has said the same since it said anything else.
+    stuck: u32,
+    /// It has had its answer for this round: nobody can ask for more.
+    answered: bool,
+}
+
+impl Peers {
+    pub(crate) fn of(n: usize) -> Peers {
+        Peers {
+            known: vec![Peer::default(); n],
+            rounds: 0,
+            executed: Slot::ZERO,
+        }
+    }
+
+    /// Takes a status; gives how often the replica has said the same, unless it has had its answer.
+    fn heard(&mut self, from: ReplicaId, status: &Status) -> Option<u32> {
+        let peer = self.known.get_mut(from.index())?;
+        if std::mem::replace(&mut peer.answered, true) {
+            return None;
+        }
+        let same = (peer.executed, peer.complete) == (status.executed, status.complete);
+        (peer.executed, peer.complete) = (status.executed, status.complete);
+        peer.stuck = if same {
+            peer.stuck.saturating_add(1)
+        } else {
+            0
+        };
+        Some(peer.stuck)
+    }
+}
+
+impl Pbft {
+    pub(crate) fn status_is_due(&mut self, now: Time, out: &mut Out) {
+        out.arm(Timer::Status, now + self.config.status_every);
+        self.peers.rounds = self.peers.rounds.wrapping_add(1);
+        for peer in &mut self.peers.known {
+            peer.answered = false;
+        }
+        out.send(Dest::Others, Message::Status(self.own_status()));
+        self.ask_for_all_bodies(out);
+        if std::mem::replace(&mut self.peers.executed, self.executed) == self.executed {
+            self.fetch_state(self.peers.rounds, out);
+        }
+    }
+
+    fn own_status(&self) -> Status {
+        Status {
+            view: self.view,
+            active: self.is_active(),
+            stable: self.log.low(),
+            executed: self.executed,
+            complete: self.complete(),
+            view_changes: self.view_changes_known(),
+        }
+    }
+
+    /// Through where all that the view has to say is executed and has prepared in it. A view that
+    /// has not begun has nothing to say.
+    fn complete(&self) -> Slot {
+        if !self.is_active() {
+            return self.executed;
+        }
+        let start = self.log.low().max(self.settled.0);
+        let done = |(slot, instance): &(Slot, &crate::log::Instance)| {
+            let prepared = instance.prepared().is_some_and(|p| p.view() == self.view);
+            *slot <= self.executed && prepared
+        };
+        let complete = self.log.iter_from(start.next()).take_while(done);
+        complete.last().map_or(start, |(slot, _)| slot)
+    }
+
+    /// Sends a replica what it lacks: mostly when it has said the same twice, for it may be on its
+    /// way. What anyone can show, the primary shows first.
+    pub(crate) fn status(&mut self, from: ReplicaId, status: &Status, out: &mut Out) {
+        let Some(stuck) = self.peers.heard(from, status) else {
+            return;
+        };
+        if self.owes_view_change(&status.view_changes) {
+            out.send(Dest::One(from), Message::ViewChange(self.own_view_change()));
+        }
+        let behind = status.view < self.view || status.view == self.view && !status.active;
+        let answers = self.leads() || stuck > 1;
+        if let Some(new_view) = self.new_view.as_ref().filter(|_| behind && answers) {
+            out.send(Dest::One(from), Message::NewView(new_view.clone()));
+        }
+        if self.config.mutated(Mutant::EarlyMessagesDropped) {
+            return;
+        }
+        let gone = status.executed < self.log.low();
+        if (gone || stuck > 0)
+            && status.stable < self.log.low()
+            && let Some(stable) = &self.stable
+        {
+            out.send(Dest::One(from), Message::Stable(stable.clone()));
+        }
+        if stuck > 0 {
+            for (slot, digest) in self.checkpoints.own().filter(|(s, _)| *s > status.stable) {
+                let vote = self.own_checkpoint(slot, digest);
+                out.send(Dest::One(from), Message::Checkpoint(vote));
+            }
+            let shows = stuck > 1 || self.leads();
+            let after = status.executed.min(status.complete);
+            let limit = self.config.max_resent_slots;
+            self.send_again(Dest::One(from), (after, limit), shows, out);
+        }
+    }
+
+    /// After a restart, says again what this replica has said, to itself too: what it had counted
+    /// of its own is lost.
+    pub(crate) fn say_again(&mut self, out: &mut Out) {
+        for (slot, digest) in self.checkpoints.own() {
+            let vote = self.own_checkpoint(slot, digest);
+            out.send(Dest::All, Message::Checkpoint(vote));
+        }
+        if !self.is_active() {
+            out.send(Dest::All, Message::ViewChange(self.own_view_change()));
+        }
+        let all = (self.executed, self.config.window as usize);
+        self.send_again(Dest::All, all, false, out);
+    }
+
+    /// Sends again what this replica has said of so many slots after one: the pre-prepares, if it
+    /// `shows` them, its prepares in this view, and the commit of the latest view in which each
+    /// has prepared.
+    fn send_again(&self, to: Dest, (after, limit): (Slot, usize), shows: bool, out: &mut Out) {
+        let mut bytes = 0;
+        let mut prepares = Vec::new();
+        let mut commits: BTreeMap<View, Vec<(Slot, Digest)>> = BTreeMap::new();
+        for (slot, instance) in self.log.iter_from(after.next()).take(limit) {
+            if let Some(certificate) = instance.prepared() {
+                let votes = commits.entry(certificate.view()).or_default();
+                votes.push((slot, certificate.digest()));
+            }
+            let accepted = instance.accepted_in(self.view).filter(|_| self.is_active());
+            let Some((proposal, batch)) =
+                accepted.and_then(|proposal| Some((proposal, instance.body(&proposal.digest)?)))
+            else {
+                continue;
+            };
+            if shows && (bytes == 0 || bytes + batch.size() <= self.config.max_resent_bytes) {
+                bytes += batch.size().max(1);
+                let proposal = proposal.clone();
+                out.send(to, Message::PrePrepare { proposal, batch });
+            }
+            if !self.leads() {
+                let digest = proposal.digest;
+                let signature = sign_prepare(&self.signer, self.view, slot, &digest);
+                prepares.push(PrepareVote {
+                    slot,
+                    digest,
+                    signature,
+                });
+            }
+        }
+        let view = self.view;
+        if !prepares.is_empty() {
+            let votes = prepares;
+            out.send(to, Message::Prepare { view, votes });
+        }
+        for (view, votes) in commits {
+            out.send(to, Message::Commit { view, votes });
+        }
+    }
+
+    /// Asks one replica for the batches that a slot refers to and that are missing here.
+    pub(crate) fn ask_for_bodies(&self, slot: Slot, out: &mut Out) {
+        let instance = self.log.slot(slot).into_iter();
+        let wanted = instance.flat_map(|i| i.missing().map(|digest| (slot, digest)));
+        self.ask_for(wanted.collect(), out);
+    }
+
+    fn ask_for_all_bodies(&self, out: &mut Out) {
+        let slots = self.log.iter();
+        let wanted = slots.flat_map(|(slot, i)| i.missing().map(move |digest| (slot, digest)));
+        self.ask_for(wanted.take(MAX_FETCHED_BODIES).collect(), out);
+    }
+
+    /// Asks one replica after the other, another each round.
+    fn ask_for(&self, wanted: Vec<(Slot, Digest)>, out: &mut Out) {
+        let mut others = ReplicaId::all(self.n).filter(|replica| *replica != self.me);
+        let attempt = self.peers.rounds % self.n.saturating_sub(1).max(1);
+        if let Some(other) = others.nth(attempt)
+            && !wanted.is_empty()
+        {
+            out.send(Dest::One(other), Message::FetchBodies(wanted));
+        }
+    }
+
+    pub(crate) fn give_bodies(&self, from: ReplicaId, wanted: &[(Slot, Digest)], out: &mut Out) {
+        let mut bytes = 0;
+        for (slot, digest) in wanted {
+            let held = self.log.slot(*slot).and_then(|i| i.body(digest));
+            if let Some(batch) = held
+                && (bytes == 0 || bytes + batch.size() <= self.config.max_resent_bytes)
+            {
+                bytes += batch.size().max(1);
+                let slot = *slot;
+                out.send(Dest::One(from), Message::Body { slot, batch });
+            }
+        }
+    }
+}

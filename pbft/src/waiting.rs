@@ -1,0 +1,273 @@
+//! The requests that a replica waits to see executed. "A backup is waiting for a request if it
+//! received a valid request and has not executed it." [Castro99 §4.4]
+//!
+//! The patience is with each batch, not with the primary as such: a primary that orders other
+//! requests and leaves one out is found out as well. [Clement09 §4]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use quorate_core::crypto::Digest;
+use quorate_core::id::{ReplicaId, Time};
+use quorate_core::protocol::Dest;
+use quorate_core::request::{Batch, SessionId};
+
+use crate::config::Config;
+use crate::message::Message;
+use crate::replica::{Out, Pbft, Timer};
+
+/// What a replica waits for.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    batches: BTreeMap<Digest, Waited>,
+    /// In which of them a request is; the first, if there are several.
+    index: BTreeMap<(SessionId, u64), Digest>,
+    /// How many batches each replica has here, and their bytes.
+    shares: Vec<(usize, usize)>,
+    /// Whether the timer runs.
+    armed: bool,
+}
+
+#[derive(Debug)]
+struct Waited {
+    batch: Batch,
+    origin: ReplicaId,
+    /// How many of its requests have not been executed.
+    left: usize,
+    /// Since when the primary of the view knows of it, or should.
+    since: Time,
+    /// All backups have been told.
+    escalated: bool,
+}
+
+impl Waiting {
+    pub(crate) fn of(n: usize) -> Waiting {
+        Waiting {
+            batches: BTreeMap::new(),
+            index: BTreeMap::new(),
+            shares: vec![(0, 0); n],
+            armed: false,
+        }
+    }
+
+    fn contains(&self, digest: &Digest) -> bool {
+        self.batches.contains_key(digest)
+    }
+
+    /// For how long the primary has known of a batch, or should have.
+    fn waited(&self, digest: &Digest, now: Time) -> Option<Duration> {
+        let waited = self.batches.get(digest)?;
+        Some(now.since(waited.since))
+    }
+
+    /// Waits for a batch, unless `origin` has too many here, or all its requests are waited for.
+    fn add(&mut self, now: Time, origin: ReplicaId, batch: &Batch, config: &Config) {
+        let Some((count, bytes)) = self.shares.get_mut(origin.index()) else {
+            return;
+        };
+        let size = *bytes + batch.size();
+        if *count >= config.max_waiting_batches || size > config.max_waiting_bytes {
+            return;
+        }
+        let digest = batch.digest();
+        let mut left = 0;
+        for request in batch.requests() {
+            let key = (request.session, request.sequence);
+            if let std::collections::btree_map::Entry::Vacant(entry) = self.index.entry(key) {
+                entry.insert(digest);
+                left += 1;
+            }
+        }
+        if left > 0 {
+            (*count, *bytes) = (*count + 1, size);
+            let waited = Waited {
+                batch: batch.clone(),
+                origin,
+                left,
+                since: now,
+                escalated: false,
+            };
+            self.batches.insert(digest, waited);
+        }
+    }
+
+    /// The requests of `batch` have been executed.
+    pub(crate) fn executed(&mut self, batch: &Batch) {
+        if self.batches.is_empty() {
+            return;
+        }
+        for request in batch.requests() {
+            let Some(digest) = self.index.remove(&(request.session, request.sequence)) else {
+                continue;
+            };
+            let Some(waited) = self.batches.get_mut(&digest) else {
+                continue;
+            };
+            waited.left = waited.left.saturating_sub(1);
+            if waited.left == 0 {
+                let (origin, size) = (waited.origin, waited.batch.size());
+                self.batches.remove(&digest);
+                if let Some((count, bytes)) = self.shares.get_mut(origin.index()) {
+                    *count = count.saturating_sub(1);
+                    *bytes = bytes.saturating_sub(size);
+                }
+            }
+        }
+    }
+
+    /// Waits for nothing any more: what has been executed is not known.
+    pub(crate) fn clear(&mut self) {
+        self.batches.clear();
+        self.index.clear();
+        self.shares.fill((0, 0));
+    }
+
+    /// A view has begun: its primary is given all the time there is. Gives all batches.
+    fn restart(&mut self, now: Time) -> Vec<Batch> {
+        for waited in self.batches.values_mut() {
+            (waited.since, waited.escalated) = (now, false);
+        }
+        self.batches.values().map(|w| w.batch.clone()).collect()
+    }
+
+    /// When something is to be done about what is waited for.
+    fn deadline(&self, timeout: Duration) -> Option<Time> {
+        let due = |waited: &Waited| match waited.escalated {
+            true => waited.since + timeout,
+            false => waited.since + timeout / 2,
+        };
+        self.batches.values().map(due).min()
+    }
+
+    fn is_overdue(&self, now: Time, timeout: Duration) -> bool {
+        let mut waited = self.batches.values();
+        waited.any(|waited| waited.since + timeout <= now)
+    }
+
+    /// The batches of `me` of which all must be told now.
+    fn escalate(&mut self, me: ReplicaId, now: Time, timeout: Duration) -> Vec<Batch> {
+        let due = self.batches.values_mut();
+        let due = due.filter(|w| !w.escalated && w.since + timeout / 2 <= now);
+        let mut batches = Vec::new();
+        for waited in due {
+            waited.escalated = true;
+            if waited.origin == me {
+                batches.push(waited.batch.clone());
+            }
+        }
+        batches
+    }
+}
+
+impl Pbft {
+    /// How long a request may take in this view. [Castro99 §4.5.2]
+    pub(crate) fn patience(&self) -> Duration {
+        let doubled = self
+            .config
+            .request_timeout
+            .checked_mul(1 << self.attempts.min(16));
+        doubled.unwrap_or(Duration::MAX)
+    }
+
+    /// Takes requests of this replica's clients: to order them, or for the primary to do it. Asked
+    /// a second time, it tells all, and all will be waiting. [Castro99 §4.4]
+    pub(crate) fn propose(&mut self, now: Time, batch: Batch, out: &mut Out) {
+        if batch.is_empty() {
+            return;
+        }
+        if self.leads() {
+            return self.order(batch, out);
+        }
+        let to = match (self.leader(), self.waiting.waited(&batch.digest(), now)) {
+            // The driver asks again when a view has begun; the primary has just been told.
+            (Some(_), Some(waited)) if waited < self.patience() / 4 => return,
+            (Some(primary), None) => Dest::One(primary),
+            _ => Dest::Others,
+        };
+        let relayed = false;
+        self.await_execution(now, self.me, &batch, out);
+        out.send(to, Message::Forward { batch, relayed });
+    }
+
+    /// Takes requests of another replica's clients. A backup waits for them too, and tells the
+    /// primary, which may not have heard; what is told so goes no further.
+    pub(crate) fn forwarded(
+        &mut self,
+        now: Time,
+        from: ReplicaId,
+        (batch, relayed): (Batch, bool),
+        out: &mut Out,
+    ) {
+        if batch.is_empty() {
+            return;
+        }
+        if self.leads() {
+            if !(relayed && self.has_slot(&batch)) {
+                self.order(batch, out);
+            }
+        } else if !relayed {
+            self.await_execution(now, from, &batch, out);
+            if let Some(primary) = self.leader().filter(|primary| *primary != from) {
+                let relayed = true;
+                out.send(Dest::One(primary), Message::Forward { batch, relayed });
+            }
+        }
+    }
+
+    fn await_execution(&mut self, now: Time, origin: ReplicaId, batch: &Batch, out: &mut Out) {
+        if !self.waiting.contains(&batch.digest()) {
+            self.waiting.add(now, origin, batch, &self.config);
+        }
+        self.watch(out);
+    }
+
+    /// "It starts a timer when it receives a request and the timer is not already running."
+    /// [Castro99 §4.4]
+    pub(crate) fn watch(&mut self, out: &mut Out) {
+        if self.waiting.armed || !self.is_active() || self.leads() {
+            return;
+        }
+        if let Some(deadline) = self.waiting.deadline(self.patience()) {
+            self.waiting.armed = true;
+            out.arm(Timer::Request, deadline);
+        }
+    }
+
+    pub(crate) fn stop_watching(&mut self, out: &mut Out) {
+        self.waiting.armed = false;
+        out.disarm(Timer::Request);
+    }
+
+    /// Something that is waited for is due, unless it has been executed meanwhile. "If the timer
+    /// of backup i expires in view v, the backup starts a view change to move the system to view
+    /// v + 1." [Castro99 §4.4]
+    pub(crate) fn request_timed_out(&mut self, now: Time, out: &mut Out) {
+        self.waiting.armed = false;
+        if !self.is_active() || self.leads() {
+            return;
+        }
+        let patience = self.patience();
+        if self.waiting.is_overdue(now, patience) {
+            return self.start_view_change(self.view.next(), out);
+        }
+        for batch in self.waiting.escalate(self.me, now, patience) {
+            let relayed = false;
+            out.send(Dest::Others, Message::Forward { batch, relayed });
+        }
+        self.watch(out);
+    }
+
+    /// A view has begun: its primary orders what it knows of; the backups tell it.
+    pub(crate) fn wait_in_new_view(&mut self, now: Time, out: &mut Out) {
+        let batches = self.waiting.restart(now);
+        for batch in batches {
+            if self.leads() {
+                self.order(batch, out);
+            } else if let Some(primary) = self.leader() {
+                let relayed = true;
+                out.send(Dest::One(primary), Message::Forward { batch, relayed });
+            }
+        }
+        self.watch(out);
+    }
+}
