@@ -12,6 +12,7 @@ use quorate_core::protocol::{Protocol, SnapshotRef};
 use quorate_core::storage::Snapshot;
 use quorate_core::transport::{ClientService, FrameSink, Service};
 use quorate_core::wire::Envelope;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::client_wire::{self, Ask};
@@ -162,9 +163,13 @@ impl<P: Protocol> ClientService for Connection<P> {
 impl<P: Protocol> Drop for Connection<P> {
     fn drop(&mut self) {
         let gone = Happening::Disconnected(self.id);
-        if let Err(mpsc::error::TrySendError::Full(gone)) = self.inbox.try_send(gone) {
+        let sent = self.inbox.try_send(gone);
+        // Without a runtime any more there is no driver that would have to know.
+        if let Err(mpsc::error::TrySendError::Full(gone)) = sent
+            && let Ok(runtime) = Handle::try_current()
+        {
             let inbox = self.inbox.clone();
-            tokio::spawn(async move { drop(inbox.send(gone).await) });
+            runtime.spawn(async move { drop(inbox.send(gone).await) });
         }
     }
 }
