@@ -80,6 +80,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         machine: S,
         stored: Stored,
     ) -> Result<Self, Halt> {
+        settings.validate().map_err(Halt::Settings)?;
         let mut execution = Execution::new(machine);
         if let Some(snapshot) = &stored.snapshot {
             execution.restore(snapshot)?;

@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 
 use bytes::Bytes;
+use quorate_core::codec::MESSAGE_LIMIT;
 use quorate_core::consensus::{ProposeError, ReadError, ReadLevel};
 use quorate_core::crypto::{GroupId, Members, SecretKey, Signer, Verifier};
 use quorate_core::frontier::Frontier;
@@ -186,7 +187,11 @@ fn session() -> SessionId {
     }
 }
 
-fn replica(config: Config, settings: Settings, stored: Stored) -> Replica<Solo, Text> {
+fn recovered(
+    config: Config,
+    settings: Settings,
+    stored: Stored,
+) -> Result<Replica<Solo, Text>, Halt> {
     let key = SecretKey::from_seed([0; 32]);
     let members = Members::new(GroupId(1), [key.public()]);
     let context = Context {
@@ -196,7 +201,11 @@ fn replica(config: Config, settings: Settings, stored: Stored) -> Replica<Solo, 
         members,
         seed: [0; 32],
     };
-    let mut replica = Replica::recover(context, config, settings, Text::default(), stored).unwrap();
+    Replica::recover(context, config, settings, Text::default(), stored)
+}
+
+fn replica(config: Config, settings: Settings, stored: Stored) -> Replica<Solo, Text> {
+    let mut replica = recovered(config, settings, stored).unwrap();
     replica.start(NOW);
     replica.end_turn(NOW);
     replica
@@ -343,6 +352,25 @@ fn what_is_too_much_is_refused_and_certainly_did_not_happen() {
     assert!(!ProposeError::Overloaded.may_have_happened());
     settle(&mut replica);
     assert_eq!(replica.machine().0, b"x");
+}
+
+#[test]
+fn what_could_be_written_but_not_read_again_is_not_taken() {
+    let settings = |max_command_bytes| Settings {
+        max_command_bytes,
+        ..Settings::default()
+    };
+    let largest = MESSAGE_LIMIT / 2 - Settings::default().max_batch_bytes;
+    let mut original = opened(CONFIG, settings(largest));
+    let command = vec![b'x'; largest];
+    let request = request(1, Operation::Apply(&command));
+    original.propose(request).unwrap();
+    let records = original.end_turn(NOW).append.unwrap().records;
+    for record in records.iter() {
+        quorate_core::codec::decode::<Written>("record", record).unwrap();
+    }
+    let too_large = recovered(CONFIG, settings(largest + 1), Stored::default());
+    assert!(matches!(too_large, Err(Halt::Settings(_))));
 }
 
 #[test]

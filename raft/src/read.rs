@@ -146,17 +146,29 @@ impl Raft {
         let Some(leader) = leader.filter(|_| !fresh.is_empty()) else {
             return;
         };
-        let ticket = reads.ticket;
-        reads.ticket = ticket.wrapping_add(1);
-        reads.asked.retain(|asked| !fresh.contains(&asked.id));
-        reads.asked.extend(fresh.into_iter().map(|id| Asked {
-            id,
-            ticket,
-            index: None,
-        }));
-        let excess = reads.asked.len().saturating_sub(limit);
-        reads.asked.drain(..excess);
-        out.send(Dest::One(leader), Message::ReadIndex { ticket });
+        // Asked again, a read keeps its question: an answer under way still counts, however slow.
+        let (again, new): (Vec<ReadId>, Vec<ReadId>) = fresh
+            .into_iter()
+            .partition(|id| reads.asked.iter().any(|asked| asked.id == *id));
+        let open = reads.asked.iter().filter(|asked| asked.index.is_none());
+        let again = open.filter(|asked| again.contains(&asked.id));
+        let mut tickets: Vec<u64> = again.map(|asked| asked.ticket).collect();
+        tickets.dedup();
+        if !new.is_empty() {
+            let ticket = reads.ticket;
+            reads.ticket = ticket.wrapping_add(1);
+            reads.asked.extend(new.into_iter().map(|id| Asked {
+                id,
+                ticket,
+                index: None,
+            }));
+            let excess = reads.asked.len().saturating_sub(limit);
+            reads.asked.drain(..excess);
+            tickets.push(ticket);
+        }
+        for ticket in tickets {
+            out.send(Dest::One(leader), Message::ReadIndex { ticket });
+        }
     }
 
     /// A replica has heard of a round in the current term: it has not, before that, made another
@@ -187,7 +199,7 @@ impl Raft {
     pub(crate) fn read_index_reply(&mut self, ticket: u64, index: Slot, out: &mut Out) {
         let asked = self.reads.asked.iter_mut();
         for read in asked.filter(|read| read.ticket == ticket) {
-            read.index = Some(index);
+            read.index.get_or_insert(index);
         }
         self.answer_remote_reads(out);
     }

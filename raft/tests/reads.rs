@@ -169,6 +169,25 @@ fn asked_again_a_read_is_answered_once() {
 }
 
 #[test]
+fn a_read_is_answered_however_often_it_is_asked_before_the_answer_comes() {
+    let mut node = follower();
+    node.read(5);
+    let first = tickets(&mut node);
+    node.read(5);
+    assert_eq!(tickets(&mut node), first);
+    let reply = |index| Message::ReadIndexReply {
+        ticket: first[0],
+        index: Slot(index),
+    };
+    node.receive(r(1), reply(2));
+    node.read(5);
+    assert_eq!(tickets(&mut node), [], "only execution is waited for");
+    node.receive(r(1), reply(3));
+    node.receive(r(1), common::append(1, at(1, 1), &[1], 2));
+    assert_eq!(node.answered, [ReadId(5)]);
+}
+
+#[test]
 fn a_lost_round_is_confirmed_by_the_next_heartbeat() {
     let mut cluster = Cluster::led_by_0(3, &Config::default());
     cluster.node(0).read(5);

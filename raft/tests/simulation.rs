@@ -98,6 +98,25 @@ fn clusters_of_other_sizes_survive_the_faults_they_can() {
     }
 }
 
+/// Queues of one, snapshots after every entry or two, questions asked again sooner than they can
+/// be answered.
+#[test]
+fn the_narrowest_limits_are_survived() {
+    let mut config = config(3);
+    config.settings.max_pending = 2;
+    config.settings.max_batch_bytes = 80;
+    config.settings.max_batches_in_flight = 1;
+    config.settings.retry_after = Duration::from_millis(20);
+    config.settings.snapshot_every_bytes = 100;
+    config.protocol.max_append_bytes = 1;
+    config.protocol.max_inflight_bytes = 1;
+    config.protocol.max_inflight_messages = 1;
+    config.protocol.max_uncommitted_bytes = 300;
+    config.protocol.retained_entries = 0;
+    config.protocol.max_pending_reads = 2;
+    pass(&config, 0..seeds() / 4);
+}
+
 #[test]
 fn each_scenario_can_be_drawn() {
     for scenario in Scenario::ALL {

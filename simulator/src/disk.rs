@@ -17,6 +17,10 @@ pub(crate) enum Lane {
     Saves,
 }
 
+/// The longest that a sync takes on a slow disk, so that none that began during a fault goes on
+/// for most of the time that is given to recover.
+const LONGEST: u64 = 2_000_000_000;
+
 /// Storage, and the syncs under way.
 #[derive(Debug)]
 pub(crate) struct Disk {
@@ -80,7 +84,8 @@ impl Disk {
             return None;
         }
         sync.under_way = true;
-        Some((sync.takes.draw(random) * factor, sync.given))
+        let takes = (sync.takes.draw(random) * factor).min(LONGEST);
+        Some((takes, sync.given))
     }
 
     /// Ends a sync.

@@ -83,6 +83,9 @@ pub enum Halt {
     /// What storage gave back does not make a replica.
     #[error(transparent)]
     Recover(#[from] RecoverError),
+    /// The replica was given limits that cannot work.
+    #[error("the settings cannot work: {0}")]
+    Settings(String),
     /// Something cannot be encoded.
     #[error("cannot write {0}")]
     Encode(String),

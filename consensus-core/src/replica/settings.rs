@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::codec::MESSAGE_LIMIT;
+
 /// Limits and policies of the driver core, the same for every protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -43,6 +45,33 @@ impl Default for Settings {
             snapshot_every_bytes: 64 << 20,
             #[cfg(feature = "mutants")]
             mutant: None,
+        }
+    }
+}
+
+impl Settings {
+    /// Says what cannot work, if anything.
+    pub(super) fn validate(&self) -> Result<(), String> {
+        // A batch is closed by the request that fills it. What is larger than a message could be
+        // written but not read again, and not sent.
+        let batch = self.max_batch_bytes.saturating_add(self.max_command_bytes);
+        if batch > MESSAGE_LIMIT / 2 {
+            return Err(format!(
+                "max_batch_bytes ({}) and max_command_bytes ({}) must together be at most {}, for a batch to fit into a record and a message",
+                self.max_batch_bytes,
+                self.max_command_bytes,
+                MESSAGE_LIMIT / 2
+            ));
+        }
+        let positive = [
+            ("max_pending", self.max_pending > 0),
+            ("max_pending_bytes", self.max_pending_bytes > 0),
+            ("max_batches_in_flight", self.max_batches_in_flight > 0),
+            ("retry_after_ms", !self.retry_after.is_zero()),
+        ];
+        match positive.iter().find(|(_, positive)| !positive) {
+            Some((name, _)) => Err(format!("{name} must be above zero")),
+            None => Ok(()),
         }
     }
 }
