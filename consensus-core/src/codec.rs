@@ -14,8 +14,10 @@ pub const FORMAT_VERSION: u8 = 1;
 /// The most bytes a message or record may take, encoded.
 pub const MESSAGE_LIMIT: usize = 16 << 20;
 
-/// The most bytes the session table of a snapshot may take, encoded.
-pub const TABLE_LIMIT: usize = 1 << 30;
+/// The most bytes the session table of a snapshot may take, encoded. No less than what it can grow
+/// to, for a snapshot that was written must be readable; what a peer offers is bounded by its
+/// transport, and checked by its digest first.
+pub const TABLE_LIMIT: usize = usize::MAX >> 1;
 
 /// A value that goes over the wire or to disk.
 pub trait Codec: Serialize + DeserializeOwned {}

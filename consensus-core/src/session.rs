@@ -10,6 +10,10 @@ use crate::request::{Request, SessionId};
 /// How far a client may run ahead of its oldest request without an answer.
 pub const WINDOW: u64 = 4096;
 
+/// How many bytes of answers a session keeps, though always the last one. A client that takes in
+/// what it is told ([`Request::answered`]) never has that many outstanding.
+pub const ANSWER_BYTES: usize = 1 << 20;
+
 /// How many sessions are kept. Opening one more forgets the one unused for the most openings.
 pub const MAX_SESSIONS: usize = 16_384;
 
@@ -41,9 +45,10 @@ struct Session {
     through: u64,
     /// What else is executed.
     beyond: BTreeSet<u64>,
-    /// All answers below this one have reached the client.
+    /// Answers below this one are not kept: they have reached the client, or were too many.
     answered: u64,
     answers: BTreeMap<u64, Bytes>,
+    answer_bytes: usize,
 }
 
 impl Session {
@@ -63,6 +68,7 @@ impl Session {
     fn executed(&mut self, sequence: u64, answered: u64, answer: Bytes) {
         self.highest = self.highest.max(sequence);
         self.answered = self.answered.max(answered);
+        self.answer_bytes += answer.len();
         self.answers.insert(sequence, answer);
         self.beyond.insert(sequence);
         let too_old = self.highest.saturating_sub(WINDOW);
@@ -73,10 +79,23 @@ impl Session {
             self.beyond.pop_first();
             self.through = self.through.max(first);
         }
-        while let Some(entry) = self.answers.first_entry()
-            && (*entry.key() <= too_old || *entry.key() < self.answered)
+        self.answered = self.answered.max(too_old + 1);
+        while let Some((first, _)) = self.answers.first_key_value()
+            && (*first < self.answered || self.keeps_too_much())
         {
-            entry.remove();
+            self.forget_first_answer();
+        }
+    }
+
+    fn keeps_too_much(&self) -> bool {
+        self.answer_bytes > ANSWER_BYTES && self.answers.len() > 1
+    }
+
+    /// What is below a forgotten answer is not kept either, in whatever order it comes.
+    fn forget_first_answer(&mut self) {
+        if let Some((sequence, answer)) = self.answers.pop_first() {
+            self.answered = self.answered.max(sequence + 1);
+            self.answer_bytes -= answer.len();
         }
     }
 }
@@ -255,6 +274,37 @@ mod tests {
             sessions.standing(id(1), 11),
             Standing::Executed(answer("x"))
         );
+    }
+
+    #[test]
+    fn answers_that_are_too_large_are_dropped_in_any_order_alike() {
+        let large = Bytes::from(vec![b'x'; ANSWER_BYTES / 2 + 1]);
+        let run = |order: [u64; 3]| {
+            let mut sessions = Sessions::default();
+            assert!(sessions.open(id(1), 0));
+            for sequence in order {
+                let request = Request {
+                    session: id(1),
+                    sequence,
+                    answered: 0,
+                    operation: Operation::Apply(b""),
+                };
+                let answer = if sequence == 1 {
+                    answer("x")
+                } else {
+                    large.clone()
+                };
+                assert_eq!(sessions.execute(&request, || answer.clone()), Ok(answer));
+            }
+            sessions
+        };
+        let one = run([1, 2, 3]);
+        for order in [[1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]] {
+            assert_eq!(one, run(order), "{order:?}");
+        }
+        assert_eq!(one.standing(id(1), 1), Standing::Dropped);
+        assert_eq!(one.standing(id(1), 2), Standing::Dropped);
+        assert_eq!(one.standing(id(1), 3), Standing::Executed(large));
     }
 
     #[test]
