@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use quorate_core::consensus::ProposeError;
 use quorate_core::id::Time;
 use quorate_core::machine::StateMachine;
 use quorate_core::protocol::{Dest, Event, Fetch, Protocol, Status};
@@ -135,6 +136,12 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     fn propose(&mut self, id: ConnectionId, batch: &Batch) {
         for request in batch.requests() {
             if !self.replies.bind(id, request.session) {
+                let refused = Reply::Answer {
+                    session: request.session.number,
+                    sequence: request.sequence,
+                    result: Err(ProposeError::Overloaded),
+                };
+                self.replies.reply(id, refused);
                 continue;
             }
             if let Err(error) = self.replica.propose(request) {

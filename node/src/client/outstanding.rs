@@ -204,6 +204,11 @@ impl Commands {
             self.again.get_or_insert(Instant::now() + REFUSED);
             return false;
         }
+        let result = match result {
+            // Another replica, with another limit, may have taken it.
+            Err(ProposeError::TooLarge { .. }) if command.sent > 1 => Err(ProposeError::Unknown),
+            result => result,
+        };
         let expired = result == Err(ProposeError::SessionExpired);
         if let Some(command) = self.waiting.remove(&sequence) {
             self.landed(sequence, command.command.len());
