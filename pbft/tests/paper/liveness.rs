@@ -318,3 +318,16 @@ fn a_replica_is_answered_once_a_round() {
     }
     assert_eq!(answers, [0, 0, 0, 3, 0, 0, 4, 0, 0]);
 }
+
+/// A replica that has gone on to the next view does not keep the others waiting for it in theirs.
+#[test]
+fn view_changes_for_later_views_start_the_timer_too() {
+    let mut node = Node::new(3, &config());
+    node.propose("x");
+    node.wait_for_view_change();
+    node.receive(1, Message::ViewChange(view_change(1, 1, vec![])));
+    assert!(!node.timers.contains_key(&Timer::NewView));
+    node.receive(2, Message::ViewChange(view_change(2, 2, vec![])));
+    assert_eq!(node.view(), 1, "one alone pulls nobody along");
+    assert!(node.timers.contains_key(&Timer::NewView));
+}
