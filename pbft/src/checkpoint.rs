@@ -9,20 +9,20 @@ use quorate_core::id::{ReplicaId, Slot, Time};
 use quorate_core::protocol::{Dest, Fetch, SnapshotRef};
 
 use crate::certificate::{CheckpointCertificate, sign_checkpoint};
+use crate::config::Config;
 use crate::message::{CheckpointVote, Message};
 use crate::mutant::Mutant;
 use crate::record;
 use crate::replica::{Out, Pbft};
-
-/// How many checkpoints of one replica are kept: the latest. A correct one has at most as many
-/// between the watermarks, with the smallest window, and one more on its way.
-const KEPT: usize = 4;
 
 /// What is known of checkpoints that are not stable here yet.
 #[derive(Debug)]
 pub(crate) struct Checkpoints {
     /// The votes of each replica.
     votes: Vec<BTreeMap<Slot, (Digest, Signature)>>,
+    /// How many votes of a replica are kept, the latest: as many as a correct one has between the
+    /// watermarks, and some that are ahead.
+    kept: usize,
     /// This replica's own, durable.
     own: BTreeMap<Slot, Digest>,
     /// Proved, but the state is not durable here yet: those between the watermarks, and the last.
@@ -32,9 +32,11 @@ pub(crate) struct Checkpoints {
 }
 
 impl Checkpoints {
-    pub(crate) fn of(n: usize) -> Checkpoints {
+    pub(crate) fn of(n: usize, config: &Config) -> Checkpoints {
+        let between = config.window / config.checkpoint_every.max(1);
         Checkpoints {
             votes: vec![BTreeMap::new(); n],
+            kept: between as usize + 2,
             own: BTreeMap::new(),
             certified: BTreeMap::new(),
             diverged: None,
@@ -49,7 +51,7 @@ impl Checkpoints {
         votes
             .entry(vote.slot)
             .or_insert((vote.digest, vote.signature));
-        if votes.len() > KEPT {
+        if votes.len() > self.kept {
             votes.pop_first();
         }
     }

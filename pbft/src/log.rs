@@ -61,6 +61,8 @@ pub(crate) struct Instance {
     prepares: Vec<(ReplicaId, Digest, Signature)>,
     /// The commit of the latest view of each replica.
     commits: Vec<(ReplicaId, View, Digest)>,
+    /// What others say is decided: the first of each.
+    claims: Vec<(ReplicaId, Digest)>,
     /// The digest that has been decided.
     committed: Option<Digest>,
 }
@@ -173,6 +175,18 @@ impl Instance {
             Some(_) => {}
             None => self.commits.push((from, view, digest)),
         }
+    }
+
+    /// Counts what `from` says is decided: the first that it says.
+    pub(crate) fn count_claim(&mut self, from: ReplicaId, digest: Digest) {
+        if self.claims.iter().all(|(claimant, _)| *claimant != from) {
+            self.claims.push((from, digest));
+        }
+    }
+
+    /// How many replicas say that `digest` is decided.
+    pub(crate) fn claims_for(&self, digest: &Digest) -> usize {
+        self.claims.iter().filter(|(_, d)| d == digest).count()
     }
 
     /// How many replicas have committed `digest` in `view`.

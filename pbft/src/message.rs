@@ -46,6 +46,9 @@ pub enum Message {
         /// Slots and digests.
         votes: Vec<(Slot, Digest)>,
     },
+    /// The sender has executed these slots: a quorum has committed them. For who is behind, who
+    /// believes f + 1 equal ones.
+    Decided(Vec<(Slot, Digest)>),
     /// The sender has this state, durably. [Castro99 §4.3]
     Checkpoint(CheckpointVote),
     /// A quorum has this state, durably. [Castro99 §4.3]
@@ -331,6 +334,9 @@ impl Message {
             Message::Commit { view, votes } => {
                 votes.iter().map(|(slot, _)| slot.0).fold(view.0, u64::max)
             }
+            Message::Decided(slots) | Message::FetchBodies(slots) => {
+                slots.iter().map(|(slot, _)| slot.0).max().unwrap_or(0)
+            }
             Message::Checkpoint(vote) => vote.slot.0,
             Message::Stable(certificate) => certificate.slot().0,
             Message::ViewChange(change) => change.view.0,
@@ -338,9 +344,6 @@ impl Message {
             Message::Status(status) => {
                 let slots = status.stable.max(status.executed).max(status.complete);
                 status.view.0.max(slots.0)
-            }
-            Message::FetchBodies(wanted) => {
-                wanted.iter().map(|(slot, _)| slot.0).max().unwrap_or(0)
             }
             Message::Body { slot, .. } => slot.0,
         }
@@ -366,7 +369,7 @@ impl Message {
                     verify_prepare(verifier, from, on, &vote.signature)
                 })
             }
-            Message::Commit { votes, .. } => verify_votes(votes),
+            Message::Commit { votes, .. } | Message::Decided(votes) => verify_votes(votes),
             Message::Checkpoint(vote) => {
                 verify_checkpoint(verifier, from, vote.slot, &vote.digest, &vote.signature)
             }
@@ -395,6 +398,7 @@ impl protocol::Message for Message {
             Message::PrePrepare { .. } => "pre_prepare",
             Message::Prepare { .. } => "prepare",
             Message::Commit { .. } => "commit",
+            Message::Decided(_) => "decided",
             Message::Checkpoint(_) => "checkpoint",
             Message::Stable(_) => "stable",
             Message::ViewChange(_) => "view_change",
@@ -414,6 +418,8 @@ impl protocol::Message for Message {
             // The certificate must be shown in every view change to come: what is committed
             // rests on it. [Castro99 §4.5.1]
             Message::Commit { .. } => true,
+            // What is decided stays so, whoever forgets it.
+            Message::Decided(_) => false,
             // Others drop their logs on the word that the state is durable here.
             Message::Checkpoint(_) => true,
             // A replica that forgets that it has left a view may prepare in it what its view

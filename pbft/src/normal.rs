@@ -227,6 +227,24 @@ impl Pbft {
         }
     }
 
+    /// Takes what others have executed. One of f + 1 is correct, and has seen the commits of a
+    /// quorum, which need not say so again: some of it may be faulty, or have gone on to another
+    /// view.
+    pub(crate) fn decided(&mut self, from: ReplicaId, slots: Vec<(Slot, Digest)>, out: &mut Out) {
+        let weak = self.weak();
+        for (slot, digest) in slots {
+            if slot > self.log.high() {
+                continue;
+            }
+            if let Some(instance) = self.log.entry(slot) {
+                instance.count_claim(from, digest);
+                if instance.claims_for(&digest) >= weak {
+                    self.decide(slot, digest, out);
+                }
+            }
+        }
+    }
+
     fn decide(&mut self, slot: Slot, digest: Digest, out: &mut Out) {
         let executed = slot <= self.executed;
         let Some(instance) = self.log.entry(slot) else {

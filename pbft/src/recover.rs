@@ -46,7 +46,7 @@ impl Pbft {
             stable: durable.stable,
             executed,
             snapshot: executed,
-            checkpoints: Checkpoints::of(n),
+            checkpoints: Checkpoints::of(n, &config),
             settled: (Slot::ZERO, Slot::ZERO),
             primary: Primary::default(),
             votes: Votes::default(),

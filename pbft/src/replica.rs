@@ -143,6 +143,7 @@ impl Pbft {
             }
             Message::Prepare { view, votes } => self.prepare(from, view, votes, out),
             Message::Commit { view, votes } => self.commit(from, view, votes, out),
+            Message::Decided(slots) => self.decided(from, slots, out),
             Message::Checkpoint(vote) => self.checkpoint(now, from, &vote, out),
             Message::Stable(certificate) => self.certified(now, certificate, out),
             Message::ViewChange(change) => self.view_change(now, change, out),

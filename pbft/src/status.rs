@@ -32,6 +32,8 @@ struct Peer {
     stuck: u32,
     /// It has had its answer for this round: nobody can ask for more.
     answered: bool,
+    /// The bytes of the batches that it has been given in this round.
+    given: usize,
 }
 
 impl Peers {
@@ -65,7 +67,7 @@ impl Pbft {
         out.arm(Timer::Status, now + self.config.status_every);
         self.peers.rounds = self.peers.rounds.wrapping_add(1);
         for peer in &mut self.peers.known {
-            peer.answered = false;
+            (peer.answered, peer.given) = (false, 0);
         }
         out.send(Dest::Others, Message::Status(self.own_status()));
         self.ask_for_all_bodies(out);
@@ -129,10 +131,22 @@ impl Pbft {
                 let vote = self.own_checkpoint(slot, digest);
                 out.send(Dest::One(from), Message::Checkpoint(vote));
             }
+            self.tell_decided(from, status.executed, out);
             let shows = stuck > 1 || self.leads();
             let after = status.executed.min(status.complete);
             let limit = self.config.max_resent_slots;
             self.send_again(Dest::One(from), (after, limit), shows, out);
+        }
+    }
+
+    /// Tells a replica what is decided in the slots after the last that it has executed.
+    fn tell_decided(&self, to: ReplicaId, after: Slot, out: &mut Out) {
+        let later = self.log.iter_from(after.next());
+        let executed = later.take_while(|(slot, _)| *slot <= self.executed);
+        let decided = executed.filter_map(|(slot, i)| Some((slot, i.committed()?)));
+        let decided: Vec<(Slot, Digest)> = decided.take(self.config.max_resent_slots).collect();
+        if !decided.is_empty() {
+            out.send(Dest::One(to), Message::Decided(decided));
         }
     }
 
@@ -217,14 +231,22 @@ impl Pbft {
         }
     }
 
-    pub(crate) fn give_bodies(&self, from: ReplicaId, wanted: &[(Slot, Digest)], out: &mut Out) {
-        let mut bytes = 0;
+    /// Gives batches that are asked for, within what one replica may have in a round.
+    pub(crate) fn give_bodies(
+        &mut self,
+        from: ReplicaId,
+        wanted: &[(Slot, Digest)],
+        out: &mut Out,
+    ) {
+        let Some(peer) = self.peers.known.get_mut(from.index()) else {
+            return;
+        };
         for (slot, digest) in wanted {
             let held = self.log.slot(*slot).and_then(|i| i.body(digest));
-            if let Some(batch) = held
-                && (bytes == 0 || bytes + batch.size() <= self.config.max_resent_bytes)
-            {
-                bytes += batch.size().max(1);
+            let Some(batch) = held else { continue };
+            let given = peer.given + batch.size();
+            if peer.given == 0 || given <= self.config.max_resent_bytes {
+                peer.given = given;
                 let slot = *slot;
                 out.send(Dest::One(from), Message::Body { slot, batch });
             }

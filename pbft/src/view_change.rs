@@ -158,22 +158,32 @@ impl Pbft {
     }
 
     /// "A replica that has sent a view-change message for view v + 1 waits for 2f + 1 view-change
-    /// messages for view v + 1 and then starts its timer." The primary of the view begins it with
-    /// them, its own among them or not. [Castro99 §4.4, §4.5.2]
+    /// messages for view v + 1 and then starts its timer." Those for later views are as good for
+    /// that: who has sent one has given up view v, and will not say so of v + 1 again. The primary
+    /// of the view begins it with 2f + 1 for just this view. [Castro99 §4.4, §4.5.2]
     fn try_new_view(&mut self, now: Time, out: &mut Out) {
         if self.is_active() {
             return;
         }
         let changes = self.view_changes.iter().flatten();
-        let same = changes.filter(|change| change.view == self.view);
-        let quorum: Vec<ViewChange> = same.take(self.strong()).cloned().collect();
-        if quorum.len() < self.strong() {
+        let left = changes.clone().filter(|change| change.view >= self.view);
+        if left.count() < self.strong() {
             return;
         }
+        let same = changes.filter(|change| change.view == self.view);
+        let quorum: Vec<ViewChange> = same.take(self.strong()).cloned().collect();
         if !self.awaits_new_view {
             self.awaits_new_view = true;
             out.arm(Timer::NewView, now + self.patience());
         }
+        if quorum.len() == self.strong() {
+            self.make_new_view(quorum, out);
+        }
+    }
+
+    /// "When the primary p of view v + 1 receives 2f valid view-change messages for view v + 1 from
+    /// other replicas, it multicasts a new-view message." [Castro99 §4.4]
+    fn make_new_view(&mut self, quorum: Vec<ViewChange>, out: &mut Out) {
         if self.view.primary(self.n) == self.me && !self.primary.has_made(self.view) {
             let outcome = Outcome::of(&quorum, &self.config);
             let sign = |(slot, digest): &(Slot, Digest)| {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use quorate_core::id::Slot;
 use quorate_core::protocol::Role;
-use quorate_pbft::{Config, Message, Timer};
+use quorate_pbft::{Config, Message, Timer, View};
 
 use crate::common::{
     Cluster, Node, command, commit, config, kinds, new_view, pre_prepare, view_change,
@@ -267,4 +268,66 @@ fn forwarded_batches_are_waited_for_within_bounds() {
         !node.timers.contains_key(&Timer::Request),
         "it never waited for b"
     );
+}
+
+/// What f + 1 replicas have executed is believed, and no less; then the batch is asked for.
+#[test]
+fn a_replica_left_behind_believes_f_plus_1_that_a_slot_is_decided() {
+    let decided = |text| Message::Decided(vec![(Slot(1), command(text).digest())]);
+    let mut node = Node::new(3, &config());
+    node.propose("z");
+    node.wait_for_view_change();
+    node.receive(0, pre_prepare(0, 1, "x"));
+    node.receive(0, decided("y"));
+    node.receive(0, decided("x"));
+    node.receive(1, decided("x"));
+    node.take();
+    assert!(
+        node.executed().is_empty(),
+        "one has said something else first"
+    );
+    node.receive(2, decided("x"));
+    assert!(kinds(&node.sent_to(0)).contains(&"fetch_bodies"));
+    let (slot, batch) = (Slot(1), command("x"));
+    node.receive(1, Message::Body { slot, batch });
+    assert_eq!(node.executed(), ["x"]);
+}
+
+/// However often a replica asks, it is answered once a round.
+#[test]
+fn a_replica_is_answered_once_a_round() {
+    let mut cluster = Cluster::new(4, &config());
+    cluster.propose(0, "x");
+    cluster.tick(1);
+    let nothing = quorate_pbft::Status {
+        view: View(0),
+        active: true,
+        stable: Slot(0),
+        executed: Slot(0),
+        complete: Slot(0),
+        view_changes: vec![View(0); 4],
+    };
+    let node = cluster.node(1);
+    let mut answers = Vec::new();
+    for _ in 0..3 {
+        node.fire(Timer::Status);
+        node.take();
+        for _ in 0..3 {
+            answers.push(node.answer(3, Message::Status(nothing.clone()), 3).len());
+        }
+    }
+    assert_eq!(answers, [0, 0, 0, 3, 0, 0, 4, 0, 0]);
+}
+
+/// A replica that has gone on to the next view does not keep the others waiting for it in theirs.
+#[test]
+fn view_changes_for_later_views_start_the_timer_too() {
+    let mut node = Node::new(3, &config());
+    node.propose("x");
+    node.wait_for_view_change();
+    node.receive(1, Message::ViewChange(view_change(1, 1, vec![])));
+    assert!(!node.timers.contains_key(&Timer::NewView));
+    node.receive(2, Message::ViewChange(view_change(2, 2, vec![])));
+    assert_eq!(node.view(), 1, "one alone pulls nobody along");
+    assert!(node.timers.contains_key(&Timer::NewView));
 }
