@@ -42,7 +42,8 @@ pub fn drawn<P: Protocol>(seed: u64, config: &SimulationConfig<P>) -> (Condition
     random.set_stream(PLANNING);
     let conditions = Conditions::drawn(config.faults, &mut random);
     let time = config.fault_time.as_nanos() as u64;
-    let plan = Plan::drawn(config.faults, config.replicas, time, &mut random);
+    let sizes = (config.replicas, config.liars);
+    let plan = Plan::drawn(config.faults, sizes, time, &mut random);
     (conditions, plan)
 }
 

@@ -39,6 +39,9 @@ impl<P: Protocol> World<P> {
             client.idle = client.idle.min(20 * MILLISECOND);
         }
         for replica in ReplicaId::all(self.n()) {
+            if !self.is_correct(replica) {
+                continue;
+            }
             let number = self.clients.len();
             let probe = Client::probe(number, self.sizes(), replica);
             self.clients.push(probe);
@@ -75,7 +78,8 @@ impl<P: Protocol> World<P> {
     }
 
     pub(super) fn ask_arrives(&mut self, number: usize, to: ReplicaId, ask: Ask) {
-        if self.host(to).replica.is_none() {
+        let machine = self.asked(to);
+        if self.host(machine).replica.is_none() {
             return;
         }
         let (word, what) = match &ask {
@@ -83,7 +87,7 @@ impl<P: Protocol> World<P> {
             Ask::Read(token, _) => (token.0, "read"),
         };
         self.note_client(number, to, true, [14, word], what);
-        self.arrive(to, Item::Ask(ask));
+        self.arrive(machine, Item::Ask(ask));
     }
 
     /// Sends answers on their way.
@@ -111,7 +115,11 @@ impl<P: Protocol> World<P> {
         }
     }
 
-    fn tell(&mut self, number: usize, from: ReplicaId, told: Told) {
+    fn tell(&mut self, number: usize, machine: ReplicaId, told: Told) {
+        let from = self.member(machine);
+        let Some(told) = self.heard(machine, told) else {
+            return;
+        };
         let delay = self.conditions.client_latency.draw(&mut self.random);
         self.after(delay, Event::Told(number, from, told));
     }
