@@ -6,6 +6,10 @@ use quorate_pbft::{Config, Pbft};
 use quorate_simulator::{Faults, SimulationConfig, Summary, simulate};
 
 /// How many seeds are tried for each size of cluster; `QUORATE_SEEDS` says another number.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long to test is the tester's"
+)]
 fn seeds() -> u64 {
     let given = std::env::var("QUORATE_SEEDS").ok();
     given.and_then(|seeds| seeds.parse().ok()).unwrap_or(60)
