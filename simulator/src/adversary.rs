@@ -273,6 +273,7 @@ impl<P: Protocol> Adversary<P> {
         }
         self.lies += 1;
         match self.random.random_range(0..6) {
+            _ if self.behaviour == Behaviour::Silent => return None,
             0 => return None,
             1 => falsify(&mut snapshot.body, &mut self.random),
             2 => falsify(&mut snapshot.id.anchor, &mut self.random),

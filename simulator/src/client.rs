@@ -485,3 +485,57 @@ impl Call {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng as _;
+
+    const R: [ReplicaId; 3] = [ReplicaId(0), ReplicaId(1), ReplicaId(2)];
+
+    fn opened(client: &Client, answer: Result<Bytes, ProposeError>) -> Told {
+        Told::Answer(client.session(), client.sequence, answer)
+    }
+
+    #[test]
+    fn among_liars_only_what_several_replicas_say_is_believed() {
+        let mut client = Client::new(0, (4, 2), 1, 0);
+        let yes = opened(&client, Ok(Bytes::new()));
+        let no = opened(&client, Err(ProposeError::SessionExpired));
+        let other = Told::Answer(session(0, 7), 0, Ok(Bytes::new()));
+        assert!(!client.believes(R[0], &yes));
+        assert!(!client.believes(R[0], &yes));
+        assert!(!client.believes(R[1], &no));
+        assert!(!client.believes(R[1], &other));
+        assert!(!client.believes(R[2], &other));
+        assert!(client.believes(R[2], &yes));
+    }
+
+    #[test]
+    fn a_replica_without_room_speaks_for_itself_only() {
+        let mut client = Client::new(0, (4, 2), 1, 0);
+        let full = opened(&client, Err(ProposeError::Overloaded));
+        assert!(R.iter().all(|from| !client.believes(*from, &full)));
+    }
+
+    #[test]
+    fn a_probe_wants_its_own_replica_among_those_it_believes() {
+        let mut probe = Client::probe(0, (4, 2), R[2]);
+        let yes = opened(&probe, Ok(Bytes::new()));
+        assert!(!probe.believes(R[0], &yes));
+        assert!(!probe.believes(R[1], &yes));
+        assert!(probe.believes(R[2], &yes));
+    }
+
+    #[test]
+    fn among_liars_a_request_goes_to_one_replica_first_and_then_to_all() {
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        for (needed, again) in [(1, 1), (2, 4)] {
+            let mut client = Client::new(0, (4, needed), 1, 0);
+            for count in [1, again] {
+                let sent = client.send(&mut random);
+                assert!(matches!(sent, Action::Send(to, ..) if to.len() == count));
+            }
+        }
+    }
+}

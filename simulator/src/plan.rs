@@ -313,3 +313,39 @@ fn victim(n: usize, random: &mut ChaCha8Rng) -> Victim {
 fn replica(n: usize, random: &mut ChaCha8Rng) -> ReplicaId {
     ReplicaId(random.random_range(0..n) as u8)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng as _;
+
+    #[test]
+    fn so_many_replicas_lie_as_the_faults_allow() {
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let mut liars = |faults| {
+            let plans = (0..50).map(|_| Plan::drawn(faults, (7, 2), 1_000_000, &mut random));
+            let mut counts: Vec<usize> = plans.map(|plan| plan.liars.len()).collect();
+            counts.sort_unstable();
+            counts.dedup();
+            counts
+        };
+        assert_eq!(liars(Faults::Byzantine), [2]);
+        assert_eq!(liars(Faults::All), [0, 1, 2]);
+        assert_eq!(liars(Faults::Crash), [0]);
+        assert_eq!(liars(Faults::None), [0]);
+    }
+
+    #[test]
+    fn every_kind_of_faults_is_read_as_it_is_written() {
+        let all = [
+            Faults::None,
+            Faults::Network,
+            Faults::Crash,
+            Faults::Byzantine,
+            Faults::All,
+        ];
+        for faults in all {
+            assert_eq!(faults.to_string().parse(), Ok(faults));
+        }
+    }
+}
