@@ -6,7 +6,7 @@ mod lies;
 use std::time::Duration;
 
 use lies::Lies;
-use quorate_pbft::{Config, Pbft};
+use quorate_pbft::{Config, Mutant, Pbft};
 use quorate_simulator::{Faults, Rule, SimulationConfig, Summary, simulate};
 
 /// How many seeds are tried for clusters of four; `QUORATE_SEEDS` says another number.
@@ -120,4 +120,33 @@ fn two_liars_of_four_are_seen_to_do_harm() {
         Rule::Durability,
     ];
     assert!(broken.any(|failure| harm.contains(&failure.broken.rule)));
+}
+
+/// Rules without which as many liars do harm as PBFT survives with them: the worlds see it.
+#[test]
+fn without_one_of_these_rules_a_liar_does_harm() {
+    let harm = [
+        Rule::Agreement,
+        Rule::EqualState,
+        Rule::Linearizability,
+        Rule::Durability,
+        Rule::Invariant,
+    ];
+    for mutant in [
+        Mutant::WeakQuorum,
+        Mutant::SecondDigestAccepted,
+        Mutant::ExecutedAtPrepared,
+        Mutant::PreparedDroppedInViewChange,
+    ] {
+        let mut config = SimulationConfig {
+            shrink_runs: 0,
+            ..config(4, Faults::All)
+        };
+        config.protocol.mutant = Some(mutant);
+        let mut broken = (0..60).filter_map(|seed| simulate(seed, &config).failure);
+        assert!(
+            broken.any(|failure| harm.contains(&failure.broken.rule)),
+            "no harm without {mutant:?}"
+        );
+    }
 }
