@@ -82,7 +82,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.broken)?;
         match self.shrunk.faults.len() {
-            0 => writeln!(f, "it takes no fault to see it")?,
+            0 if self.shrunk.liars.is_empty() => writeln!(f, "it takes no fault to see it")?,
             count => write!(f, "{count} faults are enough to see it:\n{}", self.shrunk)?,
         }
         write!(f, "replay: {}", self.replay)
