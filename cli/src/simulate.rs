@@ -67,7 +67,7 @@ pub(crate) struct Arguments {
     quiet: bool,
 }
 
-const FAULTS: [&str; 4] = ["none", "network", "crash", "all"];
+const FAULTS: [&str; 5] = ["none", "network", "crash", "byzantine", "all"];
 
 const SCENARIOS: [&str; 5] = [
     "normal-commit",
@@ -104,6 +104,12 @@ where
         (None, FaultModel::Crash) => 3,
         (None, FaultModel::Byzantine) => 4,
     };
+    if arguments.faults == Faults::Byzantine && P::FAULTS == FaultModel::Crash {
+        bail!(
+            "{} survives replicas that stop, and not replicas that lie: choose other faults than byzantine",
+            P::NAME
+        );
+    }
     let mut config = SimulationConfig::<P>::new(replicas, protocol);
     config.faults = arguments.faults;
     config.record = arguments.trace.is_some() || arguments.diagram.is_some();

@@ -1,9 +1,13 @@
 //! Simulated clients: one operation at a time each, retried elsewhere when no answer comes.
+//!
+//! Where replicas may lie, a client believes only what so many have said that one of them is
+//! correct ([`FaultModel::replies`](quorate_core::protocol::FaultModel::replies)): it asks its
+//! replica first and all of them after a time-out, and reads from all at once.
 
 use bytes::Bytes;
 use quorate_core::consensus::{ProposeError, ReadError};
 use quorate_core::crypto::PublicKey;
-use quorate_core::id::ReplicaId;
+use quorate_core::id::{ReplicaId, ReplicaSet};
 use quorate_core::replica::ReadToken;
 use quorate_core::request::{Operation, Request, SessionId};
 use rand::RngExt as _;
@@ -55,7 +59,7 @@ impl OwnedRequest {
 }
 
 /// What a replica tells a client.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Told {
     /// The answer to a request.
     Answer(SessionId, u64, Result<Bytes, ProposeError>),
@@ -67,7 +71,7 @@ pub(crate) enum Told {
 #[derive(Debug)]
 pub(crate) enum Action {
     /// Sends, and wakes up after so many nanoseconds if nothing has changed.
-    Send(ReplicaId, Ask, u64),
+    Send(ReplicaSet, Ask, u64),
     /// Wakes up after so many nanoseconds.
     Wait(u64),
     /// Has nothing more to do.
@@ -94,6 +98,8 @@ pub(crate) struct Client {
     /// Its present name in the history.
     process: u64,
     n: usize,
+    /// How many replicas must say the same to be believed.
+    needed: usize,
     at: ReplicaId,
     /// Whether it stays at its replica and never gives up: it probes that the replica serves.
     probe: bool,
@@ -106,6 +112,8 @@ pub(crate) struct Client {
     /// Tells apart what it waits for: a later wake-up is for something else.
     pub(crate) waiting: u64,
     doing: Doing,
+    /// Who has said what about the operation under way, as long as it is not believed.
+    tally: Vec<(Told, ReplicaSet)>,
     seen: [Option<u64>; KEYS as usize],
 }
 
@@ -129,11 +137,18 @@ enum Call {
 }
 
 impl Client {
-    pub(crate) fn new(number: usize, n: usize, operations: u64, idle: u64) -> Self {
+    /// A client of `n` replicas that believes what `needed` of them say.
+    pub(crate) fn new(
+        number: usize,
+        (n, needed): (usize, usize),
+        operations: u64,
+        idle: u64,
+    ) -> Self {
         Client {
             number: number as u64,
             process: number as u64,
             n,
+            needed,
             at: ReplicaId((number % n) as u8),
             probe: false,
             idle,
@@ -143,16 +158,17 @@ impl Client {
             tries: 0,
             waiting: 0,
             doing: Doing::Opening,
+            tally: Vec::new(),
             seen: [None; KEYS as usize],
         }
     }
 
-    /// A client that writes and reads once each, through `at` only, and insists.
-    pub(crate) fn probe(number: usize, n: usize, at: ReplicaId) -> Self {
+    /// A client that writes and reads once each, through `at`, and insists.
+    pub(crate) fn probe(number: usize, sizes: (usize, usize), at: ReplicaId) -> Self {
         Client {
             at,
             probe: true,
-            ..Client::new(number, n, 2, 0)
+            ..Client::new(number, sizes, 2, 0)
         }
     }
 
@@ -201,6 +217,7 @@ impl Client {
         self.left -= 1;
         self.sequence += 1;
         self.tries = 0;
+        self.tally.clear();
         let key = random.random_range(0..KEYS);
         let id = self.command();
         let value = id.0;
@@ -250,10 +267,51 @@ impl Client {
             self.at =
                 ReplicaId(((self.at.index() + random.random_range(1..=self.n)) % self.n) as u8);
         }
+        let to = self.recipients(&ask);
         self.tries += 1;
         self.waiting += 1;
         let patience = random.random_range(150..=500) * MILLISECOND;
-        Action::Send(self.at, ask, patience)
+        Action::Send(to, ask, patience)
+    }
+
+    fn recipients(&self, ask: &Ask) -> ReplicaSet {
+        let alone = match ask {
+            _ if self.needed == 1 => true,
+            Ask::Request(_) => self.probe || self.tries == 0,
+            Ask::Read(..) => false,
+        };
+        match alone {
+            true => [self.at].into_iter().collect(),
+            false => ReplicaId::all(self.n).collect(),
+        }
+    }
+
+    /// Whether what a replica says is to be believed, now that it has said it too. A probe wants
+    /// to hear it from its own replica as well.
+    fn believes(&mut self, from: ReplicaId, told: &Told) -> bool {
+        if self.needed == 1 {
+            return true;
+        }
+        let concerns = match told {
+            // That one replica has no room says nothing about the others.
+            Told::Answer(_, _, Err(ProposeError::Overloaded)) | Told::Read(_, Err(_)) => false,
+            Told::Answer(session, sequence, _) => {
+                *session == self.session() && *sequence == self.sequence
+            }
+            Told::Read(token, Ok(_)) => self.asked(*token),
+        };
+        if !concerns {
+            return false;
+        }
+        let known = self.tally.iter().position(|(other, _)| other == told);
+        let place = known.unwrap_or(self.tally.len());
+        if known.is_none() {
+            self.tally.push((told.clone(), ReplicaSet::EMPTY));
+        }
+        self.tally.get_mut(place).is_some_and(|(_, by)| {
+            by.insert(from);
+            by.len() >= self.needed && (!self.probe || by.contains(self.at))
+        })
     }
 
     fn think(&mut self, random: &mut ChaCha8Rng) -> Action {
@@ -294,10 +352,13 @@ impl Client {
     pub(crate) fn told(
         &mut self,
         now: u64,
-        told: &Told,
+        (from, told): (ReplicaId, &Told),
         random: &mut ChaCha8Rng,
         records: &mut Records,
     ) -> Action {
+        if !self.believes(from, told) {
+            return Action::Nothing;
+        }
         let Doing::Operating { key, call, .. } = self.doing else {
             return self.told_opening(told, random);
         };
@@ -380,6 +441,7 @@ impl Client {
         self.sessions += 1;
         self.sequence += 1;
         self.tries = 0;
+        self.tally.clear();
         self.doing = Doing::Opening;
         self.send(random)
     }
@@ -420,6 +482,60 @@ impl Call {
                 expected: expected.map(text),
                 value: text(value),
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng as _;
+
+    const R: [ReplicaId; 3] = [ReplicaId(0), ReplicaId(1), ReplicaId(2)];
+
+    fn opened(client: &Client, answer: Result<Bytes, ProposeError>) -> Told {
+        Told::Answer(client.session(), client.sequence, answer)
+    }
+
+    #[test]
+    fn among_liars_only_what_several_replicas_say_is_believed() {
+        let mut client = Client::new(0, (4, 2), 1, 0);
+        let yes = opened(&client, Ok(Bytes::new()));
+        let no = opened(&client, Err(ProposeError::SessionExpired));
+        let other = Told::Answer(session(0, 7), 0, Ok(Bytes::new()));
+        assert!(!client.believes(R[0], &yes));
+        assert!(!client.believes(R[0], &yes));
+        assert!(!client.believes(R[1], &no));
+        assert!(!client.believes(R[1], &other));
+        assert!(!client.believes(R[2], &other));
+        assert!(client.believes(R[2], &yes));
+    }
+
+    #[test]
+    fn a_replica_without_room_speaks_for_itself_only() {
+        let mut client = Client::new(0, (4, 2), 1, 0);
+        let full = opened(&client, Err(ProposeError::Overloaded));
+        assert!(R.iter().all(|from| !client.believes(*from, &full)));
+    }
+
+    #[test]
+    fn a_probe_wants_its_own_replica_among_those_it_believes() {
+        let mut probe = Client::probe(0, (4, 2), R[2]);
+        let yes = opened(&probe, Ok(Bytes::new()));
+        assert!(!probe.believes(R[0], &yes));
+        assert!(!probe.believes(R[1], &yes));
+        assert!(probe.believes(R[2], &yes));
+    }
+
+    #[test]
+    fn among_liars_a_request_goes_to_one_replica_first_and_then_to_all() {
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        for (needed, again) in [(1, 1), (2, 4)] {
+            let mut client = Client::new(0, (4, needed), 1, 0);
+            for count in [1, again] {
+                let sent = client.send(&mut random);
+                assert!(matches!(sent, Action::Send(to, ..) if to.len() == count));
+            }
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use quorate_core::protocol::Protocol;
+use quorate_core::protocol::{FaultModel, Protocol};
 use quorate_core::replica::Settings;
 
+use crate::adversary::TamperMaker;
 use crate::plan::Faults;
 
 /// What is simulated, but for the seed.
@@ -18,6 +19,12 @@ pub struct SimulationConfig<P: Protocol> {
     pub settings: Settings,
     /// Which faults strike.
     pub faults: Faults,
+    /// How many replicas lie at most, if the faults are such.
+    pub liars: usize,
+    /// How long those hold frames back at most: best a little less than the protocol's time-out.
+    pub liar_patience: Duration,
+    /// Lies that take knowledge of the protocol, beside those that do not.
+    pub tamper: Option<TamperMaker<P>>,
     /// How many clients there are.
     pub clients: usize,
     /// How many operations they do, all together.
@@ -47,7 +54,7 @@ impl<P: Protocol> Clone for SimulationConfig<P> {
 
 impl<P: Protocol> SimulationConfig<P> {
     /// A cluster of `replicas` under all faults: 5 clients, 120 operations, 3 s of faults, 10 s to
-    /// recover. The driver takes snapshots often, and proposes again what has waited 200 ms.
+    /// recover; if the protocol survives lies, as many replicas may lie as it survives. The driver takes snapshots often, and proposes again what has waited 200 ms.
     pub fn new(replicas: usize, protocol: P::Config) -> Self {
         SimulationConfig {
             replicas,
@@ -58,6 +65,12 @@ impl<P: Protocol> SimulationConfig<P> {
                 ..Settings::default()
             },
             faults: Faults::All,
+            liars: match P::FAULTS {
+                FaultModel::Crash => 0,
+                FaultModel::Byzantine => P::FAULTS.tolerated(replicas),
+            },
+            liar_patience: Duration::from_millis(200),
+            tamper: None,
             clients: 5,
             operations: 120,
             fault_time: Duration::from_secs(3),

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_core::crypto::{GroupId, Members, SecretKey, Signer, Verifier};
-use quorate_core::id::{ReplicaId, Time};
+use quorate_core::crypto::{GroupId, Members, PublicKey, SecretKey, Signer, Verifier};
+use quorate_core::id::{ReplicaId, ReplicaSet, Time};
 use quorate_core::ledger::Ledger;
 use quorate_core::protocol::{Context, Protocol, Verified};
 use quorate_core::replica::{Effects, Halt, Replica, Settings};
@@ -82,6 +82,8 @@ pub(crate) struct Host<P: Protocol> {
     pub(crate) place: usize,
     /// The fetched snapshot that is being saved.
     pub(crate) installing: Option<Ticket>,
+    /// Whose frames may be anything.
+    pub(crate) distrusts: ReplicaSet,
     /// What earlier lives have spent.
     spent: Ledger,
     members: Members,
@@ -125,28 +127,44 @@ pub(crate) fn cluster<P: Protocol>(
     let members = Members::new(GROUP, public);
     let hosts = ReplicaId::all(n).zip(keys).map(|(id, key)| {
         let rate = 1000 - conditions.drift + random.random_range(0..=2 * conditions.drift);
-        Host {
-            id,
-            replica: None,
-            disk: Disk::new(conditions),
-            life: 0,
-            clock: Clock::new(0, rate),
-            inbox: Vec::new(),
-            turn_at: None,
-            timer_at: None,
-            busy_until: 0,
-            offer: None,
-            place: 0,
-            installing: None,
-            spent: Ledger::default(),
-            verifier: Verifier::new(members.clone()),
-            members: members.clone(),
-            key,
-            envelope: Envelope::new(GROUP, 0),
-            rate,
-        }
+        machine((id, key), members.clone(), conditions, rate)
     });
     hosts.collect()
+}
+
+/// A second machine with the key of the first, which has nothing on its disk yet.
+pub(crate) fn second<P: Protocol>(first: &Host<P>, conditions: &Conditions) -> Host<P> {
+    let (id, key) = (first.id, first.key.clone());
+    machine((id, key), first.members.clone(), conditions, first.rate)
+}
+
+fn machine<P: Protocol>(
+    (id, key): (ReplicaId, SecretKey),
+    members: Members,
+    conditions: &Conditions,
+    rate: u64,
+) -> Host<P> {
+    Host {
+        id,
+        replica: None,
+        disk: Disk::new(conditions),
+        life: 0,
+        clock: Clock::new(0, rate),
+        inbox: Vec::new(),
+        turn_at: None,
+        timer_at: None,
+        busy_until: 0,
+        offer: None,
+        place: 0,
+        installing: None,
+        distrusts: ReplicaSet::EMPTY,
+        spent: Ledger::default(),
+        verifier: Verifier::new(members.clone()),
+        members,
+        key,
+        envelope: Envelope::new(GROUP, 0),
+        rate,
+    }
 }
 
 impl<P: Protocol> Host<P> {
@@ -159,19 +177,30 @@ impl<P: Protocol> Host<P> {
         random: &mut ChaCha8Rng,
     ) -> Result<(), Halt> {
         self.verifier = Verifier::new(self.members.clone());
-        let context = Context {
-            me: self.id,
-            members: self.members.clone(),
-            signer: Signer::new(self.key.clone(), GROUP),
-            verifier: self.verifier.clone(),
-            seed: random.random(),
-        };
+        let context = self.context(random.random());
         let stored = self.disk.stored();
         let machine = Register::default();
         let replica = Replica::recover(context, config.clone(), settings.clone(), machine, stored);
         self.clock = Clock::new(now, self.rate);
         self.replica = Some(replica?);
         Ok(())
+    }
+
+    /// Who it is, and its key.
+    pub(crate) fn context(&self, seed: [u8; 32]) -> Context {
+        Context {
+            me: self.id,
+            members: self.members.clone(),
+            signer: Signer::new(self.key.clone(), GROUP),
+            verifier: self.verifier.clone(),
+            seed,
+        }
+    }
+
+    /// The keys of all replicas.
+    pub(crate) fn member_keys(&self) -> Vec<PublicKey> {
+        let ids = self.members.ids();
+        ids.filter_map(|id| self.members.key(id)).collect()
     }
 
     /// Stops the replica; what was scheduled for it is void.
@@ -219,6 +248,7 @@ impl<P: Protocol> Host<P> {
                 Item::Frame(from, frame) => {
                     match self.envelope.open(from, &frame, &self.verifier) {
                         Ok(message) => replica.message(time, message),
+                        Err(_) if self.distrusts.contains(from) => {}
                         Err(rejected) => {
                             turn.finding = Some((Rule::Invariant, rejected.to_string()));
                         }

@@ -10,7 +10,8 @@
 //! |---|---|
 //! | what strikes, and how plans are drawn and printed | `plan.rs`, `conditions.rs` |
 //! | the order of events, and a turn of a replica | `world.rs`, `world/turns.rs`, `host.rs` |
-//! | the way of a frame; the place for replicas that lie | `network.rs`, `World::transmit` |
+//! | the way of a frame | `World::transmit`, `network.rs` |
+//! | replicas that lie | `adversary.rs`, `world/liars.rs` |
 //! | what a crash leaves on a disk | `disk.rs` |
 //! | what is checked: after every turn, and at the end | `check.rs`, `world/ending.rs`, [`linearizability`] |
 //! | how a failing plan is made shorter | `simulate.rs` |
@@ -19,6 +20,7 @@ pub mod history;
 pub mod linearizability;
 pub mod register;
 
+mod adversary;
 mod check;
 mod client;
 mod conditions;
@@ -35,6 +37,7 @@ mod simulate;
 mod trace;
 mod world;
 
+pub use adversary::{Tamper, TamperMaker};
 pub use conditions::{Conditions, Noise, Spread};
 pub use config::SimulationConfig;
 pub use diagram::{Excerpt, sequence_diagram};

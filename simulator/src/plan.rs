@@ -18,7 +18,9 @@ pub enum Faults {
     Network,
     /// Replicas crash and lose what was not synced, pause, have slow and failing disks.
     Crash,
-    /// Both.
+    /// Replicas lie, in a protocol that survives it.
+    Byzantine,
+    /// All of these.
     #[default]
     All,
 }
@@ -33,6 +35,11 @@ impl Faults {
     pub fn crash(self) -> bool {
         matches!(self, Faults::Crash | Faults::All)
     }
+
+    /// Whether replicas may lie, if the protocol survives it.
+    pub fn byzantine(self) -> bool {
+        matches!(self, Faults::Byzantine | Faults::All)
+    }
 }
 
 impl fmt::Display for Faults {
@@ -41,6 +48,7 @@ impl fmt::Display for Faults {
             Faults::None => "none",
             Faults::Network => "network",
             Faults::Crash => "crash",
+            Faults::Byzantine => "byzantine",
             Faults::All => "all",
         })
     }
@@ -48,7 +56,7 @@ impl fmt::Display for Faults {
 
 /// A word that names no kind of faults.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown faults '{0}': it must be none, network, crash or all")]
+#[error("unknown faults '{0}': it must be none, network, crash, byzantine or all")]
 pub struct UnknownFaults(String);
 
 impl FromStr for Faults {
@@ -59,6 +67,7 @@ impl FromStr for Faults {
             "none" => Ok(Faults::None),
             "network" => Ok(Faults::Network),
             "crash" => Ok(Faults::Crash),
+            "byzantine" => Ok(Faults::Byzantine),
             "all" => Ok(Faults::All),
             other => Err(UnknownFaults(String::from(other))),
         }
@@ -164,10 +173,15 @@ impl fmt::Display for Planned {
 pub struct Plan {
     /// In no particular order.
     pub faults: Vec<Planned>,
+    /// The replicas that lie, from the beginning to the end.
+    pub liars: ReplicaSet,
 }
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.liars.is_empty() {
+            writeln!(f, "  {:?} lie", self.liars)?;
+        }
         let mut lines = self.faults.iter();
         lines.try_for_each(|planned| writeln!(f, "  {planned}"))
     }
@@ -177,13 +191,22 @@ impl fmt::Display for Plan {
 const MOST_FAULTS: u64 = 12;
 
 impl Plan {
-    /// A plan for `n` replicas in which all faults begin within `time` nanoseconds.
-    pub fn drawn(faults: Faults, n: usize, time: u64, random: &mut ChaCha8Rng) -> Plan {
-        if faults == Faults::None {
-            return Plan::default();
+    /// A plan for `n` replicas in which all faults begin within `time` nanoseconds, and at most
+    /// `liars` lie.
+    pub fn drawn(
+        faults: Faults,
+        (n, liars): (usize, usize),
+        time: u64,
+        random: &mut ChaCha8Rng,
+    ) -> Plan {
+        let mut plan = Plan {
+            liars: drawn_liars(faults, n, liars, random),
+            ..Plan::default()
+        };
+        if !faults.network() && !faults.crash() {
+            return plan;
         }
         let count = random.random_range(3..=MOST_FAULTS);
-        let mut plan = Plan::default();
         for _ in 0..count {
             let at = random.random_range(time / 20..time);
             let fault = drawn_fault(faults, n, random);
@@ -193,6 +216,22 @@ impl Plan {
         }
         plan
     }
+}
+
+/// All that may lie do if there are no other faults.
+fn drawn_liars(faults: Faults, n: usize, most: usize, random: &mut ChaCha8Rng) -> ReplicaSet {
+    let mut liars = ReplicaSet::EMPTY;
+    if most == 0 || !faults.byzantine() {
+        return liars;
+    }
+    let count = match faults {
+        Faults::Byzantine => most.min(n),
+        _ => random.random_range(0..=most.min(n)),
+    };
+    while liars.len() < count {
+        liars.insert(replica(n, random));
+    }
+    liars
 }
 
 /// A power failure finds more to be lost on busy disks.
@@ -222,7 +261,7 @@ fn drawn_fault(faults: Faults, n: usize, random: &mut ChaCha8Rng) -> Fault {
     let network = match faults {
         Faults::All => random.random_bool(0.5),
         Faults::Network => true,
-        Faults::Crash | Faults::None => false,
+        Faults::Crash | Faults::Byzantine | Faults::None => false,
     };
     match network {
         true => network_fault(n, random),
@@ -273,4 +312,40 @@ fn victim(n: usize, random: &mut ChaCha8Rng) -> Victim {
 
 fn replica(n: usize, random: &mut ChaCha8Rng) -> ReplicaId {
     ReplicaId(random.random_range(0..n) as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng as _;
+
+    #[test]
+    fn so_many_replicas_lie_as_the_faults_allow() {
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let mut liars = |faults| {
+            let plans = (0..50).map(|_| Plan::drawn(faults, (7, 2), 1_000_000, &mut random));
+            let mut counts: Vec<usize> = plans.map(|plan| plan.liars.len()).collect();
+            counts.sort_unstable();
+            counts.dedup();
+            counts
+        };
+        assert_eq!(liars(Faults::Byzantine), [2]);
+        assert_eq!(liars(Faults::All), [0, 1, 2]);
+        assert_eq!(liars(Faults::Crash), [0]);
+        assert_eq!(liars(Faults::None), [0]);
+    }
+
+    #[test]
+    fn every_kind_of_faults_is_read_as_it_is_written() {
+        let all = [
+            Faults::None,
+            Faults::Network,
+            Faults::Crash,
+            Faults::Byzantine,
+            Faults::All,
+        ];
+        for faults in all {
+            assert_eq!(faults.to_string().parse(), Ok(faults));
+        }
+    }
 }

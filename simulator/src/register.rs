@@ -105,6 +105,11 @@ impl Command {
 }
 
 impl Outcome {
+    /// The answer as bytes.
+    pub(crate) fn encode(&self) -> Bytes {
+        encoded(self)
+    }
+
     /// Reads an answer to a command.
     pub fn decode(answer: &[u8]) -> Option<Outcome> {
         codec::decode("outcome", answer).ok()
@@ -114,6 +119,11 @@ impl Outcome {
 /// The query for what `key` holds.
 pub fn query(key: u8) -> Bytes {
     Bytes::copy_from_slice(&[key])
+}
+
+/// The answer to [`query`] for a register that holds nothing.
+pub(crate) fn nothing() -> Bytes {
+    encoded(&None::<u64>)
 }
 
 /// Reads an answer to [`query`].

@@ -82,7 +82,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.broken)?;
         match self.shrunk.faults.len() {
-            0 => writeln!(f, "it takes no fault to see it")?,
+            0 if self.shrunk.liars.is_empty() => writeln!(f, "it takes no fault to see it")?,
             count => write!(f, "{count} faults are enough to see it:\n{}", self.shrunk)?,
         }
         write!(f, "replay: {}", self.replay)
@@ -132,6 +132,8 @@ pub struct Summary {
     pub frames_repeated: u64,
     /// Syncs of records.
     pub syncs: u64,
+    /// What lying replicas said otherwise than honest ones would have.
+    pub lies: u64,
     /// Events of the world.
     pub events: u64,
     /// How long it lasted, in nanoseconds of virtual time.
@@ -162,6 +164,7 @@ impl Summary {
             (&mut self.frames_lost, other.frames_lost),
             (&mut self.frames_repeated, other.frames_repeated),
             (&mut self.syncs, other.syncs),
+            (&mut self.lies, other.lies),
             (&mut self.events, other.events),
             (&mut self.virtual_time, other.virtual_time),
         ];
@@ -177,7 +180,7 @@ impl fmt::Display for Summary {
             f,
             "operations {} ok, {} failed, {} unknown; entries {}; campaigns {}, leaders {}; \
              crashes {} ({} with loss, {} torn); pauses {}; partitions {}; snapshots {} taken, \
-             {} installed, {} recovered from; messages {} ({} B), {} frames lost; {:.3} s",
+             {} installed, {} recovered from; messages {} ({} B), {} frames lost; lies {}; {:.3} s",
             self.ok,
             self.failed,
             self.unknown,
@@ -195,6 +198,7 @@ impl fmt::Display for Summary {
             self.messages,
             self.bytes,
             self.frames_lost,
+            self.lies,
             self.virtual_time as f64 / 1e9,
         )
     }

@@ -42,7 +42,8 @@ pub fn drawn<P: Protocol>(seed: u64, config: &SimulationConfig<P>) -> (Condition
     random.set_stream(PLANNING);
     let conditions = Conditions::drawn(config.faults, &mut random);
     let time = config.fault_time.as_nanos() as u64;
-    let plan = Plan::drawn(config.faults, config.replicas, time, &mut random);
+    let sizes = (config.replicas, config.liars);
+    let plan = Plan::drawn(config.faults, sizes, time, &mut random);
     (conditions, plan)
 }
 
@@ -56,7 +57,7 @@ fn replay<P: Protocol>(seed: u64, config: &SimulationConfig<P>) -> String {
 }
 
 /// Leaves out faults as long as the same rule is broken: halves first, then ever smaller pieces
-/// (delta debugging [Zeller02]).
+/// (delta debugging [Zeller02]); and then replicas that lie, one by one.
 fn shrink<P: Protocol>(
     seed: u64,
     config: &SimulationConfig<P>,
@@ -79,6 +80,7 @@ fn shrink<P: Protocol>(
                 .is_some_and(|other| other.rule == broken.rule),
         )
     };
+    let liars = plan.liars;
     let mut shortest = plan;
     let mut piece = shortest.faults.len().div_ceil(2);
     while piece > 0 {
@@ -94,6 +96,13 @@ fn shrink<P: Protocol>(
             }
         }
         piece /= 2;
+    }
+    for liar in liars.iter() {
+        let mut honest = shortest.clone();
+        honest.liars.remove(liar);
+        if fails(&honest) == Some(true) {
+            shortest = honest;
+        }
     }
     shortest
 }

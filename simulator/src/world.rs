@@ -11,6 +11,7 @@ use quorate_core::storage::{Snapshot, Ticket};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
+use crate::adversary::Adversary;
 use crate::check::Checker;
 use crate::client::{Ask, Client, Records, Told};
 use crate::conditions::Conditions;
@@ -28,6 +29,7 @@ use crate::trace::{Happening, Line, Party, Trace};
 mod clients;
 mod ending;
 mod faults;
+mod liars;
 mod script;
 mod turns;
 
@@ -93,7 +95,9 @@ pub struct World<P: Protocol> {
     random: ChaCha8Rng,
     queue: Queue<Event>,
     now: u64,
+    /// The machines: one for each replica, and a second one for each that lies.
     hosts: Vec<Host<P>>,
+    adversaries: BTreeMap<ReplicaId, Adversary<P>>,
     network: Network,
     plan: Plan,
     active: BTreeMap<usize, Active>,
@@ -113,6 +117,7 @@ impl<P: Protocol> World<P> {
     pub fn new(seed: u64, config: SimulationConfig<P>, conditions: Conditions, plan: Plan) -> Self {
         let mut world = World::empty(seed, config, conditions);
         world.plan = plan;
+        world.add_liars(seed);
         world.schedule_faults();
         world.begin_clients();
         world.start_all();
@@ -131,6 +136,7 @@ impl<P: Protocol> World<P> {
             queue: Queue::new(),
             now: 0,
             hosts,
+            adversaries: BTreeMap::new(),
             plan: Plan::default(),
             active: BTreeMap::new(),
             healed_at: None,
@@ -145,8 +151,8 @@ impl<P: Protocol> World<P> {
     }
 
     fn start_all(&mut self) {
-        for replica in ReplicaId::all(self.n()) {
-            self.start(replica);
+        for machine in self.all_machines() {
+            self.start(machine);
         }
     }
 
@@ -172,7 +178,7 @@ impl<P: Protocol> World<P> {
         match event {
             Event::Turn(replica, life) => self.turn_is_due(replica, life),
             Event::Timer(replica, life) => self.timer_is_due(replica, life),
-            Event::Frame(flight) => self.frame_arrives(flight),
+            Event::Frame(flight) => self.frame_arrives(&flight),
             Event::Fetch(fetch) => self.fetch_arrives(fetch),
             Event::Fetched(fetch, snapshot) => self.fetch_ends(fetch, snapshot),
             Event::Synced(replica, life, lane, ticket) => self.synced(replica, life, lane, ticket),
@@ -292,6 +298,7 @@ impl<P: Protocol> World<P> {
             messages: sent.messages,
             bytes: sent.bytes,
             syncs: spent.syncs,
+            lies: self.count_lies(),
             virtual_time: self.now,
             ..self.summary
         }

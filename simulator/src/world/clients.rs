@@ -18,13 +18,19 @@ impl<P: Protocol> World<P> {
         let each = self.config.operations.div_ceil(count as u64);
         // A client waits half of the longest wait on average, and operations take time too.
         let idle = self.config.fault_time.as_nanos() as u64 * 3 / 2 / each.max(1);
+        let sizes = self.sizes();
         for number in 0..count {
-            let client = Client::new(number, self.config.replicas, each, idle);
+            let client = Client::new(number, sizes, each, idle);
             self.clients.push(client);
             self.queue.schedule(0, Event::Wake(number, 0));
         }
         self.records.processes = count as u64 + self.config.replicas as u64;
         self.unfinished = count;
+    }
+
+    /// How many replicas there are, and how many must say the same to be believed.
+    fn sizes(&self) -> (usize, usize) {
+        (self.n(), P::FAULTS.replies(self.n()))
     }
 
     /// Clients that show that each replica serves; the others hurry up.
@@ -33,8 +39,11 @@ impl<P: Protocol> World<P> {
             client.idle = client.idle.min(20 * MILLISECOND);
         }
         for replica in ReplicaId::all(self.n()) {
+            if !self.is_correct(replica) {
+                continue;
+            }
             let number = self.clients.len();
-            let probe = Client::probe(number, self.config.replicas, replica);
+            let probe = Client::probe(number, self.sizes(), replica);
             self.clients.push(probe);
             self.unfinished += 1;
             self.after(0, Event::Wake(number, 0));
@@ -56,8 +65,10 @@ impl<P: Protocol> World<P> {
         let waiting = self.clients.get(number).map_or(0, |client| client.waiting);
         match action {
             Action::Send(to, ask, patience) => {
-                let delay = self.conditions.client_latency.draw(&mut self.random);
-                self.after(delay, Event::Ask(number, to, ask));
+                for to in to.iter() {
+                    let delay = self.conditions.client_latency.draw(&mut self.random);
+                    self.after(delay, Event::Ask(number, to, ask.clone()));
+                }
                 self.after(patience, Event::Wake(number, waiting));
             }
             Action::Wait(time) => self.after(time, Event::Wake(number, waiting)),
@@ -67,7 +78,8 @@ impl<P: Protocol> World<P> {
     }
 
     pub(super) fn ask_arrives(&mut self, number: usize, to: ReplicaId, ask: Ask) {
-        if self.host(to).replica.is_none() {
+        let machine = self.asked(to);
+        if self.host(machine).replica.is_none() {
             return;
         }
         let (word, what) = match &ask {
@@ -75,7 +87,7 @@ impl<P: Protocol> World<P> {
             Ask::Read(token, _) => (token.0, "read"),
         };
         self.note_client(number, to, true, [14, word], what);
-        self.arrive(to, Item::Ask(ask));
+        self.arrive(machine, Item::Ask(ask));
     }
 
     /// Sends answers on their way.
@@ -103,7 +115,11 @@ impl<P: Protocol> World<P> {
         }
     }
 
-    fn tell(&mut self, number: usize, from: ReplicaId, told: Told) {
+    fn tell(&mut self, number: usize, machine: ReplicaId, told: Told) {
+        let from = self.member(machine);
+        let Some(told) = self.heard(machine, told) else {
+            return;
+        };
         let delay = self.conditions.client_latency.draw(&mut self.random);
         self.after(delay, Event::Told(number, from, told));
     }
@@ -119,7 +135,7 @@ impl<P: Protocol> World<P> {
         let Some(client) = self.clients.get_mut(number) else {
             return self.script.told(self.now, from, told);
         };
-        let action = client.told(self.now, told, &mut self.random, &mut self.records);
+        let action = client.told(self.now, (from, told), &mut self.random, &mut self.records);
         self.act(number, action);
     }
 

@@ -10,7 +10,7 @@ use crate::report::Rule;
 
 impl<P: Protocol> World<P> {
     /// Whether the faults have ended, all clients have done what they wanted, and all replicas
-    /// have executed the same.
+    /// that do not lie have executed the same.
     pub(super) fn is_done(&self) -> bool {
         if self.healed_at.is_none() || self.unfinished > 0 {
             return false;
@@ -18,6 +18,7 @@ impl<P: Protocol> World<P> {
         let mut applied = self
             .hosts
             .iter()
+            .filter(|host| !self.plan.liars.contains(host.id))
             .map(|host| host.replica.as_ref().map(Replica::applied));
         let first = applied.next().flatten();
         first.is_some() && applied.all(|other| other == first)
@@ -69,6 +70,9 @@ impl<P: Protocol> World<P> {
             let (id, Some(replica)) = (host.id, &host.replica) else {
                 continue;
             };
+            if self.plan.liars.contains(id) {
+                continue;
+            }
             let machine = replica.machine();
             let acknowledged = &self.records.acknowledged;
             let lost = acknowledged.iter().find(|c| !machine.has_applied(**c));

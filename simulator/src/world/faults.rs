@@ -28,7 +28,7 @@ impl<P: Protocol> World<P> {
         let fault = planned.fault;
         let victims = self.victims(fault);
         self.say(11, number, || format!("begins: {fault}"));
-        for victim in victims.iter() {
+        for victim in self.machines(victims) {
             match fault {
                 Fault::Crash(_) => self.stop(victim),
                 Fault::DiskFailure(_) => self.arrive(victim, Item::DiskFailed),
@@ -70,7 +70,7 @@ impl<P: Protocol> World<P> {
             return;
         };
         self.say(12, number, || format!("ends: {fault}"));
-        for victim in victims.iter() {
+        for victim in self.machines(victims) {
             match fault {
                 Fault::Crash(_) | Fault::DiskFailure(_) => self.restart_if_down(victim),
                 Fault::SlowDisk(..) => self.host(victim).disk.factor = 1,
@@ -87,9 +87,10 @@ impl<P: Protocol> World<P> {
     /// Restarts a replica unless a fault will do so when it ends: one that was paused may notice
     /// only later that its disk has failed.
     pub(super) fn restart_unless_kept_down(&mut self, replica: ReplicaId) {
+        let member = self.member(replica);
         let keeps_down = |active: &Active| {
             let stops = matches!(active.fault, Fault::Crash(_) | Fault::DiskFailure(_));
-            stops && active.victims.contains(replica)
+            stops && active.victims.contains(member)
         };
         if !self.active.values().any(keeps_down) {
             self.start(replica);
@@ -125,9 +126,8 @@ impl<P: Protocol> World<P> {
         for number in numbers {
             self.fault_ends(number);
         }
-        let down = ReplicaId::all(self.n()).filter(|r| !self.up().contains(*r));
-        for replica in down.collect::<Vec<_>>() {
-            self.start(replica);
+        for machine in self.all_machines() {
+            self.restart_if_down(machine);
         }
         for host in &mut self.hosts {
             host.disk.factor = 1;

@@ -1,7 +1,7 @@
 //! Turns of replicas, and carrying out what they lead to.
 
 use bytes::Bytes;
-use quorate_core::id::{ReplicaId, ReplicaSet, Time};
+use quorate_core::id::{ReplicaId, Time};
 use quorate_core::protocol::{Commit, Dest, Event as Told, Fetch, Message as _, Protocol};
 use quorate_core::replica::{Halt, Replica};
 use quorate_core::storage::{Append, Snapshot, Ticket};
@@ -23,6 +23,9 @@ impl<P: Protocol> World<P> {
         let (config, settings) = (&self.config.protocol, &self.config.settings);
         let started = host.recover(now, config, settings, &mut self.random);
         if let Err(halt) = started {
+            if !self.is_correct(replica) {
+                return;
+            }
             return self.found((Rule::Invariant, format!("{replica} cannot start: {halt}")));
         }
         let Some(running) = &mut host.replica else {
@@ -91,7 +94,7 @@ impl<P: Protocol> World<P> {
             installed,
             finding,
         } = turn;
-        if let Some(finding) = finding {
+        if let Some(finding) = finding.filter(|_| self.is_correct(replica)) {
             self.found(finding);
         }
         if let Some(halt) = effects.halt {
@@ -119,11 +122,16 @@ impl<P: Protocol> World<P> {
                 self.stop(replica);
                 self.restart_unless_kept_down(replica);
             }
+            // Its machines hear of what they have not done, and need not bear it.
+            _ if !self.is_correct(replica) => self.stop(replica),
             _ => self.found((Rule::Invariant, format!("{replica} halted: {halt}"))),
         }
     }
 
     fn executed(&mut self, replica: ReplicaId, installed: bool, commits: &[Commit]) {
+        if !self.is_correct(replica) {
+            return;
+        }
         let host = &mut self.hosts[replica.index()];
         let before = host.place;
         for commit in commits {
@@ -164,7 +172,7 @@ impl<P: Protocol> World<P> {
                     (format!("campaigns for {regime}"), *regime)
                 }
                 Told::RegimeChanged { regime, leader } => {
-                    if let Some(leader) = leader {
+                    if let Some(leader) = leader.as_ref().filter(|_| self.is_correct(replica)) {
                         let led = self.checker.led(*regime, *leader);
                         self.check(led);
                     }
@@ -192,7 +200,7 @@ impl<P: Protocol> World<P> {
         }
         for (ticket, snapshot) in saves {
             let fetched = self.host(replica).installing == Some(ticket);
-            if !fetched {
+            if !fetched && self.is_correct(replica) {
                 self.summary.snapshots_taken += 1;
                 let id = &snapshot.id;
                 let equal = self.checker.state(replica, &id.at, id.digest);
@@ -231,6 +239,16 @@ impl<P: Protocol> World<P> {
     /// The one way from a replica's effects to the network: what lies, loses or changes messages
     /// stands here.
     fn transmit(&mut self, from: ReplicaId, to: Dest, message: &P::Message) {
+        let others = ReplicaId::all(self.n());
+        let me = self.member(from);
+        if !self.is_correct(from) {
+            for to in others.filter(|other| *other != me && goes(to, *other)) {
+                for (frame, held) in self.lies(from, to, message) {
+                    self.carry((me, to), frame, held);
+                }
+            }
+            return;
+        }
         let host = &mut self.hosts[from.index()];
         let Ok(frame) = host.envelope().seal(message) else {
             let kind = message.kind();
@@ -239,17 +257,13 @@ impl<P: Protocol> World<P> {
         if let Some(running) = &mut host.replica {
             running.count_sent(to, message, frame.len());
         }
-        match to {
-            Dest::One(to) => self.carry(from, to, frame),
-            Dest::Others | Dest::All => {
-                for to in ReplicaId::all(self.n()).filter(|to| *to != from) {
-                    self.carry(from, to, frame.clone());
-                }
-            }
+        for to in others.filter(|other| *other != me && goes(to, *other)) {
+            self.carry((me, to), frame.clone(), 0);
         }
     }
 
-    fn carry(&mut self, from: ReplicaId, to: ReplicaId, frame: Bytes) {
+    /// Puts a frame on its way, after it was `held` so long.
+    fn carry(&mut self, (from, to): (ReplicaId, ReplicaId), frame: Bytes, held: u64) {
         let [first, again] = self.network.carry(from, to, &mut self.random);
         let flight = |frame| Flight {
             from,
@@ -257,10 +271,10 @@ impl<P: Protocol> World<P> {
             sent: self.now,
             frame,
         };
-        let repeated = again.map(|delay| (delay, flight(frame.clone())));
+        let repeated = again.map(|delay| (held + delay, flight(frame.clone())));
         let flight = flight(frame);
         match first {
-            Some(delay) => self.after(delay, Event::Frame(flight)),
+            Some(delay) => self.after(held + delay, Event::Frame(flight)),
             None => self.lost(&flight),
         }
         if let Some((delay, flight)) = repeated {
@@ -294,14 +308,18 @@ impl<P: Protocol> World<P> {
         });
     }
 
-    pub(super) fn frame_arrives(&mut self, flight: Flight) {
-        let up = self.host(flight.to).replica.is_some();
+    pub(super) fn frame_arrives(&mut self, flight: &Flight) {
+        let hearers = self.hearers(flight.to, &flight.frame);
+        let up = |machine: &ReplicaId| self.hosts[machine.index()].replica.is_some();
+        let up = hearers.iter().any(up);
         if !up || self.network.is_cut(flight.from, flight.to) {
-            return self.lost(&flight);
+            return self.lost(flight);
         }
         let sent = flight.sent;
-        self.note_flight(7, &flight, Fate::Arrived { sent });
-        self.arrive(flight.to, Item::Frame(flight.from, flight.frame));
+        self.note_flight(7, flight, Fate::Arrived { sent });
+        for hearer in hearers {
+            self.arrive(hearer, Item::Frame(flight.from, flight.frame.clone()));
+        }
     }
 
     fn fetch(&mut self, by: ReplicaId, fetch: &Fetch) {
@@ -309,17 +327,18 @@ impl<P: Protocol> World<P> {
         let life = self.host(by).life;
         let text = format!("asks {from} for a snapshot");
         self.note(by, &[8, u64::from(by.0), u64::from(from.0)], true, &text);
-        let delay = self.network.delay(by, from, &mut self.random);
+        let member = self.member(by);
+        let delay = self.network.delay(member, from, &mut self.random);
         self.after(delay, Event::Fetch(FetchFlight { by, life, from }));
     }
 
     pub(super) fn fetch_arrives(&mut self, fetch: FetchFlight) {
         let FetchFlight { by, from, .. } = fetch;
-        let reachable = !self.network.is_cut(by, from) && !self.network.is_cut(from, by);
-        let offer = self.hosts.get(from.index()).and_then(|h| h.offer.as_ref());
-        let snapshot = offer.filter(|_| reachable).map(|s| s.as_ref().clone());
+        let to = self.member(by);
+        let reachable = !self.network.is_cut(to, from) && !self.network.is_cut(from, to);
+        let snapshot = reachable.then(|| self.offered(from)).flatten();
         let delay = match snapshot {
-            Some(_) => self.network.delay(from, by, &mut self.random),
+            Some(_) => self.network.delay(from, to, &mut self.random),
             None => FETCH_PATIENCE,
         };
         self.after(delay, Event::Fetched(fetch, snapshot));
@@ -367,10 +386,11 @@ impl<P: Protocol> World<P> {
         ];
         self.note(replica, &words, true, &text);
     }
+}
 
-    /// The replicas that are up.
-    pub(super) fn up(&self) -> ReplicaSet {
-        let up = self.hosts.iter().filter(|host| host.replica.is_some());
-        up.map(|host| host.id).collect()
+fn goes(to: Dest, other: ReplicaId) -> bool {
+    match to {
+        Dest::One(to) => to == other,
+        Dest::Others | Dest::All => true,
     }
 }

@@ -1,0 +1,289 @@
+//! Lies that take knowledge of PBFT, each signed by the one who tells it.
+
+use quorate_core::codec;
+use quorate_core::crypto::{Digest, Domain, Signature, Signer};
+use quorate_core::id::{ReplicaId, Slot};
+use quorate_core::protocol::Context;
+use quorate_core::request::Batch;
+use quorate_pbft::{
+    CheckpointCertificate, CheckpointVote, Message, NewView, Pbft, PrepareVote,
+    PreparedCertificate, Proposal, Status, View, ViewChange,
+};
+use quorate_simulator::Tamper;
+use rand::RngExt as _;
+use rand_chacha::ChaCha8Rng;
+
+type Signatures = Vec<(ReplicaId, Signature)>;
+
+/// How many batches a liar remembers, to propose them where others belong.
+const REMEMBERED: usize = 16;
+
+/// A replica that lies in PBFT's own terms.
+#[derive(Debug)]
+pub(crate) struct Lies {
+    me: ReplicaId,
+    n: usize,
+    signer: Signer,
+    /// Batches of real requests, and the no-op.
+    batches: Vec<Batch>,
+}
+
+impl Lies {
+    pub(crate) fn of(context: Context) -> Box<dyn Tamper<Pbft>> {
+        Box::new(Lies {
+            me: context.me,
+            n: context.n(),
+            signer: context.signer,
+            batches: vec![Batch::noop()],
+        })
+    }
+
+    fn remember(&mut self, batch: &Batch) {
+        if self.batches.len() >= REMEMBERED {
+            self.batches.remove(1);
+        }
+        self.batches.push(batch.clone());
+    }
+
+    /// The batch that this liar would rather have in a slot.
+    fn other(&self, slot: Slot) -> Batch {
+        let place = slot.0 as usize % self.batches.len();
+        self.batches.get(place).cloned().unwrap_or_default()
+    }
+
+    /// What is signed for a digest in a slot of a view.
+    fn vote(&self, view: View, slot: Slot, digest: Digest) -> PrepareVote {
+        let mut statement = view.0.to_le_bytes().to_vec();
+        statement.extend_from_slice(&slot.0.to_le_bytes());
+        statement.extend_from_slice(&digest.0);
+        PrepareVote {
+            slot,
+            digest,
+            signature: self.signer.sign(Domain("pbft/prepare"), &statement),
+        }
+    }
+
+    fn checkpoint(&self, slot: Slot, digest: Digest) -> CheckpointVote {
+        let mut statement = slot.0.to_le_bytes().to_vec();
+        statement.extend_from_slice(&digest.0);
+        CheckpointVote {
+            slot,
+            digest,
+            signature: self.signer.sign(Domain("pbft/checkpoint"), &statement),
+        }
+    }
+
+    /// Signers that are there twice, unknown, too few, or have signed something else.
+    fn forge(&self, random: &mut ChaCha8Rng, signatures: &mut Signatures) {
+        match random.random_range(0..4) {
+            0 => {
+                if let [first, .., last] = signatures.as_mut_slice() {
+                    *last = *first;
+                }
+            }
+            1 => {
+                if let Some((last, _)) = signatures.last_mut() {
+                    *last = ReplicaId(self.n as u8);
+                }
+            }
+            2 => {
+                signatures.pop();
+            }
+            _ => {
+                if let [(_, first), .., (_, last)] = signatures.as_mut_slice() {
+                    std::mem::swap(first, last);
+                }
+            }
+        }
+    }
+
+    /// A prepared certificate with the wrong signers, or one that is moved to another view or
+    /// slot, or speaks for another batch.
+    fn prepared(
+        &self,
+        random: &mut ChaCha8Rng,
+        certificate: &PreparedCertificate,
+    ) -> PreparedCertificate {
+        let parts = reencoded::<_, (Proposal, Signatures)>(certificate);
+        let Some((mut proposal, mut prepares)) = parts else {
+            return certificate.clone();
+        };
+        match random.random_range(0..4) {
+            0 => proposal.view = View(proposal.view.0 + self.n as u64),
+            1 => proposal.slot = proposal.slot.next(),
+            2 => proposal.digest = self.other(proposal.slot).digest(),
+            _ => self.forge(random, &mut prepares),
+        }
+        reencoded(&(proposal, prepares)).unwrap_or_else(|| certificate.clone())
+    }
+
+    fn stable(
+        &self,
+        random: &mut ChaCha8Rng,
+        certificate: &CheckpointCertificate,
+    ) -> CheckpointCertificate {
+        let parts = reencoded::<_, (Slot, Digest, Signatures)>(certificate);
+        let Some((mut slot, mut digest, mut signatures)) = parts else {
+            return certificate.clone();
+        };
+        match random.random_range(0..3) {
+            0 => slot = Slot(slot.0 + 8),
+            1 => digest = Digest::of(&digest.0),
+            _ => self.forge(random, &mut signatures),
+        }
+        reencoded(&(slot, digest, signatures)).unwrap_or_else(|| certificate.clone())
+    }
+
+    /// A view change that hides what has prepared, shows wrong certificates, or is for later.
+    fn view_change(&self, random: &mut ChaCha8Rng, change: ViewChange) -> ViewChange {
+        let ViewChange {
+            mut view,
+            mut stable,
+            mut prepared,
+            ..
+        } = change;
+        match random.random_range(0..5) {
+            0 => prepared.clear(),
+            1 => prepared.retain(|_| random.random_bool(0.5)),
+            2 => {
+                let place = random.random_range(0..=prepared.len());
+                if let Some(certificate) = prepared.get_mut(place) {
+                    *certificate = self.prepared(random, certificate);
+                }
+            }
+            3 => stable = stable.map(|certificate| self.stable(random, &certificate)),
+            _ => view = View(view.0 + random.random_range(1..=4)),
+        }
+        ViewChange::signed(&self.signer, (view, self.me), stable, prepared)
+    }
+
+    /// A new view that leaves out or invents a pre-prepare, or is short of a view change.
+    fn new_view(&self, random: &mut ChaCha8Rng, new_view: NewView) -> NewView {
+        let NewView {
+            view,
+            view_changes: mut changes,
+            mut proposals,
+            ..
+        } = new_view;
+        match random.random_range(0..5) {
+            0 => {
+                proposals.pop();
+            }
+            1 => {
+                let slot = proposals.last().map_or(Slot(1), |last| last.slot.next());
+                proposals.push(self.proposal(view, slot));
+            }
+            2 => {
+                let place = random.random_range(0..=proposals.len());
+                if let Some(proposal) = proposals.get_mut(place) {
+                    *proposal = self.proposal(view, proposal.slot);
+                }
+            }
+            3 => {
+                changes.pop();
+            }
+            _ => {
+                let place = random.random_range(0..=changes.len());
+                if let Some(change) = changes.get_mut(place) {
+                    change.prepared.clear();
+                }
+            }
+        }
+        NewView::signed(&self.signer, view, changes, proposals)
+    }
+
+    fn proposal(&self, view: View, slot: Slot) -> Proposal {
+        Proposal::signed(&self.signer, view, slot, self.other(slot).digest())
+    }
+
+    fn pre_prepare(&self, proposal: &Proposal) -> Message {
+        let batch = self.other(proposal.slot);
+        Message::PrePrepare {
+            proposal: self.proposal(proposal.view, proposal.slot),
+            batch,
+        }
+    }
+
+    fn status(&self, random: &mut ChaCha8Rng, mut status: Status) -> Status {
+        let distance = random.random_range(0..=20);
+        match random.random_range(0..4) {
+            0 => status.view = View(status.view.0 + distance),
+            1 => status.executed = Slot(status.executed.0 + distance),
+            2 => status.stable = Slot(status.stable.0.saturating_sub(distance)),
+            _ => status.active = !status.active,
+        }
+        status
+    }
+
+    fn lie(&self, random: &mut ChaCha8Rng, message: Message) -> Message {
+        match message {
+            Message::Forward { batch, .. } => Message::Forward {
+                batch,
+                relayed: random.random_bool(0.5),
+            },
+            Message::PrePrepare { proposal, .. } => self.pre_prepare(&proposal),
+            Message::Prepare { view, votes } => {
+                let view = View(view.0 + random.random_range(0..=1));
+                let other = |vote: &PrepareVote| {
+                    let digest = self.other(vote.slot).digest();
+                    self.vote(view, vote.slot, digest)
+                };
+                let votes = votes.iter().map(other).collect();
+                Message::Prepare { view, votes }
+            }
+            Message::Commit { view, votes } => {
+                let other = |(slot, _): &(Slot, Digest)| (*slot, self.other(*slot).digest());
+                let votes = votes.iter().map(other).collect();
+                Message::Commit { view, votes }
+            }
+            Message::Checkpoint(vote) => {
+                let distance = [0, 0, 8][random.random_range(0..3)];
+                let slot = Slot(vote.slot.0 + distance);
+                Message::Checkpoint(self.checkpoint(slot, Digest::of(b"another state")))
+            }
+            Message::Stable(certificate) => Message::Stable(self.stable(random, &certificate)),
+            Message::ViewChange(change) => Message::ViewChange(self.view_change(random, change)),
+            Message::NewView(new_view) => {
+                Message::NewView(Box::new(self.new_view(random, *new_view)))
+            }
+            Message::Status(status) => Message::Status(self.status(random, status)),
+            Message::FetchBodies(mut wanted) => {
+                wanted.reverse();
+                Message::FetchBodies(wanted)
+            }
+            Message::Body { slot, .. } => Message::Body {
+                slot,
+                batch: self.other(slot),
+            },
+        }
+    }
+}
+
+impl Tamper<Pbft> for Lies {
+    fn tamper(
+        &mut self,
+        random: &mut ChaCha8Rng,
+        _to: ReplicaId,
+        message: Message,
+    ) -> Vec<Message> {
+        if let Message::PrePrepare { batch, .. } | Message::Body { batch, .. } = &message {
+            self.remember(batch);
+        }
+        let truths = match message {
+            // There are few of these, and much hangs on each.
+            Message::NewView(_) | Message::ViewChange(_) | Message::Stable(_) => 1,
+            _ => 2,
+        };
+        match random.random_range(0..3 + truths) {
+            0 => vec![self.lie(random, message)],
+            1 => vec![message.clone(), self.lie(random, message)],
+            2 => vec![self.lie(random, message.clone()), message],
+            _ => vec![message],
+        }
+    }
+}
+
+/// Reads as a `U` what a `T` is written as.
+fn reencoded<T: codec::Codec, U: codec::Codec>(value: &T) -> Option<U> {
+    codec::decode("certificate", &codec::encode(value).ok()?).ok()
+}
