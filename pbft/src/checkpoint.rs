@@ -198,8 +198,11 @@ impl Pbft {
         };
         let others = certificate.signers().filter(|signer| *signer != self.me);
         let others: Vec<ReplicaId> = others.collect();
+        // Attempts that come at a steady pace must not all meet the same liar: the golden ratio
+        // spreads any arithmetic progression over the signers.
+        let spread = (attempt as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         if certificate.slot() > self.executed
-            && let Some(from) = others.get(attempt % others.len().max(1))
+            && let Some(from) = others.get(spread as usize % others.len().max(1))
         {
             out.fetch(Fetch {
                 from: *from,

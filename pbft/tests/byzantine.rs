@@ -9,14 +9,15 @@ use lies::Lies;
 use quorate_pbft::{Config, Mutant, Pbft};
 use quorate_simulator::{Faults, Rule, SimulationConfig, Summary, simulate};
 
-/// How many seeds are tried for clusters of four; `QUORATE_SEEDS` says another number.
+/// How many seeds are tried for clusters of four; `QUORATE_PBFT_SEEDS` says another
+/// number, for a world with signatures costs a hundred times one without.
 #[expect(
     clippy::disallowed_methods,
     reason = "how long to test is the tester's"
 )]
 fn seeds() -> u64 {
-    let given = std::env::var("QUORATE_SEEDS").ok();
-    given.and_then(|seeds| seeds.parse().ok()).unwrap_or(100)
+    let given = std::env::var("QUORATE_PBFT_SEEDS").ok();
+    given.and_then(|seeds| seeds.parse().ok()).unwrap_or(20)
 }
 
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(300);

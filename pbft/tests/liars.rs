@@ -256,9 +256,14 @@ impl World {
     }
 }
 
-/// How many worlds are tried; `QUORATE_SEEDS` says another number.
+/// How many worlds are tried; `QUORATE_PBFT_SEEDS` says another
+/// number, for a world with signatures costs a hundred times one without.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long to test is the tester's"
+)]
 fn seeds() -> u64 {
-    let given = std::env::var("QUORATE_SEEDS").ok();
+    let given = std::env::var("QUORATE_PBFT_SEEDS").ok();
     given.and_then(|seeds| seeds.parse().ok()).unwrap_or(60)
 }
 

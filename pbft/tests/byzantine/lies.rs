@@ -251,6 +251,10 @@ impl Lies {
                 wanted.reverse();
                 Message::FetchBodies(wanted)
             }
+            Message::Decided(decided) => {
+                let other = |(slot, _)| (slot, self.other(slot).digest());
+                Message::Decided(decided.into_iter().map(other).collect())
+            }
             Message::Body { slot, .. } => Message::Body {
                 slot,
                 batch: self.other(slot),
