@@ -198,11 +198,8 @@ impl Pbft {
         };
         let others = certificate.signers().filter(|signer| *signer != self.me);
         let others: Vec<ReplicaId> = others.collect();
-        // Attempts that come at a steady pace must not all meet the same liar: the golden ratio
-        // spreads any arithmetic progression over the signers.
-        let spread = (attempt as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         if certificate.slot() > self.executed
-            && let Some(from) = others.get(spread as usize % others.len().max(1))
+            && let Some(from) = others.get(spread(attempt, others.len()))
         {
             out.fetch(Fetch {
                 from: *from,
@@ -296,5 +293,28 @@ pub(crate) fn certificate_of(snapshot: &SnapshotRef) -> Result<CheckpointCertifi
     match same {
         true => Ok(certificate),
         false => Err(String::from("the anchor proves another snapshot")),
+    }
+}
+
+/// Which of `n` to ask in an attempt. Attempts that come at a steady pace must not all meet the
+/// same liar: the golden ratio spreads any arithmetic progression.
+fn spread(attempt: usize, n: usize) -> usize {
+    let fraction = (attempt as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    ((fraction * n as u64) >> 32) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_at_any_steady_pace_meet_every_signer() {
+        for n in 1..=7 {
+            for pace in 1..=12 {
+                let met = (0..60).map(|i| spread(i * pace, n));
+                let met: std::collections::BTreeSet<usize> = met.collect();
+                assert_eq!(met.len(), n, "{n} signers, every {pace} rounds");
+            }
+        }
     }
 }
