@@ -207,9 +207,11 @@ pub struct Violation {
 }
 
 /// Which failures a protocol survives, and what follows for clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FaultModel {
     /// Replicas stop and restart: n = 2f + 1, and one reply is enough.
+    #[default]
     Crash,
     /// Replicas lie: n = 3f + 1, and a client believes f + 1 equal replies.
     Byzantine,

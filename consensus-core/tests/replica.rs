@@ -220,10 +220,16 @@ fn request(sequence: u64, operation: Operation<'_>) -> Request<'_> {
     }
 }
 
+fn propose(replica: &mut Replica<Solo, Text>, request: Request<'_>) {
+    for group in Batch::of_one(request).groups() {
+        replica.propose(&group);
+    }
+}
+
 /// A replica whose client's session is open.
 fn opened(config: Config, settings: Settings) -> Replica<Solo, Text> {
     let mut replica = replica(config, settings, Stored::default());
-    replica.propose(request(0, Operation::Open)).unwrap();
+    propose(&mut replica, request(0, Operation::Open));
     settle(&mut replica);
     replica
 }
@@ -252,7 +258,7 @@ fn settle(replica: &mut Replica<Solo, Text>) -> Effects<Solo> {
 
 fn apply(replica: &mut Replica<Solo, Text>, sequence: u64, command: &str) -> Effects<Solo> {
     let operation = Operation::Apply(command.as_bytes());
-    replica.propose(request(sequence, operation)).unwrap();
+    propose(replica, request(sequence, operation));
     settle(replica)
 }
 
@@ -267,7 +273,7 @@ fn answers(effects: &Effects<Solo>) -> Vec<(u64, Result<&[u8], ProposeError>)> {
 fn nothing_is_answered_before_it_is_durable() {
     let mut replica = opened(CONFIG, Settings::default());
     let command = Operation::Apply(b"x");
-    replica.propose(request(1, command)).unwrap();
+    propose(&mut replica, request(1, command));
     let effects = replica.end_turn(NOW);
     assert!(effects.answers.is_empty() && effects.executed.is_empty());
     let ticket = effects.append.unwrap().ticket;
@@ -284,7 +290,7 @@ fn without_the_rule_it_is_answered_too_early() {
     };
     let mut replica = opened(CONFIG, settings);
     let command = Operation::Apply(b"x");
-    replica.propose(request(1, command)).unwrap();
+    propose(&mut replica, request(1, command));
     assert_eq!(replica.end_turn(NOW).answers.len(), 1);
 }
 
@@ -303,7 +309,7 @@ fn a_repeated_request_is_answered_from_the_session_and_not_executed() {
 fn a_session_whose_opening_was_not_answered_is_opened_again() {
     let mut replica = opened(CONFIG, Settings::default());
     apply(&mut replica, 1, "a");
-    replica.propose(request(0, Operation::Open)).unwrap();
+    propose(&mut replica, request(0, Operation::Open));
     let again = settle(&mut replica);
     assert_eq!(answers(&again), [(0, Ok(&b""[..]))]);
     assert_eq!(answers(&apply(&mut replica, 2, "b")), [(2, Ok(&b"ab"[..]))]);
@@ -322,7 +328,7 @@ fn requests_of_a_turn_share_an_entry_and_an_append() {
     let mut replica = opened(CONFIG, Settings::default());
     for sequence in 1..=10 {
         let command = Operation::Apply(b".");
-        replica.propose(request(sequence, command)).unwrap();
+        propose(&mut replica, request(sequence, command));
     }
     let before = replica.ledger();
     let effects = settle(&mut replica);
@@ -341,16 +347,15 @@ fn what_is_too_much_is_refused_and_certainly_did_not_happen() {
         ..Settings::default()
     };
     let mut replica = opened(CONFIG, settings);
-    let large = replica.propose(request(1, Operation::Apply(b"12345")));
-    assert!(matches!(
-        large,
-        Err(ProposeError::TooLarge { size: 5, limit: 4 })
-    ));
-    replica.propose(request(1, Operation::Apply(b"x"))).unwrap();
-    let more = replica.propose(request(2, Operation::Apply(b"y")));
-    assert_eq!(more, Err(ProposeError::Overloaded));
+    propose(&mut replica, request(1, Operation::Apply(b"12345")));
+    let large = ProposeError::TooLarge { size: 5, limit: 4 };
+    assert_eq!(answers(&replica.end_turn(NOW)), [(1, Err(large))]);
+    propose(&mut replica, request(1, Operation::Apply(b"x")));
+    propose(&mut replica, request(2, Operation::Apply(b"y")));
     assert!(!ProposeError::Overloaded.may_have_happened());
-    settle(&mut replica);
+    let answered = settle(&mut replica);
+    let expected = [(2, Err(ProposeError::Overloaded)), (1, Ok(&b"x"[..]))];
+    assert_eq!(answers(&answered), expected);
     assert_eq!(replica.machine().0, b"x");
 }
 
@@ -360,11 +365,11 @@ fn what_could_be_written_but_not_read_again_is_not_taken() {
         max_command_bytes,
         ..Settings::default()
     };
-    let largest = MESSAGE_LIMIT / 2 - Settings::default().max_batch_bytes;
+    let largest = MESSAGE_LIMIT / 2 - Settings::default().max_batch_bytes - 256;
     let mut original = opened(CONFIG, settings(largest));
     let command = vec![b'x'; largest];
     let request = request(1, Operation::Apply(&command));
-    original.propose(request).unwrap();
+    propose(&mut original, request);
     let records = original.end_turn(NOW).append.unwrap().records;
     for record in records.iter() {
         quorate_core::codec::decode::<Written>("record", record).unwrap();
@@ -380,7 +385,7 @@ fn what_is_not_executed_is_proposed_again() {
         ..CONFIG
     };
     let mut replica = replica(deaf, Settings::default(), Stored::default());
-    replica.propose(request(0, Operation::Open)).unwrap();
+    propose(&mut replica, request(0, Operation::Open));
     replica.end_turn(NOW);
     let retry = replica.deadline().unwrap();
     assert_eq!(retry, NOW + Settings::default().retry_after);
@@ -458,7 +463,7 @@ fn a_snapshot_is_saved_only_when_all_records_written_before_it_are_durable() {
     let mut replica = opened(CONFIG, small_snapshots());
     let mut turn_with = |sequence, command: &[u8]| {
         let operation = Operation::Apply(command);
-        replica.propose(request(sequence, operation)).unwrap();
+        propose(&mut replica, request(sequence, operation));
         replica.end_turn(NOW).append.unwrap().ticket
     };
     let (first, second) = (turn_with(1, b"a"), turn_with(2, b"b"));
@@ -490,7 +495,7 @@ fn without_the_sessions_in_it_a_snapshot_forgets_who_was_answered() {
 fn records_are_replayed_after_a_restart() {
     let mut original = opened(CONFIG, Settings::default());
     let command = Operation::Apply(b"x");
-    original.propose(request(1, command)).unwrap();
+    propose(&mut original, request(1, command));
     let records: Records = original.end_turn(NOW).append.unwrap().records;
     let open = Batch::of_one(request(0, Operation::Open));
     let first = Written {
@@ -537,7 +542,7 @@ fn a_fetched_snapshot_is_installed_only_if_it_is_accepted_whole_and_ahead() {
 fn after_a_failure_of_storage_nothing_leaves() {
     let mut replica = opened(CONFIG, Settings::default());
     let command = Operation::Apply(b"x");
-    replica.propose(request(1, command)).unwrap();
+    propose(&mut replica, request(1, command));
     let ticket = replica.end_turn(NOW).append.unwrap().ticket;
     replica.storage_failed(StorageError::InUse {
         path: String::from("disk"),

@@ -23,12 +23,10 @@ use crate::gate::{Gate, Offer};
 use crate::inbox::{Completed, Happening, INBOX_LIMIT};
 use crate::replies::Replies;
 
-pub use crate::gate::Admission;
-
 /// What a node is made of, besides storage and transport.
 #[derive(Debug)]
 pub struct Parts<P: Protocol, S> {
-    /// Who this replica is, and among whom.
+    /// Who this replica is, and among whom. Its verifier says which clients may connect.
     pub context: Context,
     /// The protocol's configuration.
     pub config: P::Config,
@@ -36,8 +34,6 @@ pub struct Parts<P: Protocol, S> {
     pub settings: Settings,
     /// The application.
     pub machine: S,
-    /// Which clients may connect.
-    pub admission: Admission,
     /// How this node's own requests are retried.
     pub client: ClientOptions,
 }
@@ -84,14 +80,14 @@ impl<P: Protocol> Node<P> {
             config,
             settings,
             machine,
-            admission,
             client,
         } = parts;
         let completed = Arc::new(Completed::default());
         let (storage, stored) = storage(completed.clone())?;
         let envelope = Envelope::new(context.members.group(), 0);
         let (me, verifier) = (context.me, context.verifier.clone());
-        let key = context.signer.public();
+        let signer = context.signer.clone();
+        let key = signer.public();
         let replica = Replica::<P, S>::recover(context, config, settings, machine, stored)?;
 
         let (inbox, happenings) = mpsc::channel(INBOX_LIMIT);
@@ -99,7 +95,6 @@ impl<P: Protocol> Node<P> {
         let gate = Arc::new(Gate {
             envelope,
             verifier,
-            admission,
             own: key,
             inbox: inbox.clone(),
             offer: offer.clone(),
@@ -130,10 +125,10 @@ impl<P: Protocol> Node<P> {
             }
             end.send_replace(Some(outcome.map_err(|halt| halt.to_string())));
         });
-        let own = Arc::new(InProcess::new(me, key, gate));
+        let own = InProcess::new(me, key, gate);
         Ok(Node {
             key,
-            client: Client::new(own, key, client),
+            client: Client::in_process(own, signer, client, P::FAULTS),
             inbox,
             status: status_seen,
             stop: Mutex::new(Some(stop)),

@@ -3,24 +3,24 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_core::crypto::{GroupId, Members, PublicKey, SecretKey, Signer, Verifier};
+use quorate_core::crypto::{GroupId, Members, SecretKey, Signer, Verifier};
 use quorate_core::id::{ReplicaId, ReplicaSet, Time};
 use quorate_core::ledger::Ledger;
-use quorate_core::protocol::{Context, Protocol, Verified};
+use quorate_core::protocol::{Context, FaultModel, Protocol, Verified};
 use quorate_core::replica::{Effects, Halt, Replica, Settings};
 use quorate_core::storage::{Snapshot, StorageError, Ticket};
 use quorate_core::wire::Envelope;
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
-use crate::client::{Ask, Told};
+use crate::client::{self, Ask, Told};
 use crate::conditions::Conditions;
 use crate::disk::Disk;
 use crate::register::Register;
 use crate::report::{Finding, Rule};
 
 /// The cluster's number; a world has one cluster.
-const GROUP: GroupId = GroupId(1);
+pub(crate) const GROUP: GroupId = GroupId(1);
 
 /// A clock that started at an instant and runs too fast or too slow.
 #[derive(Clone, Copy, Debug)]
@@ -159,12 +159,16 @@ fn machine<P: Protocol>(
         installing: None,
         distrusts: ReplicaSet::EMPTY,
         spent: Ledger::default(),
-        verifier: Verifier::new(members.clone()),
+        verifier: verifier(&members),
         members,
         key,
         envelope: Envelope::new(GROUP, 0),
         rate,
     }
+}
+
+fn verifier(members: &Members) -> Verifier {
+    Verifier::new(members.clone()).admitting(client::admitted())
 }
 
 impl<P: Protocol> Host<P> {
@@ -176,7 +180,7 @@ impl<P: Protocol> Host<P> {
         settings: &Settings,
         random: &mut ChaCha8Rng,
     ) -> Result<(), Halt> {
-        self.verifier = Verifier::new(self.members.clone());
+        self.verifier = verifier(&self.members);
         let context = self.context(random.random());
         let stored = self.disk.stored();
         let machine = Register::default();
@@ -195,12 +199,6 @@ impl<P: Protocol> Host<P> {
             verifier: self.verifier.clone(),
             seed,
         }
-    }
-
-    /// The keys of all replicas.
-    pub(crate) fn member_keys(&self) -> Vec<PublicKey> {
-        let ids = self.members.ids();
-        ids.filter_map(|id| self.members.key(id)).collect()
     }
 
     /// Stops the replica; what was scheduled for it is void.
@@ -254,7 +252,7 @@ impl<P: Protocol> Host<P> {
                         }
                     }
                 }
-                Item::Ask(ask) => turn.refused.extend(put(replica, ask)),
+                Item::Ask(ask) => turn.refused.extend(put(replica, &self.verifier, ask)),
                 Item::Durable(ticket) => replica.durable(ticket),
                 Item::Saved(ticket) => {
                     turn.installed |= self.installing.take_if(|t| *t <= ticket).is_some();
@@ -283,15 +281,20 @@ impl<P: Protocol> Host<P> {
 }
 
 /// Gives the replica a client's wish; the answer, if it is refused at once.
-fn put<P: Protocol>(replica: &mut Replica<P, Register>, ask: Ask) -> Option<Told> {
+fn put<P: Protocol>(
+    replica: &mut Replica<P, Register>,
+    verifier: &Verifier,
+    ask: Ask,
+) -> Option<Told> {
     match ask {
         Ask::Request(request) => {
-            let refused = replica.propose(request.as_request()).err()?;
-            Some(Told::Answer(
-                request.session,
-                request.sequence,
-                Err(refused),
-            ))
+            let trusted = P::FAULTS == FaultModel::Crash;
+            for group in request.batch.groups() {
+                if trusted || group.verify(verifier).is_ok() {
+                    replica.propose(&group);
+                }
+            }
+            None
         }
         Ask::Read(token, query) => {
             let level = quorate_core::consensus::ReadLevel::Linearizable;

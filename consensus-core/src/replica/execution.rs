@@ -61,7 +61,13 @@ impl<S: StateMachine> Execution<S> {
             Operation::Open if self.sessions.is_open(request.session) => {
                 Standing::Executed(Bytes::new())
             }
-            Operation::Open | Operation::Query(_) => Standing::New,
+            Operation::Open => Standing::New,
+            Operation::Query(_) => {
+                match self.sessions.standing(request.session, request.sequence) {
+                    Standing::Expired => Standing::New,
+                    standing => standing,
+                }
+            }
         }
     }
 
@@ -75,6 +81,11 @@ impl<S: StateMachine> Execution<S> {
             },
             Operation::Apply(_) | Operation::Query(_) => request,
         }
+    }
+
+    /// How many sessions have been opened.
+    pub(super) fn opened(&self) -> u64 {
+        self.sessions.opened()
     }
 
     pub(super) fn applied(&self) -> &Frontier {
@@ -127,7 +138,7 @@ impl<S: StateMachine> Execution<S> {
         settings: &Settings,
     ) -> Result<Bytes, ProposeError> {
         let command = match request.operation {
-            Operation::Query(query) => return Ok(self.machine.query(query)),
+            Operation::Query(query) => return self.query(&request, query),
             Operation::Open => {
                 return match self.sessions.open(request.session, request.answered) {
                     true => Ok(Bytes::new()),
@@ -146,6 +157,17 @@ impl<S: StateMachine> Execution<S> {
             Err(Standing::Expired) => Err(ProposeError::SessionExpired),
             Err(_) if settings.mutated(Mutant::ExecuteRepeats) => Ok(self.machine.apply(command)),
             Err(Standing::Executed(answer)) => Ok(answer),
+            Err(Standing::Dropped | Standing::New) => Err(ProposeError::AnswerDropped),
+        }
+    }
+
+    /// A query of an open session is answered once, like a command, so that a client can count
+    /// equal answers; what a replica asks for itself has no session.
+    fn query(&mut self, request: &Request<'_>, query: &[u8]) -> Result<Bytes, ProposeError> {
+        let machine = &self.machine;
+        match self.sessions.execute(request, || machine.query(query)) {
+            Ok(answer) | Err(Standing::Executed(answer)) => Ok(answer),
+            Err(Standing::Expired) => Ok(self.machine.query(query)),
             Err(Standing::Dropped | Standing::New) => Err(ProposeError::AnswerDropped),
         }
     }

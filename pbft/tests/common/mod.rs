@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::codec;
-use quorate_core::crypto::{Digest, Digester, GroupId, Members, SecretKey, Signer, Verifier};
+use quorate_core::crypto::{
+    Admission, Digest, Digester, GroupId, Members, SecretKey, Signer, Verifier,
+};
 use quorate_core::frontier::Frontier;
 use quorate_core::id::{ReplicaId, Slot, Time};
 use quorate_core::machine::Keys;
@@ -30,17 +32,18 @@ pub(crate) fn r(index: u8) -> ReplicaId {
 
 /// A batch of one command, the only one with this text.
 pub(crate) fn command(text: &str) -> Batch {
-    let key = SecretKey::from_seed([99; 32]).public();
+    let client = Signer::new(SecretKey::from_seed([99; 32]), GroupId(1));
     let digest = Digest::of(text.as_bytes());
     Batch::of_one(Request {
         session: SessionId {
-            client: key,
+            client: client.public(),
             number: 1,
         },
         sequence: u64::from_le_bytes(digest.0[..8].try_into().expect("eight bytes")),
         answered: 0,
         operation: Operation::Apply(text.as_bytes()),
     })
+    .signed(&client)
 }
 
 /// The command in a batch; the no-op is empty.
@@ -65,12 +68,16 @@ pub(crate) fn signer(index: u8) -> Signer {
     Signer::new(secret(r(index)), GroupId(1))
 }
 
+pub(crate) fn verifier(n: usize) -> Verifier {
+    Verifier::new(members(n)).admitting(Admission::Anyone)
+}
+
 pub(crate) fn context(me: ReplicaId, n: usize, seed: u8) -> Context {
     let members = members(n);
     Context {
         me,
         signer: Signer::new(secret(me), members.group()),
-        verifier: Verifier::new(members.clone()),
+        verifier: verifier(n),
         members,
         seed: [seed; 32],
     }
@@ -87,7 +94,7 @@ pub(crate) fn config() -> Config {
 
 /// Whether a message from `from` is let in, in a cluster of four.
 pub(crate) fn verify(from: u8, message: &Message) -> Result<(), Invalid> {
-    message.verify(r(from), &Verifier::new(members(4)))
+    message.verify(r(from), &verifier(4))
 }
 
 /// The digest of the state after a batch: a chain of all that were executed.
