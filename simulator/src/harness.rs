@@ -31,12 +31,15 @@ mod node;
 use bytes::Bytes;
 use quorate_core::crypto::{Digest, GroupId, Members, SecretKey, Signer, Verifier};
 use quorate_core::frontier::Frontier;
-use quorate_core::id::{ReplicaId, Slot};
+use quorate_core::id::{ReplicaId, Slot, UnixTime};
 use quorate_core::protocol::{Context, SnapshotRef};
 use quorate_core::request::{Batch, Operation, Request, SessionId};
 
 pub use cluster::Cluster;
 pub use node::{Node, state_of};
+
+/// What the wall clocks of the bench show when a replica starts.
+pub const WALL_CLOCK: UnixTime = UnixTime(1_700_000_000_000_000_000);
 
 /// Replica `index`.
 pub fn r(index: u8) -> ReplicaId {
@@ -68,6 +71,7 @@ pub fn context(me: ReplicaId, n: usize, seed: u8) -> Context {
         verifier: Verifier::new(members.clone()),
         members,
         seed: [seed; 32],
+        wall_clock: WALL_CLOCK,
     }
 }
 
