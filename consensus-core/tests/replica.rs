@@ -8,12 +8,12 @@ use quorate_core::codec::MESSAGE_LIMIT;
 use quorate_core::consensus::{ProposeError, ReadError, ReadLevel};
 use quorate_core::crypto::{GroupId, Members, SecretKey, Signer, Verifier};
 use quorate_core::frontier::Frontier;
-use quorate_core::id::{EntryId, ReplicaId, Slot, Time};
+use quorate_core::id::{EntryId, ReplicaId, Slot, Time, UnixTime};
 use quorate_core::machine::{RestoreError, StateMachine};
 use quorate_core::output::Output;
 use quorate_core::protocol::{
-    Commit, Context, Dest, FaultModel, Fetch, Input, Invalid, Message, Order, Protocol, ReadAnswer,
-    RecoverError, Recovered, Role, SnapshotRef, Status, Violation,
+    Agreed, Commit, Context, Dest, FaultModel, Fetch, Input, Invalid, Message, Order, Protocol,
+    ReadAnswer, RecoverError, Recovered, Role, SnapshotRef, Status, Violation,
 };
 use quorate_core::replica::{Effects, Halt, Mutant, ReadToken, Replica, Settings};
 use quorate_core::request::{Batch, Operation, Request, SessionId};
@@ -35,6 +35,8 @@ struct Config {
     deaf: bool,
     /// It believes itself behind.
     behind: bool,
+    /// The times agreed on, a slot each.
+    times: &'static [u64],
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -138,16 +140,22 @@ impl Protocol for Solo {
 
 impl Solo {
     fn commit(&mut self, batch: Batch, out: &mut Output<Self>) {
+        let time = self.config.times.get(self.next.0 as usize - 1);
+        let agreed = |time: &u64| Agreed {
+            time: UnixTime(*time),
+            nonce: [0; 32],
+        };
         out.commit(Commit {
             id: EntryId::single(self.next),
             batch,
             checkpoint: false,
+            agreed: time.map(agreed),
         });
         self.next = self.next.next();
     }
 }
 
-/// Appends each command to its state, and gives the state.
+/// Appends each command, and each time it is told, to its state, and gives the state.
 #[derive(Debug, Default)]
 struct Text(Vec<u8>);
 
@@ -155,6 +163,11 @@ impl StateMachine for Text {
     fn apply(&mut self, command: &[u8]) -> Bytes {
         self.0.extend_from_slice(command);
         self.query(b"")
+    }
+
+    fn agreed(&mut self, agreed: &Agreed) {
+        let time = format!("{}:", agreed.time.0);
+        self.0.extend_from_slice(time.as_bytes());
     }
 
     fn query(&self, _query: &[u8]) -> Bytes {
@@ -178,6 +191,7 @@ const CONFIG: Config = Config {
     reads: ReadAnswer::Ready,
     deaf: false,
     behind: false,
+    times: &[],
 };
 
 fn session() -> SessionId {
@@ -200,6 +214,7 @@ fn recovered(
         verifier: Verifier::new(members.clone()),
         members,
         seed: [0; 32],
+        wall_clock: UnixTime(0),
     };
     Replica::recover(context, config, settings, Text::default(), stored)
 }
@@ -552,4 +567,34 @@ fn after_a_failure_of_storage_nothing_leaves() {
     assert!(matches!(effects.halt, Some(Halt::Storage(_))));
     assert!(effects.answers.is_empty());
     assert!(replica.end_turn(NOW).append.is_none());
+}
+
+/// Slots 2 to 4 have these times; slot 1 opens the session.
+fn told(times: &'static [u64], settings: &Settings) -> String {
+    let config = Config { times, ..CONFIG };
+    let mut replica = opened(config.clone(), settings.clone());
+    apply(&mut replica, 1, "a");
+    let offer = apply(&mut replica, 2, "b").offer.unwrap();
+    let stored = Stored {
+        records: Vec::new(),
+        snapshot: Some(offer.as_ref().clone()),
+    };
+    let mut restored = self::replica(config, settings.clone(), stored);
+    apply(&mut restored, 3, "c");
+    let state = restored.digest().unwrap();
+    apply(&mut replica, 3, "c");
+    assert_eq!(replica.digest().unwrap(), state, "as without the snapshot");
+    let answer = apply(&mut replica, 3, "c");
+    let text = answer.answers[0].result.clone().unwrap();
+    String::from_utf8(text.to_vec()).unwrap()
+}
+
+#[test]
+fn the_agreed_time_goes_on_whatever_was_proposed() {
+    let mut settings = small_snapshots();
+    assert_eq!(told(&[5, 10, 20, 30], &settings), "5:10:a20:b30:c");
+    assert_eq!(told(&[5, 10, 10, 7], &settings), "5:10:a11:b12:c");
+    assert_eq!(told(&[], &settings), "abc");
+    settings.mutant = Some(Mutant::AgreedTimeAsProposed);
+    assert_eq!(told(&[5, 10, 10, 7], &settings), "5:10:a10:b7:c");
 }

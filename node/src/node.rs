@@ -2,12 +2,13 @@
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use quorate_core::consensus::{Consensus, ProposeError, ReadError, ReadLevel, ShutdownError};
 use quorate_core::crypto::{Digest, PublicKey};
+use quorate_core::id::UnixTime;
 use quorate_core::ledger::Ledger;
 use quorate_core::machine::StateMachine;
 use quorate_core::protocol::{Context, Protocol, Status};
@@ -26,7 +27,8 @@ use crate::replies::Replies;
 /// What a node is made of, besides storage and transport.
 #[derive(Debug)]
 pub struct Parts<P: Protocol, S> {
-    /// Who this replica is, and among whom. Its verifier says which clients may connect.
+    /// Who this replica is, and among whom. Its verifier says which clients may connect; its wall
+    /// clock is read when the node starts, whatever is given here.
     pub context: Context,
     /// The protocol's configuration.
     pub config: P::Config,
@@ -50,6 +52,12 @@ pub enum NodeError {
     /// What storage holds does not make a replica.
     #[error("cannot recover: {0}")]
     Recover(#[from] Halt),
+}
+
+/// What the wall clock shows; a clock that is set before 1970 shows that.
+fn unix_time() -> UnixTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    UnixTime::default() + since.unwrap_or(Duration::ZERO)
 }
 
 /// What a node stores with, and what was found there.
@@ -88,6 +96,12 @@ impl<P: Protocol> Node<P> {
         let (me, verifier) = (context.me, context.verifier.clone());
         let signer = context.signer.clone();
         let key = signer.public();
+        let origin = Instant::now();
+        let wall_clock = unix_time();
+        let context = Context {
+            wall_clock,
+            ..context
+        };
         let replica = Replica::<P, S>::recover(context, config, settings, machine, stored)?;
 
         let (inbox, happenings) = mpsc::channel(INBOX_LIMIT);
@@ -114,7 +128,7 @@ impl<P: Protocol> Node<P> {
             offer,
             status,
             replies: Replies::default(),
-            origin: Instant::now(),
+            origin,
         };
         tokio::spawn(async move {
             let transport = driver.transport.clone();

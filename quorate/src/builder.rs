@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use quorate_core::consensus::Consensus;
 use quorate_core::crypto::{Admission, GroupId, Members, PublicKey, SecretKey, Signer, Verifier};
-use quorate_core::id::ReplicaId;
+use quorate_core::id::{ReplicaId, UnixTime};
 use quorate_core::machine::StateMachine;
 use quorate_core::protocol::{Context, Protocol};
 use quorate_core::replica::Settings;
@@ -244,6 +244,8 @@ impl Foundation {
             verifier: Verifier::new(members.clone()).admitting(builder.admission),
             members,
             seed,
+            // The node reads the clock when it starts.
+            wall_clock: UnixTime::default(),
         };
         let client = ClientOptions {
             first: Some(builder.me),

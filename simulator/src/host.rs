@@ -1,10 +1,11 @@
 //! A simulated machine: a replica, its clock, its disk, and what waits to be looked at.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::crypto::{GroupId, Members, SecretKey, Signer, Verifier};
-use quorate_core::id::{ReplicaId, ReplicaSet, Time};
+use quorate_core::id::{ReplicaId, ReplicaSet, Time, UnixTime};
 use quorate_core::ledger::Ledger;
 use quorate_core::protocol::{Context, FaultModel, Protocol, Verified};
 use quorate_core::replica::{Effects, Halt, Replica, Settings};
@@ -21,6 +22,9 @@ use crate::report::{Finding, Rule};
 
 /// The cluster's number; a world has one cluster.
 pub(crate) const GROUP: GroupId = GroupId(1);
+
+/// When worlds begin.
+const EPOCH: UnixTime = UnixTime(1_700_000_000_000_000_000);
 
 /// A clock that started at an instant and runs too fast or too slow.
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +95,8 @@ pub(crate) struct Host<P: Protocol> {
     verifier: Verifier,
     envelope: Envelope,
     rate: u64,
+    /// What its wall clock shows at the beginning of the world.
+    wall_clock: UnixTime,
 }
 
 /// What a turn led to.
@@ -125,9 +131,13 @@ pub(crate) fn cluster<P: Protocol>(
         .collect();
     let public: Vec<_> = keys.iter().map(SecretKey::public).collect();
     let members = Members::new(GROUP, public);
+    // From a stream of their own: what else a seed draws does not depend on them.
+    let mut clocks = random.clone();
     let hosts = ReplicaId::all(n).zip(keys).map(|(id, key)| {
         let rate = 1000 - conditions.drift + random.random_range(0..=2 * conditions.drift);
-        machine((id, key), members.clone(), conditions, rate)
+        let mut host = machine((id, key), members.clone(), conditions, rate);
+        host.wall_clock = EPOCH + Duration::from_nanos(clocks.random_range(0..=conditions.skew));
+        host
     });
     hosts.collect()
 }
@@ -135,7 +145,9 @@ pub(crate) fn cluster<P: Protocol>(
 /// A second machine with the key of the first, which has nothing on its disk yet.
 pub(crate) fn second<P: Protocol>(first: &Host<P>, conditions: &Conditions) -> Host<P> {
     let (id, key) = (first.id, first.key.clone());
-    machine((id, key), first.members.clone(), conditions, first.rate)
+    let mut second = machine((id, key), first.members.clone(), conditions, first.rate);
+    second.wall_clock = first.wall_clock;
+    second
 }
 
 fn machine<P: Protocol>(
@@ -164,6 +176,7 @@ fn machine<P: Protocol>(
         key,
         envelope: Envelope::new(GROUP, 0),
         rate,
+        wall_clock: EPOCH,
     }
 }
 
@@ -181,7 +194,7 @@ impl<P: Protocol> Host<P> {
         random: &mut ChaCha8Rng,
     ) -> Result<(), Halt> {
         self.verifier = verifier(&self.members);
-        let context = self.context(random.random());
+        let context = self.context(random.random(), now);
         let stored = self.disk.stored();
         let machine = Register::default();
         let replica = Replica::recover(context, config.clone(), settings.clone(), machine, stored);
@@ -190,14 +203,15 @@ impl<P: Protocol> Host<P> {
         Ok(())
     }
 
-    /// Who it is, and its key.
-    pub(crate) fn context(&self, seed: [u8; 32]) -> Context {
+    /// Who it is, its key, and what its wall clock shows `now`.
+    pub(crate) fn context(&self, seed: [u8; 32], now: u64) -> Context {
         Context {
             me: self.id,
             members: self.members.clone(),
             signer: Signer::new(self.key.clone(), GROUP),
             verifier: self.verifier.clone(),
             seed,
+            wall_clock: self.wall_clock + Duration::from_nanos(now),
         }
     }
 
@@ -275,6 +289,10 @@ impl<P: Protocol> Host<P> {
         if let Some(command) = replica.machine().repeated() {
             let detail = format!("{} applied {command:?} twice", self.id);
             turn.finding.get_or_insert((Rule::ExactlyOnce, detail));
+        }
+        if let Some(disorder) = replica.machine().disorder() {
+            let detail = format!("{}: {disorder}", self.id);
+            turn.finding.get_or_insert((Rule::Invariant, detail));
         }
         Some(turn)
     }

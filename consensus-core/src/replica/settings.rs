@@ -97,6 +97,8 @@ pub enum Mutant {
     SessionsLeftOutOfSnapshot,
     /// A request is executed without a look at the sessions.
     ExecuteRepeats,
+    /// The state machine is told the agreed time as it was proposed, be it earlier than the last.
+    AgreedTimeAsProposed,
 }
 
 impl Settings {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_core::consensus::Consensus as _;
 use quorate_core::crypto::{Admission, GroupId, Members, PublicKey, SecretKey, Signer, Verifier};
-use quorate_core::id::ReplicaId;
+use quorate_core::id::{ReplicaId, UnixTime};
 use quorate_core::machine::{RestoreError, StateMachine};
 use quorate_core::protocol::Context;
 use quorate_core::replica::Settings;
@@ -112,6 +112,7 @@ impl Cluster {
                 .admitting(Admission::of([client_signer().public()])),
             members,
             seed: [me; 32],
+            wall_clock: UnixTime::default(),
         };
         let parts = Parts {
             context,

@@ -17,7 +17,7 @@ impl<P: Protocol> World<P> {
         let (n, liars) = (self.n(), self.plan.liars);
         let patience = self.config.liar_patience.as_nanos() as u64;
         for liar in liars.iter() {
-            let context = self.host(liar).context([liar.0; 32]);
+            let context = self.host(liar).context([liar.0; 32], 0);
             let tamper = self.config.tamper.map(|make| make(context));
             let adversary = Adversary::new(seed, (liar, n), patience, tamper);
             self.adversaries.insert(liar, adversary);
