@@ -1,10 +1,11 @@
 //! Keys, signatures with domain separation, digests.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
@@ -286,11 +287,36 @@ impl Members {
     }
 }
 
-/// Checks signatures of members, and counts. Cheap to clone; clones count together.
+/// Checks signatures of members, and counts. Cheap to clone; clones count together, and remember
+/// together what has been found good.
 #[derive(Clone, Debug)]
 pub struct Verifier {
     members: Members,
     checked: Arc<AtomicU64>,
+    known: Arc<Mutex<Known>>,
+}
+
+/// How many digests make a generation of [`Known`].
+const GENERATION: usize = 2048;
+
+/// What has been found good, by digest: the last generation, and the one before it.
+#[derive(Debug, Default)]
+struct Known {
+    recent: BTreeSet<Digest>,
+    older: BTreeSet<Digest>,
+}
+
+impl Known {
+    fn contains(&self, digest: &Digest) -> bool {
+        self.recent.contains(digest) || self.older.contains(digest)
+    }
+
+    fn insert(&mut self, digest: Digest) {
+        if self.recent.len() >= GENERATION {
+            self.older = std::mem::take(&mut self.recent);
+        }
+        self.recent.insert(digest);
+    }
 }
 
 impl Verifier {
@@ -299,7 +325,25 @@ impl Verifier {
         Verifier {
             members,
             checked: Arc::default(),
+            known: Arc::default(),
         }
+    }
+
+    /// Checks by `check`, unless what has this digest has passed a check of late: a certificate
+    /// that comes with many messages is verified once. The digest must be over all that is
+    /// checked, signatures included.
+    pub fn once<E>(
+        &self,
+        digest: Digest,
+        check: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known().contains(&digest) {
+            return Ok(());
+        }
+        check()?;
+        known().insert(digest);
+        Ok(())
     }
 
     /// The members.
@@ -356,6 +400,19 @@ mod tests {
         assert_eq!(check(7, 1, "voteview", b" 3"), Err(BadSignature));
         assert_eq!(check(7, 1, "vote", b"view 4"), Err(BadSignature));
         assert_eq!(signer.made(), 1);
+    }
+
+    #[test]
+    fn what_was_found_good_is_not_checked_again_while_it_is_remembered() {
+        let verifier = verifier(7);
+        let digest = |n: usize| Digest::of(&n.to_le_bytes());
+        assert_eq!(verifier.once(digest(0), || Err("bad")), Err("bad"));
+        assert_eq!(verifier.clone().once(digest(0), || Ok::<_, ()>(())), Ok(()));
+        assert_eq!(verifier.once(digest(0), || Err("bad")), Ok(()));
+        for n in 1..=2 * GENERATION {
+            assert_eq!(verifier.once(digest(n), || Ok::<_, ()>(())), Ok(()));
+        }
+        assert_eq!(verifier.once(digest(0), || Err("bad")), Err("bad"));
     }
 
     #[test]
