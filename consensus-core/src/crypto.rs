@@ -332,11 +332,7 @@ impl Verifier {
     /// Checks by `check`, unless what has this digest has passed a check of late: a certificate
     /// that comes with many messages is verified once. The digest must be over all that is
     /// checked, signatures included.
-    pub fn once<E>(
-        &self,
-        digest: Digest,
-        check: impl FnOnce() -> Result<(), E>,
-    ) -> Result<(), E> {
+    pub fn once<E>(&self, digest: Digest, check: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known().contains(&digest) {
             return Ok(());
