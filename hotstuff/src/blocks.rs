@@ -165,8 +165,8 @@ impl Block {
             [batch] => batch.clone(),
             batches => {
                 let mut builder = BatchBuilder::default();
-                for request in batches.iter().flat_map(Batch::requests) {
-                    builder.push(request);
+                for group in batches.iter().flat_map(Batch::groups) {
+                    builder.push_group(&group);
                 }
                 builder.finish()
             }

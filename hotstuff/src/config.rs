@@ -64,13 +64,17 @@ pub struct Config {
     pub leaders: Leaders,
     /// How long a view in which something is to be done may take before it is given up. Doubles
     /// with each view given up, and halves again with each that is not. [Yin19 §4.4]
+    #[serde(rename = "view_timeout_ms", with = "quorate_core::millis")]
     pub view_timeout: Duration,
     /// The longest that it grows to.
+    #[serde(rename = "max_view_timeout_ms", with = "quorate_core::millis")]
     pub max_view_timeout: Duration,
     /// How long a leader of many views in a row may leave out a batch that this replica knows,
     /// while it has others ordered.
+    #[serde(rename = "request_timeout_ms", with = "quorate_core::millis")]
     pub request_timeout: Duration,
     /// How often a replica tells another one what it has, for that one to send what it lacks.
+    #[serde(rename = "status_every_ms", with = "quorate_core::millis")]
     pub status_every: Duration,
     /// K: a checkpoint is taken at each height that this divides.
     pub checkpoint_every: u64,
@@ -118,6 +122,18 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Limits so small that even a short run has checkpoints and state transfers: for simulation.
+    pub fn cramped() -> Self {
+        Config {
+            checkpoint_every: 16,
+            max_sync_blocks: 8,
+            max_sync_bytes: 2_000,
+            max_block_bytes: 400,
+            max_blocks: 64,
+            ..Config::default()
+        }
+    }
+
     /// Says what cannot work among `n` replicas, if anything.
     pub(crate) fn validate(&self, n: usize) -> Result<(), String> {
         if self.max_block_bytes > MESSAGE_LIMIT / 2 || self.max_sync_bytes > MESSAGE_LIMIT / 4 {

@@ -4,13 +4,13 @@ use quorate_core::codec::MESSAGE_LIMIT;
 use quorate_core::crypto::{Digest, Signature, Signer, Verifier};
 use quorate_core::id::{ReplicaId, Slot};
 use quorate_core::protocol::{self, Invalid};
-use quorate_core::request::Batch;
+use quorate_core::request::{Batch, Forged};
 use serde::{Deserialize, Serialize};
 
 use crate::blocks::{Block, View};
 use crate::certificate::{
     CheckpointCertificate, CheckpointVote, Flaw, QuorumCertificate, TimeoutCertificate,
-    TimeoutShare, Vote, domain, statement,
+    TimeoutShare, Vote, digest_of, domain, statement,
 };
 use crate::mutant::Mutant;
 
@@ -103,7 +103,6 @@ impl Proposal {
         if by_certificate && self.timeout.is_some() {
             return Err("a proposal has a time-out certificate that it does not need");
         }
-        verify_payload(self.block.payload())?;
         verifier
             .verify(
                 from,
@@ -112,6 +111,7 @@ impl Proposal {
                 &self.signature,
             )
             .map_err(|_| "a proposal is not signed by its sender")?;
+        verify_payload(&self.block, verifier)?;
         self.certificate.verify(verifier)?;
         self.timeout.iter().try_for_each(|tc| tc.verify(verifier))
     }
@@ -169,22 +169,30 @@ const HIGHEST: u64 = u64::MAX / 4;
 /// How many blocks one message may bring.
 pub(crate) const MAX_BLOCKS_AT_ONCE: usize = 1024;
 
-/// Whether the requests of a batch may be ordered.
-fn verify_requests(batch: &Batch) -> Result<(), Flaw> {
+/// Whether the requests of a batch may be ordered: clients that are admitted have signed them. A
+/// batch comes twice as a rule, by itself and in a block, and is verified once.
+fn verify_requests(batch: &Batch, digest: &Digest, verifier: &Verifier) -> Result<(), Flaw> {
     if batch.is_empty() {
         return Err("a batch has no requests");
     }
-    match batch.size() <= MESSAGE_LIMIT / 2 {
-        true => Ok(()),
-        false => Err("a batch is too large"),
+    if batch.size() > MESSAGE_LIMIT / 2 {
+        return Err("a batch is too large");
     }
+    let key = digest_of(domain::REQUESTS, &digest.0);
+    let verified = verifier.once(key, || batch.verify(verifier));
+    verified.map_err(|forged| match forged {
+        Forged::NotSigned => "a request is not signed by its client",
+        Forged::NotAdmitted => "a request comes from a client that is not admitted",
+        Forged::BadSignature(_) => "a request is not what its client signed",
+    })
 }
 
-fn verify_payload(payload: &[Batch]) -> Result<(), Flaw> {
-    if payload.iter().map(Batch::size).sum::<usize>() > MESSAGE_LIMIT / 2 {
+fn verify_payload(block: &Block, verifier: &Verifier) -> Result<(), Flaw> {
+    if block.size() > MESSAGE_LIMIT / 2 {
         return Err("a block is too large");
     }
-    payload.iter().try_for_each(verify_requests)
+    let mut batches = block.payload().iter().zip(block.batches());
+    batches.try_for_each(|(batch, digest)| verify_requests(batch, digest, verifier))
 }
 
 impl Message {
@@ -217,7 +225,7 @@ impl Message {
             return Err("a view or height is out of reach");
         }
         match self {
-            Message::Forward { batch, .. } => verify_requests(batch),
+            Message::Forward { batch, .. } => verify_requests(batch, &batch.digest(), verifier),
             Message::Proposal(proposal) => proposal.verify(from, verifier),
             Message::Vote(vote) => vote.verify(from, verifier),
             Message::Timeout(timeout) => timeout.verify(from, verifier),

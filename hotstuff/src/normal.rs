@@ -326,6 +326,7 @@ impl Hotstuff {
                 id: EntryId::single(id.height),
                 batch: block.requests(),
                 checkpoint: self.is_checkpoint(id.height),
+                agreed: None,
             });
         }
     }

@@ -18,9 +18,11 @@ pub(crate) const MAX_WINDOW: usize = 1 << 12;
 pub struct Config {
     /// How long a backup waits for a request to be executed before it asks for another primary.
     /// Doubles with each view change that brings no progress. [Castro99 §4.5.2]
+    #[serde(rename = "request_timeout_ms", with = "quorate_core::millis")]
     pub request_timeout: Duration,
     /// How often a replica tells the others what it has, for them to send again what it lacks.
     /// [Castro02 §5.2]
+    #[serde(rename = "status_every_ms", with = "quorate_core::millis")]
     pub status_every: Duration,
     /// K: a checkpoint is taken each time this many slots have been executed. [Castro99 §4.3]
     pub checkpoint_every: u64,
@@ -72,6 +74,15 @@ impl Default for Config {
 const SIGNATURE_BYTES: usize = 96;
 
 impl Config {
+    /// Limits so small that even a short run has checkpoints and state transfers: for simulation.
+    pub fn cramped() -> Self {
+        Config {
+            checkpoint_every: 8,
+            window: 16,
+            ..Config::default()
+        }
+    }
+
     /// Says what cannot work among `n` replicas, if anything.
     pub(crate) fn validate(&self, n: usize) -> Result<(), String> {
         if self.checkpoint_every == 0 || self.window < self.checkpoint_every.saturating_mul(2) {

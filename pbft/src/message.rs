@@ -5,7 +5,7 @@ use quorate_core::crypto::{Digest, Digester, Signature, Signer, Verifier};
 use quorate_core::id::{ReplicaId, Slot};
 use quorate_core::protocol::{self, Invalid};
 use quorate_core::quorum::Byzantine;
-use quorate_core::request::Batch;
+use quorate_core::request::{Batch, Forged};
 use serde::{Deserialize, Serialize};
 
 use crate::certificate::{
@@ -308,8 +308,18 @@ const HIGHEST: u64 = u64::MAX / 4;
 /// How many batches may be asked for at once.
 pub(crate) const MAX_FETCHED_BODIES: usize = 16;
 
-/// Whether the requests of a batch may be ordered.
-fn verify_requests(batch: &Batch) -> Result<(), Flaw> {
+/// Whether the requests of a batch may be ordered: clients that are admitted have signed them.
+/// [Castro02 §2.4]
+fn verify_requests(batch: &Batch, verifier: &Verifier) -> Result<(), Flaw> {
+    verify_size(batch)?;
+    batch.verify(verifier).map_err(|forged| match forged {
+        Forged::NotSigned => "a request is not signed by its client",
+        Forged::NotAdmitted => "a request comes from a client that is not admitted",
+        Forged::BadSignature(_) => "a request is not what its client signed",
+    })
+}
+
+fn verify_size(batch: &Batch) -> Result<(), Flaw> {
     match batch.size() <= MESSAGE_LIMIT / 2 {
         true => Ok(()),
         false => Err("a batch is too large"),
@@ -354,13 +364,16 @@ impl Message {
             return Err("a view or slot is out of reach");
         }
         match self {
-            Message::Forward { batch, .. } | Message::Body { batch, .. } => verify_requests(batch),
+            Message::Forward { batch, .. } => verify_requests(batch, verifier),
+            // It was asked for by its digest, which a certificate names: f + 1 correct replicas
+            // have checked its requests.
+            Message::Body { batch, .. } => verify_size(batch),
             Message::PrePrepare { proposal, batch } => {
                 if batch.digest() != proposal.digest {
                     return Err("a batch has not the digest of its pre-prepare");
                 }
                 proposal.verify(verifier)?;
-                verify_requests(batch)
+                verify_requests(batch, verifier)
             }
             Message::Prepare { view, votes } => {
                 verify_votes(votes)?;

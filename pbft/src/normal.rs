@@ -280,6 +280,7 @@ impl Pbft {
                 id: EntryId::single(slot),
                 batch,
                 checkpoint: self.is_checkpoint(slot),
+                agreed: None,
             });
         }
     }

@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Node, command, config, prepare_signature, proposal_by, r, signer};
+use common::{Node, PbftNode, command, config, prepare_signature, proposal_by, r, signer};
 use quorate_core::crypto::Digest;
 use quorate_core::id::{ReplicaId, Slot};
 use quorate_core::protocol::{Input, Message as _, Protocol, SnapshotRef};
@@ -50,7 +50,7 @@ impl World {
         World {
             chance: Chance(seed),
             config: config.clone(),
-            nodes: (0..4).map(|id| Node::new(id, config)).collect(),
+            nodes: (0..4).map(|id| Node::of_four(id, config)).collect(),
             disagreement: None,
             pool: Vec::new(),
             agreed: BTreeMap::new(),
@@ -63,8 +63,8 @@ impl World {
     /// Takes what `id` has said and done.
     fn gather(&mut self, id: u8) {
         let node = &mut self.nodes[usize::from(id)];
-        for (slot, batch) in node.commits.drain(..) {
-            let digest = batch.digest();
+        for commit in node.commits.drain(..) {
+            let (slot, digest) = (commit.id.slot, commit.batch.digest());
             if id != LIAR && *self.agreed.entry(slot).or_insert(digest) != digest {
                 self.disagreement = Some(slot);
             }
@@ -130,11 +130,11 @@ impl World {
 
     fn deliver(&mut self, index: usize) {
         let (from, to, message) = self.pool.swap_remove(index);
-        let verifier = &self.nodes[to.index()].verifier;
+        let verifier = &self.nodes[to.index()].context.verifier;
         if message.verify(from, verifier).is_err() {
             return;
         }
-        self.nodes[to.index()].receive(from.0, message);
+        self.nodes[to.index()].receive(from, message);
         self.gather(to.0);
     }
 
@@ -171,8 +171,8 @@ impl World {
         let digest = proof.digest();
         let snapshot = SnapshotRef { at, digest, anchor };
         let node = &mut self.nodes[usize::from(id)];
-        if node.pbft.status().committed < snapshot.at.slot().0 {
-            assert!(node.pbft.accepts(&snapshot));
+        if node.protocol.status().committed < snapshot.at.slot().0 {
+            assert!(node.protocol.accepts(&snapshot));
             node.install(snapshot);
         }
         self.gather(id);
@@ -240,7 +240,7 @@ impl World {
             while !self.pool.is_empty() {
                 let (from, to, message) = self.pool.remove(0);
                 if from != r(LIAR) && to != r(LIAR) {
-                    self.nodes[to.index()].receive(from.0, message);
+                    self.nodes[to.index()].receive(from, message);
                     self.gather(to.0);
                 }
             }
@@ -310,7 +310,7 @@ fn states(world: &World) -> Vec<(u64, u64, String)> {
     let nodes = world.nodes.iter();
     nodes
         .map(|node| {
-            let status = node.pbft.status();
+            let status = node.protocol.status();
             (
                 status.regime,
                 status.committed,

@@ -5,8 +5,8 @@ mod common;
 use std::time::Duration;
 
 use common::{
-    Cluster, Node, checkpoint_certificate, command, config, context, new_view, prepared, proposal,
-    r, view_change,
+    Cluster, Node, PbftCluster, PbftNode, checkpoint_certificate, command, config, context,
+    new_view, prepared, proposal, r, view_change,
 };
 use quorate_core::crypto::Digest;
 use quorate_core::id::Slot;
@@ -94,9 +94,9 @@ fn written_anew_the_records_make_the_same_replica() {
         let before = (node.view(), node.role());
         let mut node = node.crash(&config());
         assert_eq!((node.view(), node.role()), before);
-        assert_eq!(node.executed_through(), 4);
+        assert_eq!(node.committed(), 4);
         let prepares = node
-            .sent_to(0)
+            .sent_to(r(0))
             .into_iter()
             .find_map(|message| match message {
                 quorate_pbft::Message::Prepare { votes, .. } => Some(votes.len()),
@@ -109,7 +109,7 @@ fn written_anew_the_records_make_the_same_replica() {
     cluster.heal();
     cluster.tick(6);
     for node in &cluster.nodes {
-        assert_eq!(node.executed_through(), 7);
+        assert_eq!(node.committed(), 7);
         assert_eq!(node.state, cluster.nodes[0].state);
     }
 }
@@ -142,8 +142,8 @@ fn configurations_that_cannot_work_are_refused_with_the_reason() {
 fn reads_go_through_the_log() {
     use quorate_core::machine::Keys;
     use quorate_core::protocol::{ReadAnswer, ReadId};
-    let mut node = Node::new(1, &config());
+    let mut node = Node::of_four(1, &config());
     let (id, keys) = (ReadId(7), Keys::All);
     node.turn(Input::Read { id, keys });
-    assert_eq!(node.answered, [(id, ReadAnswer::ThroughLog)]);
+    assert_eq!(node.reads, [(id, ReadAnswer::ThroughLog)]);
 }

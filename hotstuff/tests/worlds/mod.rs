@@ -35,12 +35,7 @@ pub(crate) fn config(rules: RuleSet) -> Config {
         rules,
         view_timeout: VIEW_TIMEOUT,
         max_view_timeout: Duration::from_secs(3),
-        checkpoint_every: 16,
-        max_sync_blocks: 8,
-        max_sync_bytes: 2_000,
-        max_block_bytes: 400,
-        max_blocks: 64,
-        ..Config::default()
+        ..Config::cramped()
     }
 }
 
