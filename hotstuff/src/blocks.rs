@@ -198,7 +198,7 @@ impl<'de> Deserialize<'de> for Block {
 pub(crate) enum NoPath {
     /// This ancestor is not here.
     Missing(BlockId),
-    /// It is on another branch.
+    /// It does not rest on the last block committed: it lies below, or on another branch.
     Elsewhere,
 }
 
@@ -268,14 +268,16 @@ impl Tree {
     /// The blocks after the last committed one through `tip`, in order.
     pub(crate) fn path(&self, tip: &BlockId) -> Result<Vec<&Block>, NoPath> {
         let head = self.head();
+        if tip.height < head.height {
+            return Err(NoPath::Elsewhere);
+        }
         let (mut at, mut path) = (*tip, Vec::new());
         while at.height > head.height {
             let block = self.block(&at.digest).ok_or(NoPath::Missing(at))?;
             path.push(block);
             at = block.parent();
         }
-        let known = self.committed_at(at.height).unwrap_or(at);
-        if known != at {
+        if at != head {
             return Err(NoPath::Elsewhere);
         }
         path.reverse();

@@ -137,27 +137,31 @@ impl Hotstuff {
         }
         let signed = (id, signature);
         let first = self.evidence.note(from, Statement::Proposal, signed, out);
+        let counts = first || self.config.mutated(Mutant::VotesAgain);
+        let fits = !matches!(self.tree.path(&block.parent()), Err(NoPath::Elsewhere));
+        if counts && fits {
+            self.keep_proposed(now, from, block, out);
+        }
         self.certified(now, certificate, out);
         if let Some(certificate) = timeout.clone() {
             self.timed_out(now, certificate, out);
         }
-        if !first && !self.config.mutated(Mutant::VotesAgain) {
-            return;
+        if counts && fits && id.view == self.view {
+            self.candidate = Some(Candidate { block: id, timeout });
+            self.vote_for_candidate(now, out);
         }
-        if matches!(self.tree.path(&block.parent()), Err(NoPath::Elsewhere)) {
-            return;
-        }
+    }
+
+    /// Keeps a block that its leader has proposed, and its requests: if it is abandoned, another
+    /// leader proposes them.
+    fn keep_proposed(&mut self, now: Time, from: ReplicaId, block: Block, out: &mut Out) {
         for (batch, digest) in block.payload().iter().zip(block.batches()) {
             let known = (batch, *digest);
             self.mempool.add(now, from, known, false, &self.config);
         }
-        if self.tree.insert(id, block) {
+        if self.tree.insert(block.id(), block) {
             self.bound_tree();
             self.settle(out);
-        }
-        if id.view == self.view {
-            self.candidate = Some(Candidate { block: id, timeout });
-            self.vote_for_candidate(now, out);
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use quorate_core::id::{ReplicaId, Time};
 use quorate_core::protocol::{Dest, Event};
 
-use crate::blocks::View;
+use crate::blocks::{NoPath, View};
 use crate::certificate::{QuorumCertificate, TimeoutCertificate, TimeoutShare, Vote};
 use crate::message::{Message, Timeout};
 use crate::record::Record;
@@ -78,10 +78,11 @@ impl Hotstuff {
 
     /// Whether something waits to be committed: a request that is known, or one in a block.
     fn is_busy(&self) -> bool {
-        let has_requests = |tip| {
-            let path = self.tree.path(tip);
+        let has_requests = |tip| match self.tree.path(tip) {
+            Ok(path) => path.iter().any(|block| !block.is_empty()),
             // Of a branch that is not here it is not known what it has.
-            path.map_or(true, |path| path.iter().any(|block| !block.is_empty()))
+            Err(NoPath::Missing(_)) => true,
+            Err(NoPath::Elsewhere) => false,
         };
         let voted = &self.promised.voted;
         let is_open = voted.view > self.high.view() && self.tree.contains(&voted.digest);
