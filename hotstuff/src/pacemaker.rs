@@ -197,7 +197,6 @@ impl Hotstuff {
             self.pacemaker.leader_since = now;
         }
         self.view = view;
-        self.pacemaker.armed = None;
         match &entered {
             None => self.pacemaker.failures = self.pacemaker.failures.saturating_sub(1),
             Some(certificate) => {
