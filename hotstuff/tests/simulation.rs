@@ -2,8 +2,8 @@
 
 mod worlds;
 
-use quorate_hotstuff::RuleSet;
-use quorate_simulator::{Faults, Summary, simulate};
+use quorate_hotstuff::{Config, Hotstuff, RuleSet};
+use quorate_simulator::{Faults, Scenario, SimulationConfig, Summary, simulate};
 use worlds::{first, seeds, survive, world};
 
 const BOTH: [RuleSet; 2] = [RuleSet::ThreeChain, RuleSet::TwoChain];
@@ -75,5 +75,22 @@ fn the_same_seed_gives_the_same_trace() {
         let [one, other] = [(); 2].map(|()| simulate(4, &config));
         assert_eq!(one.trace_hash, other.trace_hash);
         assert_eq!(one.summary, other.summary);
+    }
+}
+
+/// The pages of `docs/protocols/` show these.
+#[test]
+fn each_scenario_can_be_drawn() {
+    for rules in BOTH {
+        for scenario in Scenario::ALL {
+            let config = Config {
+                rules,
+                ..Config::cramped()
+            };
+            let config = SimulationConfig::<Hotstuff>::new(4, config);
+            let diagram = scenario.diagram(1, &config, 60).unwrap();
+            println!("{rules:?} {scenario}\n{diagram}");
+            assert!(diagram.matches("->>").count() >= 2, "{scenario}: {diagram}");
+        }
     }
 }
