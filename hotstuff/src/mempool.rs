@@ -152,15 +152,18 @@ impl Mempool {
         waiting.any(|(digest, _)| !branch.contains(digest))
     }
 
-    /// The batches to be told to all now, by whomever they came here: those that have waited for
-    /// `patience` since they were last told, as long as they are less than `max_bytes`.
+    /// The batches to be told to all now, by whomever they came here: those that are not in the
+    /// `branch` and have waited for `patience` since they were last told, as long as they are less
+    /// than `max_bytes`.
     pub(crate) fn overdue(
         &mut self,
         now: Time,
         patience: Duration,
+        branch: &BTreeSet<Digest>,
         max_bytes: usize,
     ) -> Vec<Batch> {
         let due = self.in_order().filter(|(_, w)| w.told + patience <= now);
+        let due = due.filter(|(digest, _)| !branch.contains(*digest));
         let (mut bytes, mut digests) = (0, Vec::new());
         for (digest, waiting) in due {
             bytes += waiting.batch.size();

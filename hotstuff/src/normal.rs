@@ -104,7 +104,7 @@ impl Hotstuff {
 
     /// The batches in the blocks through `tip` that are not committed, and whether there are any;
     /// none if the branch is not here. A batch that is in the branch must not be in it again.
-    fn branch(&self, tip: &BlockId) -> Option<(BTreeSet<Digest>, bool)> {
+    pub(crate) fn branch(&self, tip: &BlockId) -> Option<(BTreeSet<Digest>, bool)> {
         let path = self.tree.path(tip).ok()?;
         let waits = path.iter().any(|block| !block.is_empty());
         let batches = path.iter().flat_map(|block| block.batches()).copied();

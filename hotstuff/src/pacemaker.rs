@@ -5,6 +5,7 @@
 //! another view begins, and shows why its view has begun: so nobody is left behind in an earlier
 //! one. A replica has a timer only while something waits to be committed.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use quorate_core::id::{ReplicaId, Time};
@@ -106,7 +107,10 @@ impl Hotstuff {
     pub(crate) fn view_timed_out(&mut self, now: Time, out: &mut Out) {
         self.pacemaker.armed = None;
         let (patience, room) = (self.config.view_timeout, self.config.max_block_bytes);
-        for batch in self.mempool.overdue(now, patience, room) {
+        // What is in the block voted for has been told by its leader.
+        let branch = self.branch(&self.promised.voted);
+        let branch = branch.map_or_else(BTreeSet::new, |(batches, _)| batches);
+        for batch in self.mempool.overdue(now, patience, &branch, room) {
             // Others may have seen it committed, and this replica may never see that.
             let again = true;
             out.send(Dest::Others, Message::Forward { batch, again });
