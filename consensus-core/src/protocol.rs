@@ -155,11 +155,6 @@ impl Context {
     pub fn n(&self) -> usize {
         self.members.n()
     }
-
-    /// What this machine's wall clock shows at `now`, if it has run on evenly.
-    pub fn wall_clock_at(&self, now: Time) -> UnixTime {
-        self.wall_clock + now.since(Time::ZERO)
-    }
 }
 
 /// What storage gave back after a restart.

@@ -29,6 +29,10 @@ pub struct Config {
     /// How many slots lie between the low and the high watermark: at least two checkpoints.
     /// [Castro99 §4.3]
     pub window: u64,
+    /// How far a primary's clock may be from a backup's, either way, for the backup to accept the
+    /// time that it gives a batch. To be well above what clocks differ by and batches are under
+    /// way. [Castro99 §4.6]
+    pub max_clock_skew: Duration,
     /// The most bytes of requests that a primary holds because the window is full; it drops
     /// proposals beyond.
     pub max_queued_bytes: usize,
@@ -57,6 +61,7 @@ impl Default for Config {
             status_every: Duration::from_millis(100),
             checkpoint_every: 256,
             window: 512,
+            max_clock_skew: Duration::from_secs(5),
             max_queued_bytes: 64 << 20,
             max_waiting_batches: 256,
             max_waiting_bytes: 16 << 20,
@@ -109,6 +114,7 @@ impl Config {
         let limits = [
             ("request_timeout", self.request_timeout.is_zero()),
             ("status_every", self.status_every.is_zero()),
+            ("max_clock_skew", self.max_clock_skew.is_zero()),
             ("max_queued_bytes", self.max_queued_bytes == 0),
             ("max_waiting_batches", self.max_waiting_batches == 0),
             ("max_waiting_bytes", self.max_waiting_bytes == 0),

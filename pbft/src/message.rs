@@ -13,6 +13,7 @@ use crate::certificate::{
     verify_prepare,
 };
 use crate::config::MAX_WINDOW;
+use crate::entry::Entry;
 use crate::log::View;
 
 /// A message of PBFT, with what the crate's README says of each.
@@ -29,8 +30,8 @@ pub enum Message {
     PrePrepare {
         /// The signed part.
         proposal: Proposal,
-        /// The batch.
-        batch: Batch,
+        /// What its digest is of.
+        entry: Entry,
     },
     /// The sender has accepted these pre-prepares. [Castro99 §4.2]
     Prepare {
@@ -61,12 +62,12 @@ pub enum Message {
     Status(Status),
     /// The sender lacks the batches with these digests. [Castro99 §4.4]
     FetchBodies(Vec<(Slot, Digest)>),
-    /// A batch that was asked for.
+    /// A batch that was asked for, with its moment.
     Body {
         /// The slot it was asked for.
         slot: Slot,
-        /// The batch.
-        batch: Batch,
+        /// The batch and its moment.
+        entry: Entry,
     },
 }
 
@@ -367,13 +368,13 @@ impl Message {
             Message::Forward { batch, .. } => verify_requests(batch, verifier),
             // It was asked for by its digest, which a certificate names: f + 1 correct replicas
             // have checked its requests.
-            Message::Body { batch, .. } => verify_size(batch),
-            Message::PrePrepare { proposal, batch } => {
-                if batch.digest() != proposal.digest {
+            Message::Body { entry, .. } => verify_size(&entry.batch),
+            Message::PrePrepare { proposal, entry } => {
+                if entry.digest() != proposal.digest {
                     return Err("a batch has not the digest of its pre-prepare");
                 }
                 proposal.verify(verifier)?;
-                verify_requests(batch, verifier)
+                verify_requests(&entry.batch, verifier)
             }
             Message::Prepare { view, votes } => {
                 verify_votes(votes)?;

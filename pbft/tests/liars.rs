@@ -10,7 +10,7 @@ use quorate_core::crypto::Digest;
 use quorate_core::id::{ReplicaId, Slot};
 use quorate_core::protocol::{Input, Message as _, Protocol, SnapshotRef};
 use quorate_pbft::{
-    CheckpointCertificate, Config, Message, Mutant, NewView, Timer, View, ViewChange,
+    CheckpointCertificate, Config, Entry, Message, Mutant, NewView, Timer, View, ViewChange,
 };
 
 /// Numbers that follow from a seed.
@@ -43,6 +43,8 @@ struct World {
     proposed: u64,
     restarts: u64,
     lies: u64,
+    /// The digests that the liar last proposed instead of what it should.
+    told: BTreeMap<Slot, Digest>,
 }
 
 impl World {
@@ -57,6 +59,7 @@ impl World {
             proposed: 0,
             restarts: 0,
             lies: 0,
+            told: BTreeMap::new(),
         }
     }
 
@@ -86,24 +89,30 @@ impl World {
         }
         self.lies += 1;
         let other = command(&format!("lie {}", self.chance.below(3)));
+        let told = |slot: Slot, told: &BTreeMap<Slot, Digest>| {
+            told.get(&slot).copied().unwrap_or(Digest::of(b"a lie"))
+        };
         Some(match message {
-            Message::PrePrepare { proposal, .. } if proposal.view.primary(4) == r(LIAR) => {
+            Message::PrePrepare { proposal, entry } if proposal.view.primary(4) == r(LIAR) => {
                 let (view, slot) = (proposal.view.0, proposal.slot.0);
+                let batch = other;
+                let entry = Entry { batch, ..entry };
+                self.told.insert(proposal.slot, entry.digest());
                 Message::PrePrepare {
-                    proposal: proposal_by(LIAR, view, slot, other.digest()),
-                    batch: other,
+                    proposal: proposal_by(LIAR, view, slot, entry.digest()),
+                    entry,
                 }
             }
             Message::Prepare { view, mut votes } => {
                 for vote in &mut votes {
-                    vote.digest = other.digest();
+                    vote.digest = told(vote.slot, &self.told);
                     vote.signature = prepare_signature(LIAR, view.0, vote.slot.0, &vote.digest);
                 }
                 Message::Prepare { view, votes }
             }
             Message::Commit { view, mut votes } => {
-                for (_, digest) in &mut votes {
-                    *digest = other.digest();
+                for (slot, digest) in &mut votes {
+                    *digest = told(*slot, &self.told);
                 }
                 Message::Commit { view, votes }
             }

@@ -3,8 +3,8 @@
 mod common;
 
 use common::{
-    Cluster, Node, PbftCluster, PbftNode, cluster, command, commit, config, digest_voted, kinds,
-    new_view, pre_prepare, prepare, prepared, r, view_change,
+    Cluster, Node, PbftCluster, PbftNode, cluster, commit, config, digest_of, digest_voted, entry,
+    kinds, new_view, pre_prepare, prepare, prepared, proposal, r, view_change,
 };
 use quorate_core::crypto::Digest;
 use quorate_core::frontier::Frontier;
@@ -76,7 +76,7 @@ fn an_older_certificate_that_masks_a_newer_one_undoes_what_may_be_committed() {
             let change = view_change(from, 3, certificates);
             primary.receive(r(from), Message::ViewChange(change));
         }
-        made(&mut primary) != [(1, command("new").digest())]
+        made(&mut primary) != [(1, digest_of(1, "new"))]
     });
 }
 
@@ -123,12 +123,12 @@ fn a_new_view_taken_at_its_primarys_word_replaces_what_may_be_committed() {
             view_change(1, 1, vec![]),
             view_change(3, 1, vec![]),
         ];
-        let lie = new_view(1, changes, &[command("y").digest()]);
+        let lie = new_view(1, changes, &[digest_of(1, "y")]);
         node.receive(r(1), Message::NewView(Box::new(lie)));
         let slot = Slot(1);
-        let batch = command("y");
-        let sent = node.answer_to(r(1), Message::Body { slot, batch }, r(3));
-        digest_voted(&sent, 1) == Some(command("y").digest())
+        let entry = entry(1, "y");
+        let sent = node.answer_to(r(1), Message::Body { slot, entry }, r(3));
+        digest_voted(&sent, 1) == Some(digest_of(1, "y"))
     });
 }
 
@@ -191,7 +191,7 @@ fn a_replica_that_forgets_what_it_accepted_votes_twice() {
         node.receive(r(0), pre_prepare(0, 1, "x"));
         let mut node = node.crash(config);
         let sent = node.answer_to(r(0), pre_prepare(0, 1, "y"), r(2));
-        digest_voted(&sent, 1) == Some(command("y").digest())
+        digest_voted(&sent, 1) == Some(digest_of(1, "y"))
     });
 }
 
@@ -232,6 +232,22 @@ fn replayed_view_changes_that_count_keep_a_replica_out_of_its_view() {
             node.receive(change.from, Message::ViewChange(change.clone()));
         }
         node.role() != Role::Follower
+    });
+}
+
+/// Backups check the time that a primary gives. [Castro99 §4.6]
+#[test]
+fn a_time_that_is_not_checked_may_be_any_liars() {
+    harms_only(Mutant::TimeNotChecked, |config| {
+        let mut node = Node::of_four(1, config);
+        let mut lie = entry(1, "x");
+        lie.moment.time = lie.moment.time + config.max_clock_skew * 2;
+        let lie = Message::PrePrepare {
+            proposal: proposal(0, 1, lie.digest()),
+            entry: lie,
+        };
+        let sent = node.answer_to(r(0), lie, r(2));
+        digest_voted(&sent, 1).is_some()
     });
 }
 

@@ -5,8 +5,8 @@ mod common;
 use std::time::Duration;
 
 use common::{
-    Cluster, Node, PbftCluster, PbftNode, checkpoint_certificate, command, config, context,
-    new_view, prepared, proposal, r, view_change,
+    Cluster, Node, PbftCluster, PbftNode, checkpoint_certificate, config, context, digest_of,
+    entry, new_view, prepared, proposal, r, view_change,
 };
 use quorate_core::crypto::Digest;
 use quorate_core::id::Slot;
@@ -23,10 +23,9 @@ fn refused(records: Vec<Record>, reason: &str) {
 }
 
 fn pre_prepared(view: u64, slot: u64, text: &str) -> Record {
-    let batch = command(text);
     Record::PrePrepared {
-        proposal: proposal(view, slot, batch.digest()),
-        batch,
+        proposal: proposal(view, slot, digest_of(slot, text)),
+        entry: entry(slot, text),
     }
 }
 
@@ -65,8 +64,8 @@ fn records_that_do_not_fit_are_refused_with_the_reason() {
         "not between",
     );
     let slot = Slot(9);
-    let batch = command("x");
-    refused(vec![Record::Body { slot, batch }], "not between");
+    let entry = entry(9, "x");
+    refused(vec![Record::Body { slot, entry }], "not between");
     refused(vec![stable()], "the snapshot ends at slot 0");
 }
 

@@ -28,6 +28,8 @@ pub(crate) fn config() -> Config {
     Config {
         checkpoint_every: 4,
         window: 8,
+        // What tests write is of the time when the replicas start.
+        max_clock_skew: Duration::from_secs(3600),
         ..Config::default()
     }
 }

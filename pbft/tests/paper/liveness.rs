@@ -7,8 +7,8 @@ use quorate_core::protocol::Role;
 use quorate_pbft::{Config, Message, Timer, View};
 
 use crate::common::{
-    Cluster, Node, PbftCluster, PbftNode, command, commit, config, kinds, new_view, pre_prepare, r,
-    view_change,
+    Cluster, Node, PbftCluster, PbftNode, command, commit, config, digest_of, entry, kinds,
+    new_view, pre_prepare, r, view_change,
 };
 
 /// "It starts a timer when it receives a request and the timer is not already running. It stops
@@ -277,7 +277,7 @@ fn forwarded_batches_are_waited_for_within_bounds() {
 /// What f + 1 replicas have executed is believed, and no less; then the batch is asked for.
 #[test]
 fn a_replica_left_behind_believes_f_plus_1_that_a_slot_is_decided() {
-    let decided = |text| Message::Decided(vec![(Slot(1), command(text).digest())]);
+    let decided = |text| Message::Decided(vec![(Slot(1), digest_of(1, text))]);
     let mut node = Node::of_four(3, &config());
     node.propose("z");
     node.wait_for_view_change();
@@ -292,8 +292,8 @@ fn a_replica_left_behind_believes_f_plus_1_that_a_slot_is_decided() {
     );
     node.receive(r(2), decided("x"));
     assert!(kinds(&node.sent_to(r(0))).contains(&"fetch_bodies"));
-    let (slot, batch) = (Slot(1), command("x"));
-    node.receive(r(1), Message::Body { slot, batch });
+    let (slot, entry) = (Slot(1), entry(1, "x"));
+    node.receive(r(1), Message::Body { slot, entry });
     assert_eq!(node.executed(), ["x"]);
 }
 

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use quorate_core::id::ReplicaId;
 use quorate_core::protocol::Input;
 use quorate_core::quorum::Byzantine;
-use quorate_pbft::{Config, Message, View};
+use quorate_pbft::{Config, Message, Record, View};
 
 use crate::common::{
-    Cluster, Node, PbftNode, command, commit, config, digest_voted, kinds, pre_prepare, prepare,
-    proposal_by, r, verify,
+    Cluster, Node, PbftNode, command, commit, config, digest_of, digest_voted, entry, kinds,
+    pre_prepare, prepare, prepare_for, proposal_by, r, verify,
 };
 
 /// "They intersect in at least one correct replica": any two quorums of 2f + 1, with f liars
@@ -41,7 +41,7 @@ fn a_backup_prepares_what_it_accepts() {
         let mut backup = Node::of_four(1, &config());
         let answers = backup.answer_to(r(0), pre_prepare(0, 1, "x"), r(to));
         assert_eq!(kinds(&answers), ["prepare"]);
-        assert_eq!(digest_voted(&answers, 1), Some(command("x").digest()));
+        assert_eq!(digest_voted(&answers, 1), Some(digest_of(1, "x")));
     }
     backup.receive(r(0), pre_prepare(0, 1, "x"));
     backup.take();
@@ -53,10 +53,9 @@ fn a_backup_prepares_what_it_accepts() {
 /// m." [§4.2]
 #[test]
 fn a_pre_prepare_counts_only_with_the_signature_of_the_views_primary() {
-    let batch = command("x");
     let by = |author, view| Message::PrePrepare {
-        proposal: proposal_by(author, view, 1, batch.digest()),
-        batch: batch.clone(),
+        proposal: proposal_by(author, view, 1, digest_of(1, "x")),
+        entry: entry(1, "x"),
     };
     assert!(verify(0, &by(0, 0)).is_ok());
     assert!(verify(2, &by(0, 0)).is_ok(), "anyone may show it");
@@ -65,8 +64,8 @@ fn a_pre_prepare_counts_only_with_the_signature_of_the_views_primary() {
         assert!(error.reason.contains("signed by the primary"), "{error}");
     }
     let other_body = Message::PrePrepare {
-        proposal: proposal_by(0, 0, 1, batch.digest()),
-        batch: command("y"),
+        proposal: proposal_by(0, 0, 1, digest_of(1, "x")),
+        entry: entry(1, "y"),
     };
     assert!(verify(0, &other_body).is_err());
 }
@@ -153,17 +152,15 @@ fn a_replica_that_was_told_another_digest_learns_what_was_decided() {
     let asked = kinds(&backup.sent_to(r(0)));
     assert!(asked.contains(&"fetch_bodies"), "{asked:?}");
     let slot = quorate_core::id::Slot(1);
-    let forged = command("z");
-    backup.receive(
-        r(3),
-        Message::Body {
-            slot,
-            batch: forged,
-        },
-    );
+    let forged = entry(1, "z");
+    let forged = Message::Body {
+        slot,
+        entry: forged,
+    };
+    backup.receive(r(3), forged);
     assert!(backup.executed().is_empty());
-    let batch = command("x");
-    backup.receive(r(3), Message::Body { slot, batch });
+    let entry = entry(1, "x");
+    backup.receive(r(3), Message::Body { slot, entry });
     assert_eq!(backup.executed(), ["x"]);
 }
 
@@ -265,8 +262,16 @@ fn no_vote_leaves_or_counts_before_it_is_durable() {
     primary.syncs = false;
     primary.propose("x");
     assert!(primary.take().is_empty(), "a claim on a slot is a promise");
-    primary.receive(r(1), prepare(1, 0, 1, "x"));
-    primary.receive(r(2), prepare(2, 0, 1, "x"));
+    let given = primary
+        .records()
+        .into_iter()
+        .find_map(|record| match record {
+            Record::PrePrepared { proposal, .. } => Some(proposal.clone()),
+            _ => None,
+        });
+    let given = given.expect("a slot is given");
+    primary.receive(r(1), prepare_for(1, &given));
+    primary.receive(r(2), prepare_for(2, &given));
     assert!(primary.take().is_empty());
     primary.sync();
     primary.end_turn();

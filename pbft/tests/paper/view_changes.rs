@@ -1,12 +1,11 @@
 //! View changes. [Castro99 §4.4, §4.5.1]
 
 use quorate_core::protocol::Role;
-use quorate_core::request::Batch;
-use quorate_pbft::{Message, NewView, Record};
+use quorate_pbft::{Entry, Message, NewView, Record};
 
 use crate::common::{
-    Cluster, Node, PbftCluster, PbftNode, command, commit, config, digest_voted, kinds, new_view,
-    pre_prepare, prepare, prepared, r, view_change,
+    Cluster, Node, PbftCluster, PbftNode, commit, config, digest_of, digest_voted, entry, kinds,
+    new_view, pre_prepare, prepare, prepared, r, view_change,
 };
 
 fn begin(new_view: NewView) -> Message {
@@ -105,8 +104,8 @@ fn a_replica_that_has_left_a_view_prepares_nothing_in_it() {
         node.receive(r(from), commit(0, 1, "x"));
     }
     let slot = quorate_core::id::Slot(1);
-    let batch = command("x");
-    node.receive(r(0), Message::Body { slot, batch });
+    let entry = entry(1, "x");
+    node.receive(r(0), Message::Body { slot, entry });
     assert_eq!(
         node.executed(),
         ["x"],
@@ -146,8 +145,8 @@ fn a_new_view_takes_the_latest_certificate_and_fills_gaps_with_null_requests() {
         .iter()
         .map(|p| (p.slot.0, p.digest))
         .collect();
-    let null = Batch::noop().digest();
-    let expected = [command("new").digest(), null, command("c").digest()];
+    let null = Entry::default().digest();
+    let expected = [digest_of(1, "new"), null, digest_of(3, "c")];
     assert_eq!(digests, (1..).zip(expected).collect::<Vec<_>>());
     assert_eq!(primary.role(), Role::Leader);
 }
@@ -156,7 +155,7 @@ fn a_new_view_takes_the_latest_certificate_and_fills_gaps_with_null_requests() {
 /// primary." [§4.4]
 #[test]
 fn a_new_view_that_does_not_follow_from_its_view_changes_is_refused() {
-    let x = command("x").digest();
+    let x = digest_of(1, "x");
     let changes = || {
         let shows = view_change(0, 1, vec![prepared(0, 1, "x", &[1, 2])]);
         vec![shows, view_change(1, 1, vec![]), view_change(3, 1, vec![])]
@@ -166,7 +165,7 @@ fn a_new_view_that_does_not_follow_from_its_view_changes_is_refused() {
         let sent = node.answer_to(r(1), begin(new_view(1, changes(), digests)), r(0));
         (node.view() == 1, digest_voted(&sent, 1).is_some())
     };
-    let (y, null) = (command("y").digest(), Batch::noop().digest());
+    let (y, null) = (digest_of(1, "y"), Entry::default().digest());
     assert_eq!(takes(&[x]), (true, false), "it has not the batch yet");
     assert!(!takes(&[]).0, "it leaves out what prepared");
     assert!(!takes(&[y]).0, "it changes it");
@@ -188,26 +187,26 @@ fn slots_before_those_of_a_new_view_are_not_given_out_again() {
     let mut node = Node::of_four(2, &config());
     let shows = |from| view_change(from, 1, vec![prepared(0, 1, "x", &[1, 2])]);
     let changes = vec![shows(0), shows(1), shows(3)];
-    node.receive(r(1), begin(new_view(1, changes, &[command("x").digest()])));
+    node.receive(r(1), begin(new_view(1, changes, &[digest_of(1, "x")])));
     node.take();
     node.receive(r(1), pre_prepare(1, 1, "y"));
     assert!(node.take().is_empty());
     let sent = node.answer_to(r(1), pre_prepare(1, 2, "y"), r(0));
-    assert_eq!(digest_voted(&sent, 2), Some(command("y").digest()));
+    assert_eq!(digest_voted(&sent, 2), Some(digest_of(2, "y")));
 }
 
 /// Missing batches are asked for by digest, and nothing prepares without. [§4.4]
 #[test]
 fn a_batch_known_by_its_digest_is_fetched() {
     let mut node = Node::of_four(2, &config());
-    let x = command("x").digest();
+    let x = digest_of(1, "x");
     let shows = |from| view_change(from, 1, vec![prepared(0, 1, "x", &[1, 3])]);
     let changes = vec![shows(0), shows(1), shows(3)];
     let sent = node.answer_to(r(1), begin(new_view(1, changes, &[x])), r(0));
     assert_eq!(kinds(&sent), ["fetch_bodies"]);
     let slot = quorate_core::id::Slot(1);
-    let batch = command("x");
-    let sent = node.answer(r(0), Message::Body { slot, batch });
+    let entry = entry(1, "x");
+    let sent = node.answer(r(0), Message::Body { slot, entry });
     assert_eq!(digest_voted(&sent, 1), Some(x));
 }
 
