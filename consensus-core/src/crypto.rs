@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey, verify_batch};
 use serde::{Deserialize, Serialize};
@@ -371,12 +371,37 @@ pub struct Claim<'a> {
     pub signature: &'a Signature,
 }
 
-/// Checks signatures of members and clients, and counts. Cheap to clone; clones count together.
+/// Checks signatures of members and clients, and counts. Cheap to clone; clones count together,
+/// and remember together what has been found good.
 #[derive(Clone, Debug)]
 pub struct Verifier {
     members: Members,
     admission: Admission,
     checked: Arc<AtomicU64>,
+    known: Arc<Mutex<Known>>,
+}
+
+/// How many digests make a generation of [`Known`].
+const GENERATION: usize = 2048;
+
+/// What has been found good, by digest: the last generation, and the one before it.
+#[derive(Debug, Default)]
+struct Known {
+    recent: BTreeSet<Digest>,
+    older: BTreeSet<Digest>,
+}
+
+impl Known {
+    fn contains(&self, digest: &Digest) -> bool {
+        self.recent.contains(digest) || self.older.contains(digest)
+    }
+
+    fn insert(&mut self, digest: Digest) {
+        if self.recent.len() >= GENERATION {
+            self.older = std::mem::take(&mut self.recent);
+        }
+        self.recent.insert(digest);
+    }
 }
 
 impl Verifier {
@@ -386,7 +411,21 @@ impl Verifier {
             members,
             admission: Admission::nobody(),
             checked: Arc::default(),
+            known: Arc::default(),
         }
+    }
+
+    /// Checks by `check`, unless what has this digest has passed a check of late: a certificate
+    /// that comes with many messages is verified once. The digest must be over all that is
+    /// checked, signatures included, and over what it is.
+    pub fn once<E>(&self, digest: Digest, check: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known().contains(&digest) {
+            return Ok(());
+        }
+        check()?;
+        known().insert(digest);
+        Ok(())
     }
 
     /// Takes requests of these clients.
@@ -519,6 +558,19 @@ mod tests {
         assert_eq!(check(7, 1, "voteview", b" 3"), Err(BadSignature));
         assert_eq!(check(7, 1, "vote", b"view 4"), Err(BadSignature));
         assert_eq!(signer.made(), 1);
+    }
+
+    #[test]
+    fn what_was_found_good_is_not_checked_again_while_it_is_remembered() {
+        let verifier = verifier(7);
+        let digest = |n: usize| Digest::of(&n.to_le_bytes());
+        assert_eq!(verifier.once(digest(0), || Err("bad")), Err("bad"));
+        assert_eq!(verifier.clone().once(digest(0), || Ok::<_, ()>(())), Ok(()));
+        assert_eq!(verifier.once(digest(0), || Err("bad")), Ok(()));
+        for n in 1..=2 * GENERATION {
+            assert_eq!(verifier.once(digest(n), || Ok::<_, ()>(())), Ok(()));
+        }
+        assert_eq!(verifier.once(digest(0), || Err("bad")), Err("bad"));
     }
 
     #[test]

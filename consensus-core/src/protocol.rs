@@ -389,4 +389,11 @@ pub enum Event {
         /// Its leader, if known.
         leader: Option<ReplicaId>,
     },
+    /// A replica has signed two statements of which a correct one signs at most one.
+    Equivocation {
+        /// Who has.
+        by: ReplicaId,
+        /// In which regime.
+        regime: u64,
+    },
 }

@@ -261,6 +261,9 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     fn tell(&mut self, event: &Event) {
         match event {
             Event::Campaign { regime } => tracing::info!(regime, "campaigns"),
+            Event::Equivocation { by, regime } => {
+                tracing::error!(%by, regime, "a replica has signed contradicting statements");
+            }
             Event::RegimeChanged { regime, leader } => {
                 tracing::info!(regime, ?leader, "regime changed");
                 if let Some(leader) = leader {

@@ -183,6 +183,13 @@ impl<P: Protocol> World<P> {
                     };
                     (text, *regime)
                 }
+                Told::Equivocation { by, regime } => {
+                    let text = format!("has caught {by} signing twice in {regime}");
+                    if self.is_correct(*by) && self.is_correct(replica) {
+                        self.found((Rule::Invariant, format!("{replica} {text}")));
+                    }
+                    (text, *regime)
+                }
             };
             self.note(replica, &[4, u64::from(replica.0), regime], true, &text);
         }

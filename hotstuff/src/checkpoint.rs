@@ -1,0 +1,282 @@
+//! Checkpoints and state transfer: at every K-th height all replicas take a snapshot, and say
+//! which state they have, signed; 2f + 1 equal ones prove it. Not in the HotStuff papers; the scheme
+//! is that of [Castro99 §4.3], on heights of the committed chain.
+
+use std::collections::BTreeMap;
+
+use quorate_core::codec;
+use quorate_core::crypto::{Digest, Signature};
+use quorate_core::frontier::Frontier;
+use quorate_core::id::{ReplicaId, Slot, Time};
+use quorate_core::protocol::{Dest, Fetch, SnapshotRef};
+
+use crate::blocks::BlockId;
+use crate::certificate::{CheckpointCertificate, CheckpointVote};
+use crate::message::Message;
+use crate::mutant::Mutant;
+use crate::record::Durable;
+use crate::replica::{Hotstuff, Out};
+
+/// How many checkpoints of a replica are kept, the latest.
+const KEPT: usize = 4;
+
+/// What is known of checkpoints that are not stable here yet.
+#[derive(Debug)]
+pub(crate) struct Checkpoints {
+    /// The votes of each replica.
+    votes: Vec<BTreeMap<Slot, CheckpointVote>>,
+    /// This replica's own, durable.
+    own: BTreeMap<Slot, (BlockId, Digest)>,
+    /// The latest that are proved, but whose state is not durable here yet.
+    certified: BTreeMap<Slot, CheckpointCertificate>,
+    /// The height of a proved checkpoint that this replica's own contradicts.
+    pub(crate) diverged: Option<Slot>,
+}
+
+impl Checkpoints {
+    pub(crate) fn of(n: usize) -> Checkpoints {
+        Checkpoints {
+            votes: vec![BTreeMap::new(); n],
+            own: BTreeMap::new(),
+            certified: BTreeMap::new(),
+            diverged: None,
+        }
+    }
+
+    /// Counts a vote: the first of each replica for a height.
+    fn count(&mut self, from: ReplicaId, vote: &CheckpointVote) {
+        if let Some(votes) = self.votes.get_mut(from.index()) {
+            votes
+                .entry(vote.block.height)
+                .or_insert_with(|| vote.clone());
+            if votes.len() > KEPT {
+                votes.pop_first();
+            }
+        }
+    }
+
+    /// The signatures on the same state as in `vote`.
+    fn signatures(&self, vote: &CheckpointVote) -> Vec<(ReplicaId, Signature)> {
+        let voters = ReplicaId::all(self.votes.len()).zip(&self.votes);
+        let equal = voters.filter_map(|(from, votes)| {
+            let other = votes.get(&vote.block.height)?;
+            let same = (other.block, other.state) == (vote.block, vote.state);
+            same.then_some((from, other.signature))
+        });
+        equal.collect()
+    }
+
+    /// Whether this replica's own state at a proved checkpoint is another one.
+    fn compare(&mut self, certificate: &CheckpointCertificate) {
+        let own = self.own.get(&certificate.height());
+        if own.is_some_and(|own| *own != (certificate.block, certificate.state)) {
+            self.diverged = Some(certificate.height());
+        }
+    }
+
+    /// Forgets what is at or before a stable checkpoint.
+    fn settle(&mut self, stable: Slot) {
+        let next = stable.next();
+        for votes in &mut self.votes {
+            *votes = votes.split_off(&next);
+        }
+        self.own = self.own.split_off(&next);
+        self.certified = self.certified.split_off(&next);
+    }
+}
+
+impl Hotstuff {
+    pub(crate) fn is_checkpoint(&self, height: Slot) -> bool {
+        height > Slot::ZERO && height.0.is_multiple_of(self.config.checkpoint_every)
+    }
+
+    /// The height of the last stable checkpoint.
+    pub(crate) fn stable_height(&self) -> Slot {
+        let stable = self.stable.as_ref();
+        stable.map_or(Slot::ZERO, CheckpointCertificate::height)
+    }
+
+    /// A snapshot of this replica's is durable: all are told of it, if it is a checkpoint.
+    pub(crate) fn snapshotted(&mut self, snapshot: &SnapshotRef, out: &mut Out) {
+        let height = snapshot.at.slot();
+        if height <= self.snapshot || height > self.tree.head().height {
+            return;
+        }
+        self.snapshot = height;
+        if let Some((block, state)) = self.remember_checkpoint(snapshot) {
+            let vote = CheckpointVote::signed(&self.signer, block, state);
+            out.send(Dest::All, Message::Checkpoint(vote));
+            if let Some(certificate) = self.checkpoints.certified.get(&height).cloned() {
+                self.checkpoints.compare(&certificate);
+            }
+        }
+        self.stabilise(out);
+    }
+
+    /// Takes note of a durable state of this replica's, if it is one that others are told of.
+    pub(crate) fn remember_checkpoint(
+        &mut self,
+        snapshot: &SnapshotRef,
+    ) -> Option<(BlockId, Digest)> {
+        let height = snapshot.at.slot();
+        if !self.is_checkpoint(height) || height <= self.stable_height() {
+            return None;
+        }
+        let own = (self.tree.committed_at(height)?, snapshot.digest);
+        self.checkpoints.own.insert(height, own);
+        if self.checkpoints.own.len() > KEPT {
+            self.checkpoints.own.pop_first();
+        }
+        Some(own)
+    }
+
+    /// This replica's word on its checkpoints after `stable`.
+    pub(crate) fn own_checkpoints_after(&self, stable: Slot) -> Vec<CheckpointVote> {
+        let own = self.checkpoints.own.range(stable.next()..);
+        own.map(|(_, (block, state))| CheckpointVote::signed(&self.signer, *block, *state))
+            .collect()
+    }
+
+    /// After a restart, says again what this replica has said, to itself too.
+    pub(crate) fn say_checkpoints_again(&self, out: &mut Out) {
+        for vote in self.own_checkpoints_after(self.stable_height()) {
+            out.send(Dest::All, Message::Checkpoint(vote));
+        }
+    }
+
+    /// Takes the word of a replica on its state; 2f + 1 equal ones are a proof.
+    pub(crate) fn checkpoint(&mut self, from: ReplicaId, vote: &CheckpointVote, out: &mut Out) {
+        let height = vote.block.height;
+        if height <= self.stable_height() || !self.is_checkpoint(height) {
+            return;
+        }
+        self.checkpoints.count(from, vote);
+        let signatures = self.checkpoints.signatures(vote);
+        let (block, state, quorum) = (vote.block, vote.state, self.strong());
+        let proof = CheckpointCertificate::of(block, state, signatures, quorum);
+        if let Some(certificate) = proof {
+            self.checkpoint_certified(certificate, out);
+        }
+    }
+
+    /// A checkpoint is proved. It is stable here as soon as the state is. One that lies ahead of
+    /// all that is committed here is fetched: whoever has proved it may have dropped the blocks.
+    pub(crate) fn checkpoint_certified(
+        &mut self,
+        certificate: CheckpointCertificate,
+        out: &mut Out,
+    ) {
+        let height = certificate.height();
+        if height <= self.stable_height() || !self.is_checkpoint(height) {
+            return;
+        }
+        self.checkpoints.compare(&certificate);
+        let certified = &mut self.checkpoints.certified;
+        certified.insert(height, certificate);
+        if certified.len() > KEPT {
+            certified.pop_first();
+        }
+        self.fetch_state(0, out);
+        self.stabilise(out);
+    }
+
+    /// Asks for the state at the last checkpoint proved, if this replica is so far behind that the
+    /// blocks may be gone: whoever signed has had it.
+    pub(crate) fn fetch_state(&self, attempt: usize, out: &mut Out) {
+        let last = self.checkpoints.certified.values().next_back();
+        let Some(certificate) = last.filter(|c| c.height() > self.tree.head().height) else {
+            return;
+        };
+        let others = certificate.signers().filter(|signer| *signer != self.me);
+        let others: Vec<ReplicaId> = others.collect();
+        if let Some(from) = others.get(spread(attempt, others.len())) {
+            out.fetch(Fetch {
+                from: *from,
+                at_least: Frontier::single(certificate.height()),
+            });
+        }
+    }
+
+    /// The last checkpoint that is proved, and whose state is durable here, is stable: blocks and
+    /// records before it go.
+    fn stabilise(&mut self, out: &mut Out) {
+        let durable = self.checkpoints.certified.range(..=self.snapshot);
+        let Some(certificate) = durable.last().map(|(_, c)| c.clone()) else {
+            return;
+        };
+        self.begin_after(certificate, out);
+    }
+
+    fn begin_after(&mut self, certificate: CheckpointCertificate, out: &mut Out) {
+        self.tree.compact_through(certificate.block);
+        self.checkpoints.settle(certificate.height());
+        self.stable = Some(certificate);
+        self.rewrite(out);
+        self.offer_snapshot(out);
+    }
+
+    /// The state machine now is a state of other replicas', with its proof.
+    pub(crate) fn installed(&mut self, now: Time, snapshot: &SnapshotRef, out: &mut Out) {
+        let Ok(certificate) = certificate_of(snapshot) else {
+            return;
+        };
+        if certificate.height() <= self.tree.head().height {
+            return;
+        }
+        self.snapshot = certificate.height();
+        // Which requests have been executed is in the state, and the driver's to know.
+        self.mempool.keep_own(self.me);
+        self.begin_after(certificate, out);
+        self.settle(out);
+        self.vote_for_candidate(now, out);
+    }
+
+    /// Writes the whole durable state anew.
+    pub(crate) fn rewrite(&self, out: &mut Out) {
+        let durable = Durable {
+            stable: self.stable.clone(),
+            blocks: self.tree.blocks().cloned().collect(),
+            promised: self.promised.clone(),
+            high: self.high.clone(),
+            entered: self.entered.clone(),
+            committed: self.tree.committed().map(|id| (id.height, id)).collect(),
+        };
+        out.rewrite(durable.records());
+    }
+
+    /// Lets peers have the state at the stable checkpoint, with its proof.
+    pub(crate) fn offer_snapshot(&self, out: &mut Out) {
+        if let Some(certificate) = &self.stable
+            && let Ok(anchor) = codec::encode(certificate)
+        {
+            out.offer(Frontier::single(certificate.height()), anchor.into());
+        }
+    }
+
+    /// Whether a state is that of a proved checkpoint.
+    pub(crate) fn believes(&self, snapshot: &SnapshotRef) -> bool {
+        if self.config.mutated(Mutant::SnapshotWithoutCertificate) {
+            return true;
+        }
+        certificate_of(snapshot).is_ok_and(|proof| proof.verify(&self.verifier).is_ok())
+    }
+}
+
+/// The certificate in a snapshot's anchor, if it is one for this snapshot.
+pub(crate) fn certificate_of(snapshot: &SnapshotRef) -> Result<CheckpointCertificate, String> {
+    let certificate: CheckpointCertificate =
+        codec::decode("anchor", &snapshot.anchor).map_err(|error| error.to_string())?;
+    let same = Frontier::single(certificate.height()) == snapshot.at
+        && certificate.state == snapshot.digest;
+    match same {
+        true => Ok(certificate),
+        false => Err(String::from("the anchor proves another snapshot")),
+    }
+}
+
+/// Which of `n` to ask in an attempt. Attempts that come at a steady pace must not all meet the
+/// same liar: the golden ratio spreads any arithmetic progression.
+pub(crate) fn spread(attempt: usize, n: usize) -> usize {
+    let fraction = (attempt as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    ((fraction * n as u64) >> 32) as usize
+}

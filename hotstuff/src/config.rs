@@ -1,0 +1,230 @@
+//! Time-outs and limits, rules and leaders.
+
+use std::time::Duration;
+
+use quorate_core::codec::MESSAGE_LIMIT;
+use quorate_core::id::ReplicaId;
+use serde::{Deserialize, Serialize};
+
+use crate::blocks::View;
+use crate::mutant::Mutant;
+use crate::rules::{RuleSet, Rules, ThreeChain, TwoChain};
+
+/// Who leads which view. The same in all replicas of a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Leaders {
+    /// Each replica leads a view, in turn. [Yin19 §5]
+    #[default]
+    Rotate,
+    /// Each replica leads so many views in a row, unless they are given up: then the next leads.
+    Stable {
+        /// How many.
+        views: u64,
+    },
+    /// These lead a view each, in turn; a replica that is not named never does.
+    Listed(Vec<ReplicaId>),
+}
+
+impl Leaders {
+    /// The leader of `view` among `n` replicas.
+    pub fn of(&self, view: View, n: usize) -> ReplicaId {
+        let in_turn = |turn: u64| ReplicaId((turn % n.max(1) as u64) as u8);
+        match self {
+            Leaders::Rotate => in_turn(view.0),
+            Leaders::Stable { views } => in_turn(view.0 / (*views).max(1)),
+            Leaders::Listed(list) => {
+                let place = view.0 % list.len().max(1) as u64;
+                list.get(place as usize).copied().unwrap_or(in_turn(view.0))
+            }
+        }
+    }
+
+    /// The last view in a row that the leader of `view` has. Whoever gives up on a leader gives up
+    /// all of them, so that nobody waits for it view by view.
+    pub(crate) fn last_in_row(&self, view: View) -> View {
+        match self {
+            Leaders::Stable { views } => {
+                let row = view.0 / (*views).max(1);
+                View(row.saturating_add(1).saturating_mul((*views).max(1)) - 1)
+            }
+            Leaders::Rotate | Leaders::Listed(_) => view,
+        }
+    }
+}
+
+/// Time-outs, limits and rules of a HotStuff replica. `rules`, `leaders` and `checkpoint_every`
+/// must be the same in all replicas of a cluster; the rest should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// When to vote, lock and commit.
+    pub rules: RuleSet,
+    /// Who leads.
+    pub leaders: Leaders,
+    /// How long a view in which something is to be done may take before it is given up. Doubles
+    /// with each view given up, and halves again with each that is not. [Yin19 §4.4]
+    #[serde(rename = "view_timeout_ms", with = "quorate_core::millis")]
+    pub view_timeout: Duration,
+    /// The longest that it grows to.
+    #[serde(rename = "max_view_timeout_ms", with = "quorate_core::millis")]
+    pub max_view_timeout: Duration,
+    /// How long a leader of many views in a row may leave out a batch that this replica knows,
+    /// while it has others ordered.
+    #[serde(rename = "request_timeout_ms", with = "quorate_core::millis")]
+    pub request_timeout: Duration,
+    /// How often a replica tells another one what it has, for that one to send what it lacks.
+    #[serde(rename = "status_every_ms", with = "quorate_core::millis")]
+    pub status_every: Duration,
+    /// K: a checkpoint is taken at each height that this divides.
+    pub checkpoint_every: u64,
+    /// A block takes in batches as long as it has fewer bytes than this; one always fits.
+    pub max_block_bytes: usize,
+    /// How many blocks in a row may wait to be committed before nothing but empty ones may follow.
+    pub max_uncommitted: u64,
+    /// How many blocks are kept that are not committed, if they are not needed.
+    pub max_blocks: usize,
+    /// The most batches of one replica's clients that another keeps until they are committed.
+    pub max_waiting_batches: usize,
+    /// The most bytes of them.
+    pub max_waiting_bytes: usize,
+    /// The most blocks given to another replica between two of this one's statuses.
+    pub max_sync_blocks: usize,
+    /// The most bytes of them, if that is not less than one block.
+    pub max_sync_bytes: usize,
+    /// The rule that is switched off.
+    #[cfg(feature = "mutants")]
+    #[serde(skip)]
+    pub mutant: Option<Mutant>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            rules: RuleSet::default(),
+            leaders: Leaders::default(),
+            view_timeout: Duration::from_millis(500),
+            max_view_timeout: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(2),
+            status_every: Duration::from_millis(100),
+            checkpoint_every: 256,
+            max_block_bytes: 1 << 20,
+            max_uncommitted: 64,
+            max_blocks: 1024,
+            max_waiting_batches: 256,
+            max_waiting_bytes: 16 << 20,
+            max_sync_blocks: 64,
+            max_sync_bytes: 1 << 20,
+            #[cfg(feature = "mutants")]
+            mutant: None,
+        }
+    }
+}
+
+impl Config {
+    /// Limits so small that even a short run has checkpoints and state transfers: for simulation.
+    pub fn cramped() -> Self {
+        Config {
+            checkpoint_every: 16,
+            max_sync_blocks: 8,
+            max_sync_bytes: 2_000,
+            max_block_bytes: 400,
+            max_blocks: 64,
+            ..Config::default()
+        }
+    }
+
+    /// Says what cannot work among `n` replicas, if anything.
+    pub(crate) fn validate(&self, n: usize) -> Result<(), String> {
+        if self.max_block_bytes > MESSAGE_LIMIT / 2 || self.max_sync_bytes > MESSAGE_LIMIT / 4 {
+            return Err(format!(
+                "max_block_bytes ({}) must be at most {}, and max_sync_bytes ({}) at most {}, for blocks to fit into messages",
+                self.max_block_bytes,
+                MESSAGE_LIMIT / 2,
+                self.max_sync_bytes,
+                MESSAGE_LIMIT / 4
+            ));
+        }
+        if self.max_view_timeout < self.view_timeout {
+            return Err(String::from(
+                "max_view_timeout must be at least view_timeout",
+            ));
+        }
+        if let Leaders::Listed(list) = &self.leaders
+            && (list.is_empty() || list.iter().any(|leader| leader.index() >= n))
+        {
+            return Err(format!("leaders must be some of {n} replicas: {list:?}"));
+        }
+        let limits = [
+            (
+                "leaders.stable.views",
+                self.leaders == Leaders::Stable { views: 0 },
+            ),
+            ("view_timeout", self.view_timeout.is_zero()),
+            ("request_timeout", self.request_timeout.is_zero()),
+            ("status_every", self.status_every.is_zero()),
+            ("checkpoint_every", self.checkpoint_every == 0),
+            ("max_block_bytes", self.max_block_bytes == 0),
+            ("max_uncommitted", self.max_uncommitted == 0),
+            ("max_blocks", self.max_blocks == 0),
+            ("max_waiting_batches", self.max_waiting_batches == 0),
+            ("max_waiting_bytes", self.max_waiting_bytes == 0),
+            ("max_sync_blocks", self.max_sync_blocks == 0),
+            ("max_sync_bytes", self.max_sync_bytes == 0),
+        ];
+        match limits.iter().find(|(_, zero)| *zero) {
+            Some((name, _)) => Err(format!("{name} must be above zero")),
+            None => Ok(()),
+        }
+    }
+
+    /// The rules to go by.
+    pub(crate) fn rules(&self) -> Box<dyn Rules + Send> {
+        let off = self.switched_off();
+        match self.rules {
+            RuleSet::ThreeChain => Box::new(ThreeChain { off }),
+            RuleSet::TwoChain => Box::new(TwoChain { off }),
+        }
+    }
+
+    /// Whether the rule is switched off.
+    pub(crate) fn mutated(&self, mutant: Mutant) -> bool {
+        self.switched_off() == Some(mutant)
+    }
+
+    #[cfg(feature = "mutants")]
+    fn switched_off(&self) -> Option<Mutant> {
+        self.mutant
+    }
+
+    #[cfg(not(feature = "mutants"))]
+    fn switched_off(&self) -> Option<Mutant> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stable_leader_has_so_many_views_in_a_row() {
+        let leaders = Leaders::Stable { views: 10 };
+        for (view, leader, last) in [(1, 0, 9), (9, 0, 9), (10, 1, 19), (49, 0, 49)] {
+            assert_eq!(leaders.of(View(view), 4), ReplicaId(leader));
+            assert_eq!(leaders.last_in_row(View(view)), View(last));
+        }
+    }
+
+    #[test]
+    fn listed_leaders_lead_in_turn() {
+        let leaders = Leaders::Listed(vec![ReplicaId(2), ReplicaId(0)]);
+        let first: Vec<_> = (0..4).map(|view| leaders.of(View(view), 4).0).collect();
+        assert_eq!(first, [2, 0, 2, 0]);
+        let config = Config {
+            leaders: Leaders::Listed(vec![ReplicaId(4)]),
+            ..Config::default()
+        };
+        assert!(config.validate(4).is_err());
+    }
+}

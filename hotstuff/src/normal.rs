@@ -1,0 +1,349 @@
+//! The failure-free path: requests, proposals, votes, certificates, commits. [Yin19 §5]
+
+use std::collections::BTreeSet;
+
+use quorate_core::crypto::Digest;
+use quorate_core::id::{EntryId, ReplicaId, Time};
+use quorate_core::protocol::{Commit, Dest};
+use quorate_core::request::Batch;
+
+use crate::blocks::{Block, BlockId, NoPath};
+use crate::certificate::{QuorumCertificate, Vote};
+use crate::evidence::Statement;
+use crate::message::{Message, Proposal};
+use crate::mutant::Mutant;
+use crate::record::Record;
+use crate::replica::{Candidate, Hotstuff, Out};
+
+/// Requests.
+impl Hotstuff {
+    /// Takes requests of this replica's clients. At the end of the turn they are proposed, or all
+    /// are told of them.
+    pub(crate) fn take_requests(&mut self, now: Time, batch: Batch) {
+        if batch.is_empty() {
+            return;
+        }
+        let digest = batch.digest();
+        let again = self.mempool.contains(&digest);
+        let me = self.me;
+        self.mempool
+            .add(now, me, (&batch, digest), true, &self.config);
+        self.forwards.push((batch, again));
+    }
+
+    /// Takes requests of another replica's clients.
+    pub(crate) fn forwarded(&mut self, now: Time, from: ReplicaId, batch: &Batch, again: bool) {
+        let digest = batch.digest();
+        self.mempool
+            .add(now, from, (batch, digest), again, &self.config);
+    }
+
+    fn tell_requests(&mut self, proposed: &[Digest], out: &mut Out) {
+        for (batch, again) in std::mem::take(&mut self.forwards) {
+            if again || !proposed.contains(&batch.digest()) {
+                let to = match self.config.mutated(Mutant::RequestsToLeaderOnly) {
+                    true => Dest::One(self.leader_of(self.view)),
+                    false => Dest::Others,
+                };
+                out.send(to, Message::Forward { batch, again });
+            }
+        }
+    }
+}
+
+/// As the leader of a view.
+impl Hotstuff {
+    /// Proposes, if this replica leads and there is something to do, so that all that came in a
+    /// turn shares a block; and says what nobody else says.
+    pub(crate) fn end_turn(&mut self, out: &mut Out) {
+        let proposed = self.propose(out);
+        if proposed.is_none() && std::mem::take(&mut self.untold) {
+            // Nothing waits for another block, whose proposal would have carried it.
+            out.send(Dest::Others, Message::Certified(self.high.clone()));
+        }
+        self.tell_requests(&proposed.unwrap_or_default(), out);
+    }
+
+    /// "The leader of the view extends the branch of the highest certificate." Empty blocks are
+    /// proposed only as long as requests below them wait to be committed. Gives the digests of
+    /// the batches proposed. [Yin19 §5]
+    fn propose(&mut self, out: &mut Out) -> Option<Vec<Digest>> {
+        let view = self.view;
+        let has_promised = self.promised.proposed >= view || self.promised.timed_out >= view;
+        if !self.leads() || has_promised {
+            return None;
+        }
+        let by_certificate = self.high.view().next() == view;
+        let entered = self.entered.clone().filter(|tc| tc.view.next() == view);
+        if !by_certificate && entered.is_none() {
+            return None;
+        }
+        let timeout = entered.filter(|_| !by_certificate);
+        let parent = self.high.block;
+        let (branch, waits) = self.branch(&parent)?;
+        let payload =
+            match parent.height.0 < self.tree.head().height.0 + self.config.max_uncommitted {
+                true => {
+                    let room = self.config.max_block_bytes;
+                    self.mempool.next_batches(&branch, room)
+                }
+                false => Vec::new(),
+            };
+        if payload.is_empty() && !waits {
+            return None;
+        }
+        self.untold = false;
+        let block = Block::new(view, parent, payload);
+        let batches = block.batches().to_vec();
+        self.promised.proposed = view;
+        out.persist(Record::Proposed(view));
+        let proposal = Proposal::signed(&self.signer, block, self.high.clone(), timeout);
+        out.send(Dest::All, Message::Proposal(Box::new(proposal)));
+        Some(batches)
+    }
+
+    /// The batches in the blocks through `tip` that are not committed, and whether there are any;
+    /// none if the branch is not here. A batch that is in the branch must not be in it again.
+    pub(crate) fn branch(&self, tip: &BlockId) -> Option<(BTreeSet<Digest>, bool)> {
+        let path = self.tree.path(tip).ok()?;
+        let waits = path.iter().any(|block| !block.is_empty());
+        let batches = path.iter().flat_map(|block| block.batches()).copied();
+        match self.config.mutated(Mutant::BranchNotLookedAt) {
+            true => Some((BTreeSet::new(), waits)),
+            false => Some((batches.collect(), waits)),
+        }
+    }
+}
+
+/// As any replica.
+impl Hotstuff {
+    /// Takes a proposal. [Yin19 §5]
+    pub(crate) fn proposal(
+        &mut self,
+        now: Time,
+        from: ReplicaId,
+        proposal: Proposal,
+        out: &mut Out,
+    ) {
+        let Proposal {
+            block,
+            certificate,
+            timeout,
+            signature,
+        } = proposal;
+        let id = block.id();
+        if from != self.leader_of(id.view) {
+            return;
+        }
+        let signed = (id, signature);
+        let first = self.evidence.note(from, Statement::Proposal, signed, out);
+        let counts = first || self.config.mutated(Mutant::VotesAgain);
+        let fits = !matches!(self.tree.path(&block.parent()), Err(NoPath::Elsewhere));
+        if counts && fits {
+            self.keep_proposed(now, from, block, out);
+        }
+        self.certified(now, certificate, out);
+        if let Some(certificate) = timeout.clone() {
+            self.timed_out(now, certificate, out);
+        }
+        if counts && fits && id.view == self.view {
+            self.candidate = Some(Candidate { block: id, timeout });
+            self.vote_for_candidate(now, out);
+        }
+    }
+
+    /// Keeps a block that its leader has proposed, and its requests: if it is abandoned, another
+    /// leader proposes them.
+    fn keep_proposed(&mut self, now: Time, from: ReplicaId, block: Block, out: &mut Out) {
+        for (batch, digest) in block.payload().iter().zip(block.batches()) {
+            let known = (batch, *digest);
+            self.mempool.add(now, from, known, false, &self.config);
+        }
+        if self.tree.insert(block.id(), block) {
+            self.bound_tree();
+            self.settle(out);
+        }
+    }
+
+    /// Votes for the block proposed in this view, if the rules and what this replica has promised
+    /// allow it, and its ancestors are here. [Yin19 §5]
+    pub(crate) fn vote_for_candidate(&mut self, now: Time, out: &mut Out) {
+        let Some(candidate) = self.candidate.take_if(|c| c.block.view >= self.view) else {
+            return;
+        };
+        let id = candidate.block;
+        let Some(block) = self.tree.block(&id.digest) else {
+            return;
+        };
+        let parent = block.parent();
+        match self.tree.path(&parent) {
+            Ok(_) => {}
+            Err(NoPath::Missing(_)) => {
+                self.candidate = Some(candidate);
+                return;
+            }
+            Err(NoPath::Elsewhere) => return,
+        }
+        let voted = self.promised.voted.view >= id.view;
+        let gave_up = self.promised.timed_out >= id.view;
+        if voted && !self.config.mutated(Mutant::VotesAgain)
+            || gave_up && !self.config.mutated(Mutant::VotesAfterTimeout)
+        {
+            return;
+        }
+        let room = self.tree.head().height.0 + self.config.max_uncommitted;
+        if !block.is_empty() && parent.height.0 >= room {
+            return;
+        }
+        let justified_by = candidate.timeout.as_ref();
+        let lock = self.promised.locked;
+        if !self.rules.votes(block, justified_by, &lock, &self.tree) {
+            return;
+        }
+        let block = block.clone();
+        if self.leader_leaves_out(now, &block) {
+            return self.give_up(out);
+        }
+        self.promised.voted = id;
+        out.persist(Record::Block(block));
+        out.persist(Record::Voted(id));
+        let next = self.leader_of(id.view.next());
+        let vote = Vote::signed(&self.signer, id);
+        out.send(Dest::One(next), Message::Vote(vote));
+    }
+
+    /// Whether a leader of many views has left out a batch for too long, while it had others
+    /// ordered.
+    fn leader_leaves_out(&self, now: Time, block: &Block) -> bool {
+        let patience = self.patience().max(self.config.request_timeout);
+        if self.pacemaker.leader_since + patience > now {
+            return false;
+        }
+        let Some((mut branch, _)) = self.branch(&block.parent()) else {
+            return false;
+        };
+        branch.extend(block.batches());
+        let limit = Time(now.0.saturating_sub(patience.as_nanos() as u64));
+        self.mempool.is_left_out(&branch, limit)
+    }
+
+    /// Takes a vote, and makes a certificate of 2f + 1. Of each replica the last one counts: it
+    /// has no use for the earlier. [Yin19 §5]
+    pub(crate) fn vote(&mut self, now: Time, from: ReplicaId, vote: Vote, out: &mut Out) {
+        let id = vote.block;
+        let signed = (id, vote.signature);
+        self.evidence.note(from, Statement::Vote, signed, out);
+        let last = self.votes.iter().find(|(voter, _)| *voter == from);
+        if id.view <= self.high.view() || last.is_some_and(|(_, l)| l.block.view > id.view) {
+            return;
+        }
+        if !self.config.mutated(Mutant::DuplicateVotesCounted) {
+            self.votes.retain(|(voter, _)| *voter != from);
+        }
+        self.votes.push((from, vote));
+        let same = self.votes.iter().filter(|(_, vote)| vote.block == id);
+        let votes = same.map(|(voter, vote)| (*voter, vote.signature)).collect();
+        if let Some(certificate) = QuorumCertificate::of(id, votes, self.strong()) {
+            self.votes.retain(|(_, vote)| vote.block.view > id.view);
+            self.certified(now, certificate, out);
+            self.untold = self.leader_of(id.view.next()) == self.me;
+        }
+    }
+
+    /// A block is certified: the highest certificate is what leaders extend, and begins the next
+    /// view; locks and commits follow from it. [Yin19 §5]
+    pub(crate) fn certified(&mut self, now: Time, certificate: QuorumCertificate, out: &mut Out) {
+        let (view, block) = (certificate.view(), certificate.block);
+        if view == self.high.view() && block != self.high.block {
+            self.conflict.get_or_insert((block, self.high.block));
+        }
+        let newer = view > self.high.view();
+        if newer {
+            self.untold = false;
+            out.persist(Record::Certified(certificate.clone()));
+            self.high = certificate;
+        }
+        if self.tree.contains(&block.digest) {
+            self.lock(&block, out);
+        }
+        if !newer {
+            return;
+        }
+        if view >= self.view {
+            self.enter(now, view.next(), None, out);
+        }
+        self.settle(out);
+    }
+
+    /// Locks, never on an earlier view than before. [Yin19 §4.4]
+    fn lock(&mut self, certified: &BlockId, out: &mut Out) {
+        let lock = self.rules.locks(certified, &self.tree);
+        let later = |lock: &BlockId| {
+            lock.view > self.promised.locked.view || self.config.mutated(Mutant::LockNotMonotonic)
+        };
+        if let Some(lock) = lock.filter(later) {
+            self.promised.locked = lock;
+            out.persist(Record::Locked(lock));
+        }
+    }
+
+    /// Draws the consequences of the highest certificate, as far as the blocks below it are here;
+    /// asks for those that are not.
+    pub(crate) fn settle(&mut self, out: &mut Out) {
+        let tip = self.high.block;
+        if tip.height <= self.tree.head().height {
+            return self.sync.done();
+        }
+        match self.tree.path(&tip) {
+            Err(NoPath::Missing(missing)) => self.ask_for_block(&missing, out),
+            Err(NoPath::Elsewhere) => {
+                self.conflict.get_or_insert((tip, self.tree.head()));
+            }
+            Ok(path) => {
+                // Each block is certified by the certificate that its child came with.
+                let mut ids = path.iter().rev().map(|block| block.id());
+                let last = ids.find_map(|id| self.rules.commits(&id, &self.tree));
+                self.sync.done();
+                self.lock(&tip, out);
+                if let Some(last) = last {
+                    self.commit_through(&last, out);
+                }
+            }
+        }
+    }
+
+    /// Hands over for execution what is committed, parents first. Every block takes the slot of
+    /// its height, an empty one too: so slots, links and checkpoints are counted alike.
+    fn commit_through(&mut self, last: &BlockId, out: &mut Out) {
+        let Ok(path) = self.tree.path(last) else {
+            return;
+        };
+        let blocks: Vec<Block> = path.into_iter().cloned().collect();
+        for block in blocks {
+            let id = block.id();
+            self.tree.commit(id);
+            for digest in block.batches() {
+                self.mempool.committed(digest);
+            }
+            out.persist(Record::Committed(id));
+            out.commit(Commit {
+                id: EntryId::single(id.height),
+                batch: block.requests(),
+                checkpoint: self.is_checkpoint(id.height),
+                agreed: None,
+            });
+        }
+    }
+
+    /// Drops blocks that lead nowhere, if there are too many.
+    fn bound_tree(&mut self) {
+        let limit = self.config.max_blocks;
+        if self.tree.len() <= limit {
+            return;
+        }
+        let needed = [self.high.block, self.promised.voted, self.promised.locked];
+        let paths = needed.iter().filter_map(|tip| self.tree.path(tip).ok());
+        let kept: Vec<Digest> = paths.flatten().map(|block| block.id().digest).collect();
+        self.tree.bound(limit, self.view, &kept);
+    }
+}

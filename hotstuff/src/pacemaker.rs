@@ -1,0 +1,231 @@
+//! From one view to the next. [Yin19 §4.4; Gelashvili21 §4]
+//!
+//! A view begins when the one before is certified, or when 2f + 1 replicas have given it up, each
+//! of which shows its highest certificate. Whoever gives a view up tells all, again and again until
+//! another view begins, and shows why its view has begun: so nobody is left behind in an earlier
+//! one. A replica has a timer only while something waits to be committed.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use quorate_core::id::{ReplicaId, Time};
+use quorate_core::protocol::{Dest, Event};
+
+use crate::blocks::{NoPath, View};
+use crate::certificate::{QuorumCertificate, TimeoutCertificate, TimeoutShare, Vote};
+use crate::message::{Message, Timeout};
+use crate::record::Record;
+use crate::replica::{Hotstuff, Out, Timer};
+
+/// How often the time-out may have doubled.
+const MAX_DOUBLINGS: u32 = 16;
+
+/// What a replica knows of the views that others give up, and its own patience.
+#[derive(Debug)]
+pub(crate) struct Pacemaker {
+    /// The time-out of the latest view of each replica.
+    timeouts: Vec<Option<Given>>,
+    /// Views given up, less those that were not.
+    failures: u32,
+    /// The view that the timer runs for.
+    armed: Option<View>,
+    /// Since when the leader of this view leads without a break.
+    pub(crate) leader_since: Time,
+}
+
+/// A view that a replica has given up, with its highest certificate.
+#[derive(Clone, Debug)]
+struct Given {
+    view: View,
+    share: TimeoutShare,
+    highest: QuorumCertificate,
+}
+
+impl Pacemaker {
+    pub(crate) fn of(n: usize) -> Pacemaker {
+        Pacemaker {
+            timeouts: vec![None; n],
+            failures: 0,
+            armed: None,
+            leader_since: Time::ZERO,
+        }
+    }
+
+    /// The time-outs of just this view.
+    fn of_view(&self, view: View) -> Vec<(ReplicaId, TimeoutShare, QuorumCertificate)> {
+        let all = ReplicaId::all(self.timeouts.len()).zip(&self.timeouts);
+        let given = all.filter_map(|(from, given)| Some((from, given.as_ref()?)));
+        let same = given.filter(|(_, given)| given.view == view);
+        same.map(|(from, g)| (from, g.share.clone(), g.highest.clone()))
+            .collect()
+    }
+
+    /// How many replicas have given up this view or later ones.
+    fn count_from(&self, view: View) -> usize {
+        let given = self.timeouts.iter().flatten();
+        given.filter(|given| given.view >= view).count()
+    }
+}
+
+impl Hotstuff {
+    /// How long this view may take: twice as long with each view given up. [Yin19 §4.4]
+    pub(crate) fn patience(&self) -> Duration {
+        let factor = 1 << self.pacemaker.failures.min(MAX_DOUBLINGS);
+        let doubled = self.config.view_timeout.checked_mul(factor);
+        doubled
+            .unwrap_or(Duration::MAX)
+            .min(self.config.max_view_timeout)
+    }
+
+    /// Whether something waits to be committed: a request that is known, or one in a block.
+    fn is_busy(&self) -> bool {
+        let has_requests = |tip| match self.tree.path(tip) {
+            Ok(path) => path.iter().any(|block| !block.is_empty()),
+            // Of a branch that is not here it is not known what it has.
+            Err(NoPath::Missing(_)) => true,
+            Err(NoPath::Elsewhere) => false,
+        };
+        let voted = &self.promised.voted;
+        let is_open = voted.view > self.high.view() && self.tree.contains(&voted.digest);
+        !self.mempool.is_empty() || has_requests(&self.high.block) || is_open && has_requests(voted)
+    }
+
+    /// Runs the timer of the view while something is to be done, and not otherwise.
+    pub(crate) fn watch(&mut self, now: Time, out: &mut Out) {
+        let wanted = self.is_busy().then_some(self.view);
+        if wanted == self.pacemaker.armed {
+            return;
+        }
+        self.pacemaker.armed = wanted;
+        match wanted {
+            Some(_) => out.arm(Timer::View, now + self.patience()),
+            None => out.disarm(Timer::View),
+        }
+    }
+
+    /// The view has had its time.
+    pub(crate) fn view_timed_out(&mut self, now: Time, out: &mut Out) {
+        self.pacemaker.armed = None;
+        let (patience, room) = (self.config.view_timeout, self.config.max_block_bytes);
+        // What is in the block voted for has been told by its leader.
+        let branch = self.branch(&self.promised.voted);
+        let branch = branch.map_or_else(BTreeSet::new, |(batches, _)| batches);
+        for batch in self.mempool.overdue(now, patience, &branch, room) {
+            // Others may have seen it committed, and this replica may never see that.
+            let again = true;
+            out.send(Dest::Others, Message::Forward { batch, again });
+        }
+        self.give_up(out);
+    }
+
+    /// Gives up the view, and all that its leader has in a row, or says again that it has. No
+    /// vote in them comes after that. [Gelashvili21 §4]
+    pub(crate) fn give_up(&mut self, out: &mut Out) {
+        let view = self.config.leaders.last_in_row(self.view);
+        if self.promised.timed_out < view {
+            self.promised.timed_out = view;
+            out.persist(Record::TimedOut(view));
+        }
+        let voted = self.promised.voted;
+        let voted_later = voted.view > self.high.view();
+        let timeout = Timeout {
+            view,
+            share: TimeoutShare::signed(&self.signer, view, self.high.view()),
+            highest: self.high.clone(),
+            vote: voted_later.then(|| Vote::signed(&self.signer, voted)),
+            entered: self.entered.clone(),
+        };
+        out.send(Dest::All, Message::Timeout(Box::new(timeout)));
+    }
+
+    /// Takes a time-out, with all that it shows. f + 1 of them show that it is not for this
+    /// replica alone, and 2f + 1 begin the next view. [Gelashvili21 §4]
+    pub(crate) fn timeout(&mut self, now: Time, from: ReplicaId, timeout: Timeout, out: &mut Out) {
+        let Timeout {
+            view,
+            share,
+            highest,
+            vote,
+            entered,
+        } = timeout;
+        self.certified(now, highest.clone(), out);
+        if let Some(certificate) = entered {
+            self.timed_out(now, certificate, out);
+        }
+        if let Some(vote) = vote {
+            self.vote(now, from, vote, out);
+        }
+        if view < self.view {
+            return self.bring_up(from, out);
+        }
+        let Some(last) = self.pacemaker.timeouts.get_mut(from.index()) else {
+            return;
+        };
+        if last.as_ref().is_some_and(|last| last.view > view) {
+            return;
+        }
+        *last = Some(Given {
+            view,
+            share,
+            highest,
+        });
+        let quorum = self.pacemaker.of_view(view);
+        if let Some(certificate) = TimeoutCertificate::of(view, quorum, self.strong()) {
+            return self.timed_out(now, certificate, out);
+        }
+        let mine = self.config.leaders.last_in_row(self.view);
+        if self.promised.timed_out < mine && self.pacemaker.count_from(mine) >= self.weak() {
+            self.give_up(out);
+        }
+    }
+
+    /// A quorum has given a view up: the next one begins. [Gelashvili21 §4]
+    pub(crate) fn timed_out(&mut self, now: Time, certificate: TimeoutCertificate, out: &mut Out) {
+        self.certified(now, certificate.highest.clone(), out);
+        if certificate.view >= self.view {
+            let next = certificate.view.next();
+            self.enter(now, next, Some(certificate), out);
+        }
+    }
+
+    /// A view begins. The time-out shrinks with each that begins because the one before was
+    /// certified.
+    pub(crate) fn enter(
+        &mut self,
+        now: Time,
+        view: View,
+        entered: Option<TimeoutCertificate>,
+        out: &mut Out,
+    ) {
+        if self.leader_of(view) != self.leader_of(self.view) {
+            self.pacemaker.leader_since = now;
+        }
+        self.view = view;
+        match &entered {
+            None => self.pacemaker.failures = self.pacemaker.failures.saturating_sub(1),
+            Some(certificate) => {
+                let failures = self.pacemaker.failures + 1;
+                self.pacemaker.failures = failures.min(MAX_DOUBLINGS);
+                out.persist(Record::ViewTimedOut(Box::new(certificate.clone())));
+                // No leader: its replicas would all be asked to propose again what all know.
+                out.event(Event::RegimeChanged {
+                    regime: view.0,
+                    leader: None,
+                });
+            }
+        }
+        self.entered = entered;
+    }
+
+    /// Shows a replica that is in an earlier view why this one has begun.
+    pub(crate) fn bring_up(&self, to: ReplicaId, out: &mut Out) {
+        if to == self.me {
+            return;
+        }
+        out.send(Dest::One(to), Message::Certified(self.high.clone()));
+        if let Some(certificate) = self.entered.clone() {
+            let certificate = Box::new(certificate);
+            out.send(Dest::One(to), Message::TimedOut(certificate));
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The state of a replica, and `step`. [Yin19 §5]
+
+use quorate_core::crypto::{Signer, Verifier};
+use quorate_core::id::{ReplicaId, Slot, Time};
+use quorate_core::output::Output;
+use quorate_core::protocol::Input;
+use quorate_core::quorum::Byzantine;
+use quorate_core::request::Batch;
+
+use crate::blocks::{BlockId, Tree, View};
+use crate::certificate::{CheckpointCertificate, QuorumCertificate, TimeoutCertificate, Vote};
+use crate::checkpoint::Checkpoints;
+use crate::config::Config;
+use crate::evidence::{Equivocation, Evidence};
+use crate::mempool::Mempool;
+use crate::message::Message;
+use crate::mutant::Mutant;
+use crate::pacemaker::Pacemaker;
+use crate::record::Promised;
+use crate::rules::Rules;
+use crate::sync::Sync;
+
+/// HotStuff, as one replica runs it.
+pub struct Hotstuff {
+    pub(crate) me: ReplicaId,
+    pub(crate) n: usize,
+    pub(crate) config: Config,
+    pub(crate) rules: Box<dyn Rules + Send>,
+    pub(crate) signer: Signer,
+    pub(crate) verifier: Verifier,
+
+    // Durable: every change goes into a record in the same step.
+    pub(crate) promised: Promised,
+    /// The highest certificate.
+    pub(crate) high: QuorumCertificate,
+    /// Why the current view has begun, if not by the highest certificate.
+    pub(crate) entered: Option<TimeoutCertificate>,
+    /// The last stable checkpoint, with its proof.
+    pub(crate) stable: Option<CheckpointCertificate>,
+
+    /// The current view: it begins when the one before is certified, or given up by a quorum.
+    pub(crate) view: View,
+    /// The blocks. What is committed has been handed over for execution, by this replica or inside
+    /// a snapshot.
+    pub(crate) tree: Tree,
+    /// Where the newest durable snapshot ends.
+    pub(crate) snapshot: Slot,
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) mempool: Mempool,
+    pub(crate) pacemaker: Pacemaker,
+    pub(crate) sync: Sync,
+    pub(crate) evidence: Evidence,
+    /// The last vote of each replica.
+    pub(crate) votes: Vec<(ReplicaId, Vote)>,
+    /// A block of the current view that is to be voted for as soon as its ancestors are here.
+    pub(crate) candidate: Option<Candidate>,
+    /// This replica has made the highest certificate, and has not told anyone.
+    pub(crate) untold: bool,
+    /// Batches of this turn that others are to be told, unless a proposal has them.
+    pub(crate) forwards: Vec<(Batch, bool)>,
+    /// Two certificates that contradict each other, or a commit.
+    pub(crate) conflict: Option<(BlockId, BlockId)>,
+    /// The records must be written anew.
+    pub(crate) rewrite_due: bool,
+}
+
+/// A proposal that was not voted for yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Candidate {
+    pub(crate) block: BlockId,
+    pub(crate) timeout: Option<TimeoutCertificate>,
+}
+
+impl std::fmt::Debug for Hotstuff {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hotstuff")
+            .field("me", &self.me)
+            .field("view", &self.view)
+            .field("promised", &self.promised)
+            .field("high", &self.high.block)
+            .field("committed", &self.tree.head())
+            .field("blocks", &self.tree.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// HotStuff's timers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Timer {
+    /// The view has had its time. [Yin19 §4.4]
+    View,
+    /// Another replica is to be told what is here.
+    Status,
+}
+
+pub(crate) type Out = Output<Hotstuff>;
+
+impl Hotstuff {
+    pub(crate) fn dispatch(&mut self, now: Time, input: Input<Hotstuff>, out: &mut Out) {
+        match input {
+            Input::Start => self.start(now, out),
+            Input::Message(message) => {
+                let (from, message) = message.into_parts();
+                self.receive(now, from, message, out);
+            }
+            Input::Timer(Timer::View) => self.view_timed_out(now, out),
+            Input::Timer(Timer::Status) => self.status_is_due(now, out),
+            Input::Propose { batch, keys: _ } => self.take_requests(now, batch),
+            Input::Read { id, keys: _ } => self.read(id, out),
+            Input::EndOfTurn => self.end_turn(out),
+            Input::Snapshotted(snapshot) => self.snapshotted(&snapshot, out),
+            Input::Installed(snapshot) => self.installed(now, &snapshot, out),
+        }
+        self.watch(now, out);
+    }
+
+    fn start(&mut self, now: Time, out: &mut Out) {
+        if std::mem::take(&mut self.rewrite_due) {
+            self.rewrite(out);
+        }
+        self.offer_snapshot(out);
+        self.say_checkpoints_again(out);
+        self.settle(out);
+        out.arm(Timer::Status, now + self.config.status_every);
+    }
+
+    fn receive(&mut self, now: Time, from: ReplicaId, message: Message, out: &mut Out) {
+        match message {
+            Message::Forward { batch, again } => self.forwarded(now, from, &batch, again),
+            Message::Proposal(proposal) => self.proposal(now, from, *proposal, out),
+            Message::Vote(vote) => self.vote(now, from, vote, out),
+            Message::Timeout(timeout) => self.timeout(now, from, *timeout, out),
+            Message::Certified(certificate) => self.certified(now, certificate, out),
+            Message::TimedOut(certificate) => self.timed_out(now, *certificate, out),
+            Message::FetchBlocks { block, above } => self.give_blocks(from, &block, above, out),
+            Message::Blocks(blocks) => self.blocks(now, blocks, out),
+            Message::Status(status) => self.status(from, &status, out),
+            Message::Checkpoint(vote) => self.checkpoint(from, &vote, out),
+            Message::Stable(certificate) => self.checkpoint_certified(certificate, out),
+        }
+    }
+
+    /// The leader of a view.
+    pub(crate) fn leader_of(&self, view: View) -> ReplicaId {
+        self.config.leaders.of(view, self.n)
+    }
+
+    /// Whether this replica leads the current view.
+    pub(crate) fn leads(&self) -> bool {
+        self.leader_of(self.view) == self.me
+    }
+
+    /// 2f + 1: any two of these have a correct replica in common. [Yin19 §3]
+    pub(crate) fn strong(&self) -> usize {
+        if self.config.mutated(Mutant::WeakQuorum) {
+            return self.weak();
+        }
+        Byzantine::of(self.n).strong().size()
+    }
+
+    /// f + 1: one of these is correct.
+    pub(crate) fn weak(&self) -> usize {
+        Byzantine::of(self.n).weak().size()
+    }
+
+    /// Where others were caught signing what contradicts what they had signed, since this replica
+    /// started: for each of them one pair of proposals and one of votes at most.
+    pub fn equivocations(&self) -> &[Equivocation] {
+        self.evidence.found()
+    }
+}

@@ -1,0 +1,126 @@
+//! Checkpoints, and replicas that are far behind. [Castro99 §4.3]
+
+use quorate_core::crypto::Digest;
+use quorate_core::frontier::Frontier;
+use quorate_core::id::Slot;
+use quorate_core::protocol::{Protocol, SnapshotRef};
+use quorate_hotstuff::{Message, Record};
+
+use crate::common::{
+    Cluster, HotstuffCluster, HotstuffNode, Node, block, checkpoint_certificate, cluster, config,
+    genesis, r,
+};
+
+/// A cluster that has executed so much that there is a checkpoint.
+fn with_checkpoint() -> Cluster {
+    let mut cluster = cluster(4, &config());
+    for text in ["a", "b", "c", "d", "e", "f"] {
+        cluster.propose(0, text);
+    }
+    cluster
+}
+
+/// Every K-th height is a checkpoint: 2f + 1 equal ones let all drop what came before.
+#[test]
+fn a_stable_checkpoint_lets_blocks_and_records_go() {
+    let mut cluster = with_checkpoint();
+    let node = cluster.node(2);
+    let at = node.offer.clone().expect("an offer").0;
+    assert!(at.slot() >= Slot(4) && at.slot().0.is_multiple_of(4));
+    let kept = node
+        .records()
+        .into_iter()
+        .filter_map(|record| match record {
+            Record::Block(block) => Some(block.height()),
+            _ => None,
+        });
+    assert!(kept.min().is_some_and(|lowest| lowest > at.slot()));
+    assert!(matches!(node.records()[0], Record::Stable(_)));
+    let first = block(1, &genesis(), &["a"]).id().digest;
+    let above = Slot::ZERO;
+    let given = node.answer(
+        r(3),
+        Message::FetchBlocks {
+            block: first,
+            above,
+        },
+    );
+    assert!(
+        matches!(given.as_slice(), [Message::Stable(_)]),
+        "{given:?}"
+    );
+}
+
+/// A state is believed if 2f + 1 have signed for it, and for just this one.
+#[test]
+fn a_snapshot_is_accepted_by_its_certificate_and_digest() {
+    let mut cluster = with_checkpoint();
+    let good = cluster.node(0).offered().expect("a snapshot");
+    let accepts = |snapshot: &SnapshotRef| {
+        let node = Node::of_four(3, &config());
+        node.protocol.accepts(snapshot)
+    };
+    assert!(accepts(&good));
+    let mut other = good.clone();
+    other.digest = Digest::of(b"another state");
+    assert!(!accepts(&other));
+    let mut elsewhere = good.clone();
+    elsewhere.at = Frontier::single(Slot(good.at.slot().0 + 4));
+    assert!(!accepts(&elsewhere));
+    let mut bare = good.clone();
+    bare.anchor = bytes::Bytes::new();
+    assert!(!accepts(&bare));
+}
+
+/// Who is behind what the others keep fetches the state, and goes on from it.
+#[test]
+fn a_replica_far_behind_fetches_the_state_and_goes_on() {
+    let mut cluster = cluster(4, &config());
+    cluster.isolate(3);
+    for text in ["a", "b", "c", "d", "e", "f"] {
+        cluster.propose(0, text);
+        for _ in 0..8 {
+            cluster.time_out();
+        }
+    }
+    cluster.heal();
+    cluster.tick(8);
+    cluster.propose(3, "z");
+    for _ in 0..4 {
+        cluster.time_out();
+    }
+    cluster.tick(4);
+    let (slots, state) = (cluster.node(3).slots(), cluster.node(0).state);
+    assert!(slots.first().is_none_or(|first| *first > 4), "{slots:?}");
+    assert_eq!(cluster.node(3).state, state);
+    cluster.restart(3, &config());
+    assert_eq!(cluster.node(3).state, state);
+}
+
+/// A replica whose own state is not the one that is proved must stop.
+#[test]
+fn a_replica_that_has_diverged_stops() {
+    let mut cluster = with_checkpoint();
+    cluster.node(1).saves = false;
+    for number in 0.. {
+        if !cluster.node(1).unsaved.is_empty() {
+            break;
+        }
+        cluster.propose(2, &format!("more {number}"));
+    }
+    let node = cluster.node(1);
+    let taken = node.unsaved[0].clone();
+    node.checks = false;
+    let records = node.records();
+    let at = records.iter().find_map(|record| match record {
+        Record::Committed(id) if id.height == taken.at.slot() => Some(*id),
+        _ => None,
+    });
+    let Some(id) = at else {
+        panic!("no record of {taken:?}")
+    };
+    let proved = checkpoint_certificate(&id, Digest::of(b"another state"));
+    node.receive(r(0), Message::Stable(proved));
+    node.save();
+    assert!(node.protocol.check().is_err());
+}

@@ -1,0 +1,207 @@
+//! Views that are given up. [Yin19 §4.4; Gelashvili21 §4]
+
+use std::time::Duration;
+
+use quorate_hotstuff::{Config, Leaders, Message, RuleSet, Timer};
+
+use crate::common::{
+    HotstuffCluster, HotstuffNode, Node, block, branch, cluster, config, genesis, given_up, kinds,
+    proposal, proposals, r, timeout, two_chain,
+};
+
+/// A leader that is silent is given up by all, and the next one goes on.
+#[test]
+fn a_silent_leader_is_given_up_and_the_next_one_goes_on() {
+    for rules in [RuleSet::ThreeChain, RuleSet::TwoChain] {
+        let config = Config { rules, ..config() };
+        let mut cluster = cluster(4, &config);
+        cluster.isolate(1);
+        cluster.node(0).propose("x");
+        cluster.deliver();
+        for _ in 0..8 {
+            cluster.time_out();
+        }
+        for id in [0, 2, 3] {
+            assert_eq!(cluster.node(id).commands(), ["x"], "{rules:?}, {id}");
+        }
+    }
+}
+
+/// f + 1 replicas that give a view up are not alone; 2f + 1 end it. [Gelashvili21 §4]
+#[test]
+fn f_plus_1_timeouts_are_joined_and_2f_plus_1_begin_the_next_view() {
+    let mut node = Node::of_four(3, &config());
+    node.receive(r(0), timeout(0, 1, &genesis()));
+    assert!(node.take().is_empty());
+    node.receive(r(2), timeout(2, 1, &genesis()));
+    assert_eq!(kinds(&node.sent_to(r(0))), ["timeout"]);
+    assert_eq!(node.view(), 2, "with its own");
+}
+
+/// "Time-outs grow exponentially", and shrink again when views end well. [Yin19 §4.4]
+#[test]
+fn timeouts_double_with_each_view_given_up_and_shrink_with_progress() {
+    let mut node = Node::of_four(3, &config());
+    node.propose("x");
+    let waits = |node: &Node| node.timers[&Timer::View].since(node.now);
+    let base = waits(&node);
+    assert_eq!(base, config().view_timeout);
+    for view in 1..=3 {
+        node.receive(
+            r(0),
+            Message::TimedOut(Box::new(given_up(view, &genesis()))),
+        );
+    }
+    assert_eq!(waits(&node), base * 8);
+    let chain = branch(&genesis(), &[4, 5, 6]);
+    for (block, factor) in chain.iter().zip([4, 2, 1]) {
+        node.learn(&block.id());
+        assert_eq!(waits(&node), base * factor);
+    }
+    let capped = Config {
+        max_view_timeout: Duration::from_millis(700),
+        ..config()
+    };
+    let mut node = Node::of_four(3, &capped);
+    node.propose("x");
+    for view in 1..=3 {
+        node.receive(
+            r(0),
+            Message::TimedOut(Box::new(given_up(view, &genesis()))),
+        );
+    }
+    assert_eq!(waits(&node), Duration::from_millis(700));
+}
+
+/// A time-out is said again as long as the view has not ended.
+#[test]
+fn timeouts_are_said_again_while_a_view_lasts() {
+    let mut node = Node::of_four(3, &config());
+    node.propose("x");
+    for _ in 0..3 {
+        node.take();
+        node.fire(Timer::View);
+        assert!(kinds(&node.sent_to(r(0))).contains(&"timeout"));
+    }
+    assert_eq!(node.view(), 1);
+}
+
+/// Whoever is behind is shown why the view has begun, and goes along.
+#[test]
+fn a_replica_in_an_earlier_view_is_pulled_along() {
+    let mut node = Node::of_four(0, &config());
+    node.receive(r(1), Message::TimedOut(Box::new(given_up(5, &genesis()))));
+    assert_eq!(node.view(), 6);
+    let shown = node.answer(r(3), timeout(3, 2, &genesis()));
+    assert_eq!(kinds(&shown), ["certified", "timed_out"]);
+    let mut behind = Node::of_four(3, &config());
+    for message in shown {
+        behind.receive(r(0), message);
+    }
+    assert_eq!(behind.view(), 6);
+}
+
+/// Replicas that were in different views when all crashed find each other: a view that was entered
+/// because the one before was given up is entered again, and shown.
+#[test]
+fn replicas_in_different_views_find_each_other_after_a_restart() {
+    let mut cluster = cluster(4, &config());
+    cluster.isolate(3);
+    for id in 0..3 {
+        cluster.node(id).propose(&format!("from {id}"));
+    }
+    cluster
+        .node(0)
+        .receive(r(1), Message::TimedOut(Box::new(given_up(4, &genesis()))));
+    cluster.node(0).fire(Timer::View);
+    for id in 0..3 {
+        cluster.restart(id, &config());
+    }
+    let views: Vec<u64> = cluster.nodes.iter().map(Node::view).collect();
+    assert_eq!(views, [5, 1, 1, 1]);
+    for id in 0..3 {
+        cluster.node(id).propose(&format!("again from {id}"));
+    }
+    for _ in 0..9 {
+        cluster.time_out();
+    }
+    for id in 0..3 {
+        let commands = cluster.node(id).commands().concat();
+        assert_eq!(commands.matches("again").count(), 3, "{id}: {commands}");
+    }
+}
+
+/// Where n = 4 and one replica is faulty, no more than three leaders in a row are correct, and the
+/// votes for the third one's block go to the faulty one: so a time-out brings the vote with it, and
+/// three blocks in a row are certified.
+#[test]
+fn a_timeout_brings_the_vote_that_a_silent_leader_should_have_gathered() {
+    let mut cluster = cluster(4, &config());
+    cluster.isolate(0);
+    cluster.propose(1, "x");
+    assert_eq!(cluster.node(2).view(), 3, "the votes for block 3 went to 0");
+    assert!(cluster.node(2).commands().is_empty());
+    cluster.time_out();
+    for id in [1, 2, 3] {
+        assert_eq!(cluster.node(id).commands(), ["x"]);
+        assert_eq!(cluster.node(id).view(), 4, "entered by a certificate");
+    }
+}
+
+/// "A new leader needs no more than a linear number of messages": one of each replica to begin, one
+/// to each to go on. [Yin19 §1]
+#[test]
+fn a_new_leader_hears_and_says_a_linear_number_of_messages() {
+    for n in [4, 7, 10] {
+        let mut cluster = cluster(n, &config());
+        cluster.isolate(1);
+        cluster.node(0).propose("x");
+        cluster.deliver();
+        cluster.rounds.clear();
+        for node in &mut cluster.nodes {
+            if node.timers.contains_key(&Timer::View) {
+                node.fire(Timer::View);
+            }
+        }
+        // With the old leader away n - 1 replicas tell n - 2 others.
+        assert!(cluster.deliver_round());
+        assert_eq!(cluster.count("timeout"), (n - 1) * (n - 2));
+        let said = proposals(&cluster.node(2).sent).len();
+        assert_eq!(said, n - 1, "one message to each other replica");
+        let quorum = 2 * ((n - 1) / 3) + 1;
+        assert!(quorum < n, "of which it needs {quorum}");
+    }
+}
+
+/// A leader that stays is given up with all views that it has in a row.
+#[test]
+fn who_gives_up_a_leader_gives_up_all_its_views_in_a_row() {
+    let config = Config {
+        leaders: Leaders::Stable { views: 100 },
+        ..two_chain()
+    };
+    let mut cluster = cluster(4, &config);
+    cluster.propose(0, "a");
+    assert!(cluster.node(3).view() < 100);
+    cluster.isolate(0);
+    cluster.node(2).propose("b");
+    cluster.deliver();
+    cluster.time_out();
+    for id in [1, 2, 3] {
+        assert_eq!(cluster.node(id).commands(), ["a", "b"]);
+        assert!(cluster.node(id).view() > 100);
+    }
+}
+
+/// No vote in a view that was given up. [Gelashvili21 §4]
+#[test]
+fn a_replica_does_not_vote_in_a_view_that_it_has_given_up() {
+    let mut node = Node::of_four(3, &two_chain());
+    node.propose("x");
+    node.fire(Timer::View);
+    let late = block(1, &genesis(), &["x"]);
+    assert_eq!(node.votes_for(proposal(&late)), []);
+    let next = block(2, &genesis(), &["x"]);
+    let mut other = Node::of_four(0, &two_chain());
+    assert_eq!(other.votes_for(proposal(&next)), [next.id()]);
+}

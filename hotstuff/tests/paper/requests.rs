@@ -1,0 +1,188 @@
+//! Requests: told to all, so that no leader drops one for ever, and committed once.
+
+use std::time::Duration;
+
+use quorate_core::machine::Keys;
+use quorate_core::protocol::Input;
+use quorate_hotstuff::{Config, Leaders, Message, Timer};
+
+use crate::common::{
+    HotstuffCluster, HotstuffNode, Node, block, branch, cluster, command, config, genesis, kinds,
+    proposal, proposals, r, two_chain,
+};
+
+/// Requests are disseminated to all; a leader tells of its own by proposing them.
+#[test]
+fn all_replicas_hear_of_a_request() {
+    let mut node = Node::of_four(3, &config());
+    node.propose("x");
+    for to in [0, 1, 2] {
+        let mut node = Node::of_four(3, &config());
+        node.propose("x");
+        assert_eq!(kinds(&node.sent_to(r(to))), ["forward"]);
+    }
+    let mut leader = Node::of_four(1, &config());
+    leader.propose("x");
+    assert_eq!(kinds(&leader.sent_to(r(0))), ["proposal"]);
+}
+
+/// A leader that leaves a request out does not keep it from being committed: the next one has it.
+#[test]
+fn a_request_that_a_leader_leaves_out_is_proposed_by_the_next() {
+    let mut node = Node::of_four(2, &config());
+    node.receive(r(0), forward("x"));
+    let empty = block(1, &genesis(), &["other"]);
+    node.receive(r(1), proposal(&empty));
+    node.take();
+    node.learn(&empty.id());
+    let proposed = proposals(&node.take());
+    assert_eq!(proposed[0].block.payload(), [command("x")]);
+}
+
+fn forward(text: &str) -> Message {
+    Message::Forward {
+        batch: command(text),
+        again: false,
+    }
+}
+
+/// Requests of one turn share a block.
+#[test]
+fn requests_of_a_turn_share_a_block() {
+    let mut leader = Node::of_four(1, &config());
+    for text in ["a", "b"] {
+        let (batch, keys) = (command(text), Keys::All);
+        leader.step(Input::Propose { batch, keys });
+    }
+    leader.end_turn();
+    let proposed = proposals(&leader.take());
+    assert_eq!(proposed.len(), 3, "one, to each");
+    assert_eq!(proposed[0].block.payload().len(), 2);
+}
+
+/// A batch is committed once, whichever leaders know of it and however often it is asked for.
+#[test]
+fn a_request_is_committed_once_whichever_leaders_propose_it() {
+    let mut cluster = cluster(4, &config());
+    for id in 0..4 {
+        cluster.node(id).propose("x");
+    }
+    cluster.deliver();
+    for id in [0, 3] {
+        assert_eq!(cluster.node(id).commands(), ["x"]);
+    }
+    // A copy that comes late is known to be done; one that its sender has waited for is not.
+    cluster.node(0).receive(r(2), forward("x"));
+    assert!(!cluster.node(0).timers.contains_key(&Timer::View));
+    let batch = command("x");
+    let again = true;
+    let asked_again = Message::Forward { batch, again };
+    cluster.node(0).receive(r(2), asked_again);
+    assert!(cluster.node(0).timers.contains_key(&Timer::View));
+}
+
+/// What an abandoned block had is proposed again.
+#[test]
+fn the_requests_of_an_abandoned_block_are_not_lost() {
+    let mut node = Node::of_four(3, &config());
+    node.receive(r(1), proposal(&block(1, &genesis(), &["x"])));
+    let given_up = crate::common::given_up(2, &genesis());
+    node.take();
+    node.receive(r(0), Message::TimedOut(Box::new(given_up)));
+    let proposed = proposals(&node.take());
+    assert_eq!(proposed[0].block.payload(), [command("x")]);
+}
+
+/// A leader that stays, and has others' requests ordered but not this one, is given up.
+#[test]
+fn a_leader_of_many_views_that_leaves_a_request_out_is_given_up() {
+    let config = Config {
+        leaders: Leaders::Stable { views: 1000 },
+        request_timeout: Duration::from_millis(600),
+        ..two_chain()
+    };
+    let mut node = Node::of_four(3, &config);
+    node.receive(r(1), forward("left out"));
+    let mut parent = genesis();
+    let mut given_up = None;
+    for view in 1..=10 {
+        let next = block(view, &parent, &["other"]);
+        let signed = quorate_hotstuff::Proposal::signed(
+            &crate::common::signer(0),
+            next.clone(),
+            crate::common::certificate(&parent),
+            None,
+        );
+        node.take();
+        node.receive(r(0), Message::Proposal(Box::new(signed)));
+        if kinds(&node.sent_to(r(1))).contains(&"timeout") {
+            given_up.get_or_insert(view);
+        }
+        node.now = node.now + Duration::from_millis(100);
+        parent = next.id();
+    }
+    assert_eq!(given_up, Some(7), "after 600 ms");
+}
+
+/// A batch that only one replica has is told to all when it has waited for a view.
+#[test]
+fn a_batch_that_waits_is_told_to_all() {
+    let mut node = Node::of_four(3, &config());
+    node.receive(r(1), forward("x"));
+    assert!(node.take().is_empty());
+    node.fire(Timer::View);
+    assert_eq!(kinds(&node.sent_to(r(0))), ["forward", "timeout"]);
+}
+
+/// What is kept for one replica's clients is bounded, and leaves room for others'.
+#[test]
+fn a_replica_cannot_fill_anothers_mempool() {
+    let config = Config {
+        max_waiting_batches: 3,
+        ..config()
+    };
+    let mut leader = Node::of_four(2, &config);
+    for index in 0..10 {
+        leader.receive(r(0), forward(&format!("many {index}")));
+    }
+    leader.receive(r(3), forward("one"));
+    leader.learn(&block(1, &genesis(), &[]).id());
+    leader.receive(r(1), proposal(&block(1, &genesis(), &[])));
+    let proposed = proposals(&leader.take());
+    assert_eq!(proposed[0].block.payload().len(), 4);
+}
+
+/// A chain that is not committed may not grow by more than empty blocks for ever.
+#[test]
+fn blocks_that_wait_too_long_to_be_committed_are_followed_by_empty_ones_only() {
+    let config = Config {
+        max_uncommitted: 3,
+        ..config()
+    };
+    let mut node = Node::of_four(0, &config);
+    let chain = branch(&genesis(), &[1, 3, 5]);
+    node.follow(&chain);
+    let more = block(7, &chain[2].id(), &["more"]);
+    assert_eq!(node.votes_for(proposal(&more)), []);
+    let empty = block(9, &chain[2].id(), &[]);
+    assert_eq!(node.votes_for(proposal(&empty)), [empty.id()]);
+}
+
+/// All replicas execute what any of them was asked.
+#[test]
+fn requests_through_all_replicas_are_executed_in_one_order() {
+    let mut cluster = cluster(7, &config());
+    for round in 0..4 {
+        for id in 0..7 {
+            cluster.node(id).propose(&format!("{id} in {round}"));
+        }
+        cluster.deliver();
+    }
+    cluster.tick(1);
+    let state = cluster.node(0).state;
+    assert_eq!(
+        cluster.node(0).commands().concat().matches("in").count(),
+        28
+    );
+    assert!(cluster.nodes.iter().all(|node| node.state == state));
+}

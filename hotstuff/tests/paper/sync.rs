@@ -1,0 +1,133 @@
+//! Block sync: what is missing is fetched by its digest from those who certified it.
+
+use quorate_core::id::{ReplicaId, Slot};
+use quorate_hotstuff::{Block, Config, Message, Timer};
+
+use crate::common::{
+    HotstuffCluster, HotstuffNode, Node, block, branch, cluster, config, genesis, kinds, proposal,
+    r,
+};
+
+/// The requests for blocks in what a node has sent.
+fn asked(node: &mut Node) -> Vec<(ReplicaId, Message)> {
+    let mut sent = node.take();
+    sent.retain(|(_, message)| matches!(message, Message::FetchBlocks { .. }));
+    sent
+}
+
+/// A replica that lacks the ancestors of a block asks for them, votes when it has them, and
+/// executes what is committed.
+#[test]
+fn missing_ancestors_are_fetched_and_then_voted_on() {
+    let chain = branch(&genesis(), &[1, 2, 3, 4]);
+    let mut node = Node::of_four(0, &config());
+    node.receive(r(0), proposal(&chain[3]));
+    let wanted = asked(&mut node);
+    let [(to, Message::FetchBlocks { block, above })] = wanted.as_slice() else {
+        panic!("{wanted:?}")
+    };
+    assert_eq!((*block, *above), (chain[2].id().digest, Slot::ZERO));
+    let signers = [1, 2].map(r);
+    assert!(signers.contains(to), "one of those who signed");
+    let blocks: Vec<Block> = chain[..3].iter().rev().cloned().collect();
+    node.receive(r(1), Message::Blocks(blocks));
+    assert_eq!(node.commands(), ["in 1"]);
+    let votes = crate::common::votes(&node.take());
+    assert_eq!(votes, [chain[3].id()]);
+}
+
+/// Nothing is believed but what has the digest asked for.
+#[test]
+fn blocks_with_another_digest_are_not_taken() {
+    let chain = branch(&genesis(), &[1, 2, 3]);
+    let lie = block(1, &genesis(), &["lie"]);
+    let on_lie = block(2, &lie.id(), &["on lie"]);
+    for lies in [
+        vec![lie.clone()],
+        vec![on_lie.clone(), lie.clone()],
+        vec![chain[1].clone(), lie.clone()],
+        vec![chain[0].clone(), chain[1].clone()],
+    ] {
+        let mut node = Node::of_four(3, &config());
+        node.learn(&chain[2].id());
+        node.take();
+        node.receive(r(1), Message::Blocks(lies));
+        node.receive(r(2), Message::Blocks(chain.iter().rev().cloned().collect()));
+        let rest: Vec<Block> = chain.iter().take(1).cloned().collect();
+        node.receive(r(2), Message::Blocks(rest));
+        assert_eq!(node.commands(), ["in 1"]);
+    }
+}
+
+/// Who does not answer is not asked for ever: the others who signed are.
+#[test]
+fn attempts_meet_all_who_signed() {
+    let chain = branch(&genesis(), &[1, 2, 3]);
+    let mut node = Node::of_four(3, &config());
+    node.learn(&chain[2].id());
+    let mut met: Vec<ReplicaId> = Vec::new();
+    for _ in 0..12 {
+        met.extend(asked(&mut node).iter().map(|(to, _)| *to));
+        node.fire(Timer::Status);
+    }
+    met.sort();
+    met.dedup();
+    assert_eq!(met, [0, 1, 2].map(r));
+}
+
+/// What one replica is given is bounded, whatever it asks for; more comes with time.
+#[test]
+fn what_a_replica_is_given_is_bounded() {
+    let config = Config {
+        max_sync_blocks: 2,
+        ..config()
+    };
+    let chain = branch(&genesis(), &[1, 2, 3]);
+    let mut node = Node::of_four(0, &config);
+    node.follow(&chain);
+    let ask = || Message::FetchBlocks {
+        block: chain[2].id().digest,
+        above: Slot::ZERO,
+    };
+    let given = |messages: Vec<Message>| {
+        let blocks = messages.iter().map(|message| match message {
+            Message::Blocks(blocks) => blocks.len(),
+            _ => 0,
+        });
+        blocks.sum::<usize>()
+    };
+    assert_eq!(given(node.answer(r(3), ask())), 2);
+    assert_eq!(given(node.answer(r(3), ask())), 0);
+    node.fire(Timer::Status);
+    assert_eq!(given(node.answer(r(3), ask())), 2);
+}
+
+/// Blocks that were not asked for are nothing.
+#[test]
+fn blocks_that_nobody_asked_for_are_dropped() {
+    let mut node = Node::of_four(0, &config());
+    let chain = branch(&genesis(), &[1, 2, 3]);
+    node.receive(r(1), Message::Blocks(chain.clone()));
+    let block = chain[0].id().digest;
+    let above = Slot::ZERO;
+    let given = node.answer(r(1), Message::FetchBlocks { block, above });
+    assert!(given.is_empty());
+}
+
+/// A replica that was away comes back: statuses show it what is certified, and it fetches the rest.
+#[test]
+fn a_replica_that_was_away_catches_up_while_the_cluster_is_idle() {
+    let mut cluster = cluster(4, &config());
+    cluster.isolate(0);
+    cluster.propose(1, "x");
+    for _ in 0..6 {
+        cluster.time_out();
+    }
+    assert_eq!(cluster.node(1).commands(), ["x"]);
+    cluster.heal();
+    cluster.rounds.clear();
+    cluster.tick(6);
+    assert_eq!(cluster.node(0).commands(), ["x"]);
+    assert!(cluster.count("fetch_blocks") > 0);
+    assert!(!kinds(&cluster.node(0).sent_to(r(1))).contains(&"timeout"));
+}

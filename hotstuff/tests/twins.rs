@@ -1,0 +1,344 @@
+//! Twins: one replica of four runs twice with one key, and the network, the leaders and the loss of
+//! time-outs are enumerated view by view. Whatever it does, the three others agree, and go on when
+//! the network is whole again. (Bano and others, *Twins: BFT Systems Made Robust*, OPODIS 2021.)
+//!
+//! A scenario says for each of seven views who leads, into which two sides the five machines fall
+//! (proposals, votes and certificates of the view stay on their side), and whose time-outs of the
+//! view arrive: so a quorum may give a view up without having heard of what was certified in it.
+//! Blocks that are asked for always arrive.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use common::{HotstuffNode, Node, config, context, r};
+use quorate_core::crypto::Digest;
+use quorate_core::id::ReplicaId;
+use quorate_core::protocol::{Input, Protocol, Recovered, Verified};
+use quorate_hotstuff::{Config, Leaders, Message, Mutant, RuleSet, Timer, View};
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+
+/// How many views are the adversary's.
+const VIEWS: usize = 7;
+
+/// The replica that each machine is: the first two are twins.
+const MACHINES: [u8; 5] = [0, 0, 1, 2, 3];
+
+/// A view as its adversary wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Plan {
+    leader: u8,
+    /// The machines on one side, a bit each; the first machine is always among them.
+    side: u8,
+    /// The machines whose time-outs arrive, a bit each.
+    timeouts: u8,
+}
+
+impl Plan {
+    fn has(bits: u8, machine: usize) -> bool {
+        bits & (1 << machine) != 0
+    }
+
+    fn together(self, one: usize, other: usize) -> bool {
+        Plan::has(self.side, one) == Plan::has(self.side, other)
+    }
+
+    /// All: who leads, two sides, and the time-outs of three or more replicas.
+    fn all() -> Vec<Plan> {
+        let replicas = |bits: u8| {
+            let machines = (0..MACHINES.len()).filter(move |m| Plan::has(bits, *m));
+            machines.map(|m| MACHINES[m]).collect::<BTreeSet<u8>>()
+        };
+        let mut plans = Vec::new();
+        for leader in 0..4 {
+            for side in (0u8..32).filter(|side| side & 1 == 1) {
+                for timeouts in (0u8..32).filter(|bits| replicas(*bits).len() >= 3) {
+                    plans.push(Plan {
+                        leader,
+                        side,
+                        timeouts,
+                    });
+                }
+            }
+        }
+        plans
+    }
+}
+
+struct World {
+    machines: Vec<Node>,
+    plans: [Plan; VIEWS],
+    /// What was committed at each height by those who are one, and by which of them first.
+    agreed: BTreeMap<u64, (Digest, usize)>,
+    disagreement: Option<u64>,
+    /// All messages arrive.
+    whole: bool,
+}
+
+impl World {
+    fn new(config: &Config, plans: [Plan; VIEWS]) -> World {
+        let planned = plans.iter().map(|plan| r(plan.leader));
+        let later = (0..64).map(|view| r(view % 4));
+        let config = Config {
+            leaders: Leaders::Listed([r(0)].into_iter().chain(planned).chain(later).collect()),
+            max_block_bytes: 1,
+            checkpoint_every: 1 << 20,
+            request_timeout: Duration::from_secs(1 << 20),
+            ..config.clone()
+        };
+        let machine = |id: &u8| {
+            let context = context(r(*id), 4, *id);
+            let past = Recovered::nothing();
+            let mut node = Node::recover(context, config.clone(), past).expect("a good past");
+            node.checks = false;
+            node
+        };
+        let mut world = World {
+            machines: MACHINES.iter().map(machine).collect(),
+            plans,
+            agreed: BTreeMap::new(),
+            disagreement: None,
+            whole: false,
+        };
+        for machine in 0..MACHINES.len() {
+            for number in 0..2 {
+                world.machines[machine].propose(&format!("{number} of {machine}"));
+            }
+        }
+        world
+    }
+
+    /// Whether the adversary lets a message pass.
+    fn passes(&self, from: usize, to: usize, message: &Message) -> bool {
+        if self.whole {
+            return true;
+        }
+        let plan = |view: View| self.plans.get((view.0 as usize).wrapping_sub(1));
+        let together = |view| plan(view).is_none_or(|plan| plan.together(from, to));
+        match message {
+            Message::Proposal(proposal) => together(proposal.block.view()),
+            Message::Vote(vote) => together(vote.block.view),
+            Message::Certified(certificate) => together(certificate.view()),
+            Message::Timeout(timeout) => {
+                plan(timeout.view).is_none_or(|plan| Plan::has(plan.timeouts, from))
+            }
+            // Each machine has requests of its own, so that twins propose different blocks.
+            Message::Forward { .. } => false,
+            _ => true,
+        }
+    }
+
+    /// Delivers all messages, and those that follow, until none is left.
+    fn deliver(&mut self) {
+        loop {
+            let mut flights: Vec<(usize, ReplicaId, Message)> = Vec::new();
+            for (machine, node) in self.machines.iter_mut().enumerate() {
+                let sent = node.take().into_iter();
+                flights.extend(sent.map(|(to, message)| (machine, to, message)));
+            }
+            if flights.is_empty() {
+                return;
+            }
+            for (from, to, message) in flights {
+                for receiver in (0..MACHINES.len()).filter(|m| r(MACHINES[*m]) == to) {
+                    if self.passes(from, receiver, &message) {
+                        self.receive(receiver, r(MACHINES[from]), message.clone());
+                    }
+                }
+            }
+            self.compare();
+        }
+    }
+
+    /// Without a rule, machines may say what nobody lets in.
+    fn receive(&mut self, receiver: usize, from: ReplicaId, message: Message) {
+        let node = &mut self.machines[receiver];
+        if let Ok(verified) = Verified::new(from, message, &node.context.verifier) {
+            node.turn(Input::Message(verified));
+        }
+    }
+
+    /// Those who are one must commit the same, and find nothing wrong with themselves.
+    fn compare(&mut self) {
+        for machine in 2..MACHINES.len() {
+            let node = &mut self.machines[machine];
+            let broken = node.protocol.check().is_err();
+            for commit in std::mem::take(&mut node.commits) {
+                let (height, digest) = (commit.id.slot.0, commit.batch.digest());
+                let (known, _) = *self.agreed.entry(height).or_insert((digest, machine));
+                if known != digest {
+                    self.disagreement.get_or_insert(height);
+                }
+            }
+            if broken {
+                self.disagreement.get_or_insert(0);
+            }
+        }
+    }
+
+    /// All whose view has had its time say so.
+    fn time_out(&mut self) {
+        for node in &mut self.machines {
+            if node.timers.contains_key(&Timer::View) {
+                node.fire(Timer::View);
+            }
+        }
+        self.deliver();
+    }
+
+    fn committed(&self) -> Vec<u64> {
+        self.machines[2..].iter().map(Node::committed).collect()
+    }
+
+    /// The adversary's views, and two rounds more.
+    fn run(&mut self) {
+        self.deliver();
+        for _ in 0..VIEWS + 2 {
+            self.time_out();
+        }
+    }
+
+    /// Once all messages arrive, those who are one commit all that they wait for.
+    fn recovers(&mut self) -> bool {
+        self.whole = true;
+        let from = self.committed().into_iter().max().unwrap_or(0);
+        self.machines[2].propose("afterwards");
+        for _ in 0..60 {
+            for node in &mut self.machines {
+                node.fire(Timer::Status);
+            }
+            self.time_out();
+            if self.committed().iter().all(|height| *height > from) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// How many scenarios are drawn for each rule set; `QUORATE_HOTSTUFF_TWINS` says another number.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long to test is the tester's"
+)]
+fn scenarios() -> u64 {
+    let given = std::env::var("QUORATE_HOTSTUFF_TWINS").ok();
+    given.and_then(|count| count.parse().ok()).unwrap_or(12)
+}
+
+/// Of the scenarios of few plans, one in so many is tried: all if `QUORATE_HOTSTUFF_TWINS` asks for
+/// as many as there are.
+fn stride() -> usize {
+    let all = 1 << VIEWS;
+    (all / scenarios().max(1) as usize).clamp(1, all)
+}
+
+fn drawn(seed: u64, all: &[Plan]) -> [Plan; VIEWS] {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    [(); VIEWS].map(|()| all[random.random_range(0..all.len())])
+}
+
+fn of(rules: RuleSet) -> Config {
+    Config { rules, ..config() }
+}
+
+fn survives(rules: RuleSet, plans: [Plan; VIEWS]) -> (bool, usize) {
+    let mut world = World::new(&of(rules), plans);
+    world.run();
+    assert_eq!(world.disagreement, None, "{rules:?}: {plans:#?}");
+    let early = world.agreed.len();
+    assert!(world.recovers(), "{rules:?}: no progress: {plans:#?}");
+    assert_eq!(world.disagreement, None, "{rules:?}: {plans:#?}");
+    (early > 0, world.agreed.len())
+}
+
+/// A sample, by seed, of all scenarios: 4 leaders, 16 ways to fall into two sides, and all choices
+/// of time-outs that let a view end, in each of seven views.
+#[test]
+fn those_who_are_one_agree_whatever_twins_say() {
+    let all = Plan::all();
+    for rules in [RuleSet::ThreeChain, RuleSet::TwoChain] {
+        let (mut met, mut early, mut blocks) = (BTreeSet::new(), 0, 0);
+        for seed in 0..scenarios() {
+            let plans = drawn(seed, &all);
+            met.extend(plans.map(|plan| (plan.leader, plan.side)));
+            let (committed, agreed) = survives(rules, plans);
+            (early, blocks) = (early + u64::from(committed), blocks + agreed);
+        }
+        println!(
+            "{rules:?}: {} scenarios, {} of 64 leaders and sides, {early} with commits in the \
+             adversary's views, {blocks} blocks",
+            scenarios(),
+            met.len()
+        );
+        assert!(met.len() > 32 && early > 0);
+    }
+}
+
+/// All scenarios of two plans a view, for seven views: twins that lead both sides, each with its
+/// own half of the others, and one view in which the next replica leads and all are together but
+/// one side's time-outs are lost.
+#[test]
+fn those_who_are_one_agree_in_scenarios_of_few_plans() {
+    let split = Plan {
+        leader: 0,
+        side: 0b0_0101,
+        timeouts: 0b1_1101,
+    };
+    let whole = Plan {
+        leader: 1,
+        side: 0b1_1111,
+        timeouts: 0b0_1110,
+    };
+    for rules in [RuleSet::ThreeChain, RuleSet::TwoChain] {
+        for number in (0..1u32 << VIEWS).step_by(stride()) {
+            let plan = |view: usize| {
+                if number & 1 << view == 0 {
+                    split
+                } else {
+                    whole
+                }
+            };
+            survives(rules, std::array::from_fn(plan));
+        }
+    }
+}
+
+/// The same scenarios show what happens without a rule.
+#[test]
+fn without_a_rule_some_scenario_makes_them_disagree() {
+    let all = Plan::all();
+    for (rules, mutant) in [
+        (RuleSet::TwoChain, Mutant::VotesAgain),
+        (RuleSet::TwoChain, Mutant::TwoChainByLinksAlone),
+        (RuleSet::ThreeChain, Mutant::VotesAgain),
+    ] {
+        let config = Config {
+            mutant: Some(mutant),
+            ..of(rules)
+        };
+        let disagrees = |seed: &u64| {
+            let mut world = World::new(&config, drawn(*seed, &all));
+            world.run();
+            world.disagreement.is_some()
+        };
+        let seed = (0..400).find(disagrees);
+        println!("{rules:?} without {mutant:?}: scenario {seed:?}");
+        assert!(seed.is_some(), "no harm from {mutant:?}");
+    }
+}
+
+#[test]
+fn a_machine_that_is_none_of_the_twins_is_one() {
+    let plans = [Plan {
+        leader: 1,
+        side: 0b1_1111,
+        timeouts: 0b1_1111,
+    }; VIEWS];
+    let mut world = World::new(&of(RuleSet::TwoChain), plans);
+    world.run();
+    assert!(world.committed().iter().all(|height| *height > 0));
+    assert!(world.machines[2].view() > 1);
+}
