@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use quorate_core::replica::Mutant;
 use quorate_pbft::{Config, Pbft};
-use quorate_simulator::{Faults, SimulationConfig, Summary, simulate};
+use quorate_simulator::{Faults, Rule, SimulationConfig, Summary, simulate};
 
 /// How many seeds are tried for each size of cluster; `QUORATE_PBFT_SEEDS` says another
 /// number, for a world with signatures costs a hundred times one without.
@@ -63,6 +64,22 @@ fn assert_covered(sum: &Summary) {
     ] {
         assert!(count > 0, "the worlds saw no {what}: {sum}");
     }
+}
+
+/// Exactly once hangs on the sessions: a state that is transferred, or restarted from, without
+/// them lets commands run twice, or makes replicas differ.
+#[test]
+fn states_without_their_sessions_do_harm() {
+    let mut config = SimulationConfig {
+        faults: Faults::All,
+        liars: 0,
+        shrink_runs: 0,
+        ..config(4)
+    };
+    config.settings.mutant = Some(Mutant::SessionsLeftOutOfSnapshot);
+    let mut broken = (0..60).filter_map(|seed| simulate(seed, &config).failure);
+    let harm = [Rule::ExactlyOnce, Rule::EqualState];
+    assert!(broken.any(|failure| harm.contains(&failure.broken.rule)));
 }
 
 #[test]
