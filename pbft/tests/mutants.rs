@@ -22,14 +22,14 @@ fn harms_only(mutant: Mutant, scenario: impl Fn(&Config) -> bool) {
 }
 
 /// The same for a rule of verification, which no configuration names.
-fn harms_only_unchecked(rule: Unchecked, scenario: impl Fn(Verifier) -> bool) {
-    let verifier = || context(r(0), 4, 0).verifier;
-    assert!(!scenario(verifier()), "harm without {rule:?}");
-    assert!(scenario(verifier().without(rule)), "no harm from {rule:?}");
+fn harms_only_unchecked(rule: Unchecked, scenario: impl Fn(&Verifier) -> bool) {
+    let verifier = context(r(0), 4, 0).verifier;
+    assert!(!scenario(&verifier), "harm without {rule:?}");
+    assert!(scenario(&verifier.without(rule)), "no harm from {rule:?}");
 }
 
 /// Replica 3 of four, the primary of view 3, which verifies so; and what it makes of view changes.
-fn made_of(verifier: Verifier, changes: Vec<ViewChange>) -> Vec<(u64, Digest)> {
+fn made_of(verifier: &Verifier, changes: Vec<ViewChange>) -> Vec<(u64, Digest)> {
     let context = Context {
         verifier: verifier.clone(),
         ..context(r(3), 4, 3)
@@ -37,7 +37,7 @@ fn made_of(verifier: Verifier, changes: Vec<ViewChange>) -> Vec<(u64, Digest)> {
     let mut primary = Node::recover(context, config(), Recovered::nothing()).unwrap();
     for change in changes {
         let (from, message) = (change.from, Message::ViewChange(change));
-        if let Ok(change) = Verified::new(from, message, &verifier) {
+        if let Ok(change) = Verified::new(from, message, verifier) {
             primary.turn(Input::Message(change));
         }
     }
