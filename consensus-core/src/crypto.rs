@@ -1,6 +1,6 @@
 //! Keys, signatures with domain separation, digests.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::str::FromStr;
@@ -322,18 +322,23 @@ impl Members {
 }
 
 /// Which clients are let in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Admission {
     /// Any client that proves some key.
     Anyone,
     /// These keys only.
-    Keys(Arc<BTreeSet<PublicKey>>),
+    Keys(AdmittedKeys),
 }
+
+/// The keys of clients that are let in.
+#[derive(Clone, Debug)]
+pub struct AdmittedKeys(Arc<BTreeMap<PublicKey, Option<VerifyingKey>>>);
 
 impl Admission {
     /// These keys only.
     pub fn of(keys: impl IntoIterator<Item = PublicKey>) -> Self {
-        Admission::Keys(Arc::new(keys.into_iter().collect()))
+        let keys = keys.into_iter().map(|key| (key, key.checking()));
+        Admission::Keys(AdmittedKeys(Arc::new(keys.collect())))
     }
 
     /// No client at all.
@@ -345,7 +350,15 @@ impl Admission {
     pub fn admits(&self, key: PublicKey) -> bool {
         match self {
             Admission::Anyone => true,
-            Admission::Keys(keys) => keys.contains(&key),
+            Admission::Keys(keys) => keys.0.contains_key(&key),
+        }
+    }
+
+    /// The client's key as one to check with. Made ready once where the clients are known.
+    fn checking(&self, key: PublicKey) -> Option<VerifyingKey> {
+        match self {
+            Admission::Keys(keys) if keys.0.contains_key(&key) => *keys.0.get(&key)?,
+            _ => key.checking(),
         }
     }
 }
@@ -448,7 +461,7 @@ impl Verifier {
     ) -> Result<(), BadSignature> {
         let mut batch = Equation::default();
         for (key, bytes, signature) in claims {
-            let key = key.checking().ok_or(BadSignature)?;
+            let key = self.admission.checking(*key).ok_or(BadSignature)?;
             let statement = statement(self.members.group, domain, bytes);
             batch.add(&key, statement, signature);
         }

@@ -105,7 +105,7 @@ fn the_narrowest_limits_are_survived() {
     let mut config = config(3);
     config.settings.max_pending = 2;
     config.settings.max_batch_bytes = 80;
-    config.settings.max_batches_in_flight = 1;
+    config.settings.max_batches_in_flight = Some(1);
     config.settings.retry_after = Duration::from_millis(20);
     config.settings.snapshot_every_bytes = 100;
     config.protocol.max_append_bytes = 1;

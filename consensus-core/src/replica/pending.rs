@@ -112,7 +112,7 @@ impl Pending {
         signer: Option<&Signer>,
     ) -> Vec<Batch> {
         let gathered = !self.gathering.is_empty();
-        if gathered && self.batches.len() < settings.max_batches_in_flight {
+        if gathered && self.batches.len() < settings.batches_in_flight() {
             self.close();
         }
         let unproposed = |flight: &&mut InFlight| flight.proposed == UNPROPOSED;
@@ -199,7 +199,7 @@ impl Pending {
         if last.is_some_and(|flight| flight.proposed == UNPROPOSED) {
             return false;
         }
-        self.gathering.is_empty() || self.batches.len() >= settings.max_batches_in_flight
+        self.gathering.is_empty() || self.batches.len() >= settings.batches_in_flight()
     }
 
     /// How many requests are under way.
@@ -234,7 +234,7 @@ mod tests {
     fn settings() -> Settings {
         Settings {
             max_pending: 4,
-            max_batches_in_flight: 1,
+            max_batches_in_flight: Some(1),
             ..Settings::default()
         }
     }

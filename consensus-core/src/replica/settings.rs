@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::MESSAGE_LIMIT;
+use crate::protocol::FaultModel;
 use crate::request::GROUP_BYTES;
 
 /// Limits and policies of the driver core, the same for every protocol.
@@ -20,8 +21,10 @@ pub struct Settings {
     /// A batch is closed when it has reached this many bytes.
     pub max_batch_bytes: usize,
     /// How many batches this node has under way at most, while they are not full: what arrives
-    /// meanwhile makes the next batch larger.
-    pub max_batches_in_flight: usize,
+    /// meanwhile makes the next batch larger. By default 2, and 1 where replicas may lie, for
+    /// there a batch costs so many messages and signatures that more requests should share it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_batches_in_flight: Option<usize>,
     /// After this long without being executed, a request is proposed again, and a read asked
     /// again. Must be well above a round trip: an answer to an earlier question may not count.
     #[serde(rename = "retry_after_ms", with = "crate::millis")]
@@ -41,7 +44,7 @@ impl Default for Settings {
             max_pending: 16_384,
             max_pending_bytes: 64 << 20,
             max_batch_bytes: 256 << 10,
-            max_batches_in_flight: 2,
+            max_batches_in_flight: None,
             retry_after: Duration::from_secs(1),
             snapshot_every_bytes: 64 << 20,
             #[cfg(feature = "mutants")]
@@ -67,7 +70,7 @@ impl Settings {
         let positive = [
             ("max_pending", self.max_pending > 0),
             ("max_pending_bytes", self.max_pending_bytes > 0),
-            ("max_batches_in_flight", self.max_batches_in_flight > 0),
+            ("max_batches_in_flight", self.max_batches_in_flight != Some(0)),
             ("retry_after_ms", !self.retry_after.is_zero()),
         ];
         match positive.iter().find(|(_, positive)| !positive) {
@@ -81,6 +84,19 @@ impl Settings {
 const REQUEST_OVERHEAD: usize = 256;
 
 impl Settings {
+    /// These settings, with what is left to the protocol's fault model filled in.
+    pub(super) fn under(mut self, faults: FaultModel) -> Self {
+        self.max_batches_in_flight.get_or_insert(match faults {
+            FaultModel::Crash => 2,
+            FaultModel::Byzantine => 1,
+        });
+        self
+    }
+
+    pub(super) fn batches_in_flight(&self) -> usize {
+        self.max_batches_in_flight.unwrap_or(1)
+    }
+
     /// The most bytes that requests signed together may have.
     pub(super) fn max_group_bytes(&self) -> usize {
         let largest = self.max_command_bytes.max(GROUP_BYTES);

@@ -238,6 +238,9 @@ impl Commands {
         if self.standing != Standing::Open {
             return self.open();
         }
+        if self.is_held_back() {
+            return Vec::new();
+        }
         let answered = self.waiting.keys().next().copied().unwrap_or(self.next);
         let (session, limit) = (self.session, self.batch_bytes());
         let mut batches = Vec::new();
@@ -265,6 +268,12 @@ impl Commands {
         }
         self.first_unsent = first_unsent;
         batches.into_iter().map(|batch| self.ask(batch)).collect()
+    }
+
+    /// A signature is worth the more, the more requests are under it: what comes while the last
+    /// group is on its way makes the next one.
+    fn is_held_back(&self) -> bool {
+        self.signs() && self.waiting.range(..self.first_unsent).next().is_some()
     }
 
     fn batch_bytes(&self) -> usize {
