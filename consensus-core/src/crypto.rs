@@ -13,6 +13,11 @@ use sha2::{Digest as _, Sha256};
 
 use crate::id::ReplicaId;
 
+mod unchecked;
+
+#[cfg(feature = "mutants")]
+pub use unchecked::Unchecked;
+
 /// An Ed25519 public key \[RFC8032\]: the identity of a replica or a client.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PublicKey(pub [u8; 32]);
@@ -379,6 +384,8 @@ pub struct Verifier {
     admission: Admission,
     checked: Arc<AtomicU64>,
     known: Arc<Mutex<Known>>,
+    #[cfg(feature = "mutants")]
+    without: Option<Unchecked>,
 }
 
 /// How many digests make a generation of [`Known`].
@@ -412,6 +419,8 @@ impl Verifier {
             admission: Admission::nobody(),
             checked: Arc::default(),
             known: Arc::default(),
+            #[cfg(feature = "mutants")]
+            without: None,
         }
     }
 
@@ -471,6 +480,9 @@ impl Verifier {
     ) -> Result<(), BadSignature> {
         let mut batch = Equation::default();
         for claim in claims {
+            if self.overlooks(&claim) {
+                continue;
+            }
             let key = self.members.checking(claim.by)?;
             let statement = statement(self.members.group, claim.domain, claim.bytes);
             batch.add(key, statement, claim.signature);

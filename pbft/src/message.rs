@@ -135,6 +135,8 @@ pub struct Status {
     pub executed: Slot,
     /// The slot through which all has been executed and has prepared in the view.
     pub complete: Slot,
+    /// Whether the sender knows of anything that it has not done.
+    pub busy: bool,
     /// The view of the latest view change that it has of each replica; 0 without one.
     pub view_changes: Vec<View>,
 }

@@ -19,6 +19,8 @@ pub enum Mutant {
     NewViewNotRecomputed,
     /// A primary gives a batch that has a slot already another one.
     InFlightOrderedAgain,
+    /// A primary that is told of a batch that has been decided gives it another slot.
+    DecidedOrderedAgain,
     /// A batch is executed when it is prepared. [Castro99 §4.2]
     ExecutedAtPrepared,
     /// f + 1 replicas are enough where 2f + 1 are needed. [Castro99 §4.2]

@@ -62,6 +62,9 @@ impl Pbft {
 impl Pbft {
     /// Whether a batch has a slot between the watermarks, executed or not.
     pub(crate) fn has_slot(&self, batch: &Batch) -> bool {
+        if self.config.mutated(Mutant::DecidedOrderedAgain) {
+            return false;
+        }
         self.log.iter().any(|(_, instance)| {
             let decided = instance.committed();
             let decided = decided.and_then(|digest| instance.body(&digest));

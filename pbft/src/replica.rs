@@ -137,6 +137,7 @@ impl Pbft {
             Input::Snapshotted(snapshot) => self.snapshotted(now, &snapshot, out),
             Input::Installed(snapshot) => self.installed(now, &snapshot, out),
         }
+        self.end_quiet(now, out);
         self.announce(out);
     }
 

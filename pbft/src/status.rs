@@ -22,12 +22,22 @@ pub(crate) struct Peers {
     rounds: usize,
     /// What it had executed by the last of them.
     executed: Slot,
+    /// The next is far: there was nothing to do.
+    quiet: bool,
 }
+
+/// How much rarer the statuses of a replica are that has nothing to do and hears of nothing.
+const QUIET: u32 = 8;
+
+/// For how many rounds it matters what a replica last said.
+const RECENT: u32 = 2;
 
 #[derive(Clone, Debug, Default)]
 struct Peer {
     executed: Slot,
     complete: Slot,
+    /// What it last said, and how many rounds ago.
+    said: Option<(Said, u32)>,
     /// How often it has said the same since it said anything else.
     stuck: u32,
     /// It has had its answer for this round: nobody can ask for more.
@@ -36,18 +46,57 @@ struct Peer {
     given: usize,
 }
 
+/// What all replicas say that have nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Said {
+    view: View,
+    active: bool,
+    stable: Slot,
+    executed: Slot,
+    busy: bool,
+}
+
+impl Said {
+    fn by(status: &Status) -> Said {
+        Said {
+            view: status.view,
+            active: status.active,
+            stable: status.stable,
+            executed: status.executed,
+            busy: status.busy,
+        }
+    }
+}
+
 impl Peers {
     pub(crate) fn of(n: usize) -> Peers {
         Peers {
             known: vec![Peer::default(); n],
             rounds: 0,
             executed: Slot::ZERO,
+            quiet: false,
         }
+    }
+
+    fn begin_round(&mut self) {
+        self.rounds = self.rounds.wrapping_add(1);
+        for peer in &mut self.known {
+            (peer.answered, peer.given) = (false, 0);
+            peer.said = peer.said.map(|(said, age)| (said, age.saturating_add(1)));
+        }
+    }
+
+    /// Whether all who have said anything lately say the same.
+    fn agree(&self, own: Said) -> bool {
+        let said = self.known.iter().filter_map(|peer| peer.said);
+        let mut recent = said.filter(|(_, age)| *age <= RECENT);
+        recent.all(|(said, _)| said == own)
     }
 
     /// Takes a status; gives how often the replica has said the same, unless it has had its answer.
     fn heard(&mut self, from: ReplicaId, status: &Status) -> Option<u32> {
         let peer = self.known.get_mut(from.index())?;
+        peer.said = Some((Said::by(status), 0));
         if std::mem::replace(&mut peer.answered, true) {
             return None;
         }
@@ -64,16 +113,38 @@ impl Peers {
 
 impl Pbft {
     pub(crate) fn status_is_due(&mut self, now: Time, out: &mut Out) {
-        out.arm(Timer::Status, now + self.config.status_every);
-        self.peers.rounds = self.peers.rounds.wrapping_add(1);
-        for peer in &mut self.peers.known {
-            (peer.answered, peer.given) = (false, 0);
-        }
-        out.send(Dest::Others, Message::Status(self.own_status()));
+        self.peers.begin_round();
+        let status = self.own_status();
+        self.peers.quiet = self.is_quiet(&status);
+        let rarer = if self.peers.quiet { QUIET } else { 1 };
+        out.arm(Timer::Status, now + self.config.status_every * rarer);
+        out.send(Dest::Others, Message::Status(status));
         self.ask_for_all_bodies(out);
         if std::mem::replace(&mut self.peers.executed, self.executed) == self.executed {
             self.fetch_state(self.peers.rounds, out);
         }
+    }
+
+    /// Something may have happened: a replica that was quiet tells of itself as often as others.
+    pub(crate) fn end_quiet(&mut self, now: Time, out: &mut Out) {
+        if self.peers.quiet && !self.is_quiet(&self.own_status()) {
+            self.peers.quiet = false;
+            out.arm(Timer::Status, now + self.config.status_every);
+        }
+    }
+
+    /// Whether there is nothing to ask for: all is done here that this replica knows of, and
+    /// nobody says anything else. Who lacks what others have says so, and is heard.
+    fn is_quiet(&self, status: &Status) -> bool {
+        status.active && !status.busy && self.peers.agree(Said::by(status))
+    }
+
+    /// Whether there is anything to be executed, made stable or waited for.
+    fn is_busy(&self) -> bool {
+        self.log.last() > self.executed
+            || !self.waiting.is_empty()
+            || self.checkpoints.own().next().is_some()
+            || self.checkpoints.last_certified().is_some()
     }
 
     fn own_status(&self) -> Status {
@@ -83,6 +154,7 @@ impl Pbft {
             stable: self.log.low(),
             executed: self.executed,
             complete: self.complete(),
+            busy: self.is_busy(),
             view_changes: self.view_changes_known(),
         }
     }

@@ -50,6 +50,10 @@ impl Waiting {
         }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
     fn contains(&self, digest: &Digest) -> bool {
         self.batches.contains_key(digest)
     }
@@ -98,7 +102,7 @@ impl Waiting {
 
     /// The requests of `batch` have been executed.
     pub(crate) fn executed(&mut self, batch: &Batch) {
-        if self.batches.is_empty() {
+        if self.is_empty() {
             return;
         }
         for request in batch.requests() {

@@ -292,14 +292,11 @@ fn correct_replicas_agree_whatever_one_says() {
     assert!(executed > 0 && views > 0 && restarts > 0 && lies > 0);
 }
 
-/// The same worlds show what happens without a rule.
+/// The same worlds show what happens without a rule. What a batch executed too early does is rare
+/// here: `byzantine.rs` has worlds that show it.
 #[test]
 fn replicas_without_a_rule_of_safety_come_to_disagree() {
-    for mutant in [
-        Mutant::WeakQuorum,
-        Mutant::ExecutedAtPrepared,
-        Mutant::PreparedDroppedInViewChange,
-    ] {
+    for mutant in [Mutant::WeakQuorum, Mutant::PreparedDroppedInViewChange] {
         let config = Config {
             mutant: Some(mutant),
             ..config()

@@ -3,13 +3,14 @@
 mod common;
 
 use common::{
-    Cluster, Node, PbftCluster, PbftNode, cluster, commit, config, digest_of, digest_voted, entry,
-    kinds, new_view, pre_prepare, prepare, prepared, proposal, r, view_change,
+    Cluster, Node, PbftCluster, PbftNode, cluster, command, commit, config, context, digest_of,
+    digest_voted, entry, kinds, new_view, pre_prepare, prepare, prepare_signature, prepared,
+    prepared_with, proposal, proposal_by, r, view_change,
 };
-use quorate_core::crypto::Digest;
+use quorate_core::crypto::{Digest, Domain, Unchecked, Verifier};
 use quorate_core::frontier::Frontier;
 use quorate_core::id::Slot;
-use quorate_core::protocol::{Protocol, Role, SnapshotRef};
+use quorate_core::protocol::{Context, Input, Protocol, Recovered, Role, SnapshotRef, Verified};
 use quorate_pbft::{Config, Message, Mutant, Record, View, ViewChange};
 
 /// With every rule, and without one: what `scenario` says of harm done.
@@ -18,6 +19,29 @@ fn harms_only(mutant: Mutant, scenario: impl Fn(&Config) -> bool) {
     assert!(!scenario(&config), "harm without {mutant:?}");
     config.mutant = Some(mutant);
     assert!(scenario(&config), "no harm from {mutant:?}");
+}
+
+/// The same for a rule of verification, which no configuration names.
+fn harms_only_unchecked(rule: Unchecked, scenario: impl Fn(&Verifier) -> bool) {
+    let verifier = context(r(0), 4, 0).verifier;
+    assert!(!scenario(&verifier), "harm without {rule:?}");
+    assert!(scenario(&verifier.without(rule)), "no harm from {rule:?}");
+}
+
+/// Replica 3 of four, the primary of view 3, which verifies so; and what it makes of view changes.
+fn made_of(verifier: &Verifier, changes: Vec<ViewChange>) -> Vec<(u64, Digest)> {
+    let context = Context {
+        verifier: verifier.clone(),
+        ..context(r(3), 4, 3)
+    };
+    let mut primary = Node::recover(context, config(), Recovered::nothing()).unwrap();
+    for change in changes {
+        let (from, message) = (change.from, Message::ViewChange(change));
+        if let Ok(change) = Verified::new(from, message, verifier) {
+            primary.turn(Input::Message(change));
+        }
+    }
+    made(&mut primary)
 }
 
 /// A command that one replica has executed, and the next view then.
@@ -80,6 +104,40 @@ fn an_older_certificate_that_masks_a_newer_one_undoes_what_may_be_committed() {
     });
 }
 
+/// "Valid view-change messages": a new view is made of certificates that have been checked, and one
+/// that is none masks no good one. Replica 1, the primary of view 1, has made one up. [Castro99 §4.4]
+#[test]
+fn a_certificate_that_is_not_checked_masks_what_may_be_committed() {
+    harms_only_unchecked(Unchecked::Domain(Domain("pbft/prepare")), |verifier| {
+        let digest = digest_of(1, "made up");
+        let forged = |author| (r(author), prepare_signature(1, 1, 1, &digest));
+        let forged = prepared_with(proposal(1, 1, digest), vec![forged(0), forged(2)]);
+        let changes = vec![
+            view_change(1, 3, vec![forged]),
+            view_change(2, 3, vec![prepared(0, 1, "x", &[1, 2])]),
+            view_change(0, 3, vec![]),
+        ];
+        made_of(verifier, changes) != [(1, digest_of(1, "x"))]
+    });
+}
+
+/// What is signed is believed of its signer only: else one replica is a quorum. [Castro99 §4.2]
+#[test]
+fn signatures_not_bound_to_their_signers_let_one_replica_prepare_alone() {
+    harms_only_unchecked(Unchecked::Signer, |verifier| {
+        let digest = digest_of(1, "alone");
+        let all_mine = |author| (r(author), prepare_signature(2, 0, 1, &digest));
+        let proposal = proposal_by(2, 0, 1, digest);
+        let forged = prepared_with(proposal, vec![all_mine(1), all_mine(3)]);
+        let changes = vec![
+            view_change(2, 3, vec![forged]),
+            view_change(0, 3, vec![]),
+            view_change(1, 3, vec![]),
+        ];
+        made_of(verifier, changes) == [(1, digest)]
+    });
+}
+
 /// min-s is the latest stable checkpoint shown. [Castro99 §4.4]
 #[test]
 fn a_low_watermark_from_the_wrong_checkpoint_refills_slots_that_are_gone() {
@@ -139,6 +197,23 @@ fn a_batch_ordered_again_while_it_is_under_way_takes_two_slots() {
         let mut cluster = cluster(4, config);
         cluster.node(0).propose("x");
         cluster.node(0).propose("x");
+        cluster.deliver();
+        cluster.node(1).executed() == ["x", "x"]
+    });
+}
+
+/// What is decided keeps its slot, also if someone tells the primary of it again.
+#[test]
+fn a_decided_batch_ordered_again_takes_two_slots() {
+    harms_only(Mutant::DecidedOrderedAgain, |config| {
+        let mut cluster = cluster(4, config);
+        cluster.propose(0, "x");
+        assert_eq!(cluster.node(1).executed(), ["x"]);
+        let again = Message::Forward {
+            batch: command("x"),
+            relayed: true,
+        };
+        cluster.node(0).receive(r(2), again);
         cluster.deliver();
         cluster.node(1).executed() == ["x", "x"]
     });

@@ -8,5 +8,6 @@ mod paper {
     mod checkpoints;
     mod liveness;
     mod normal_case;
+    mod replies;
     mod view_changes;
 }

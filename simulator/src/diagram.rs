@@ -147,14 +147,15 @@ fn label(kind: &str, says: &str) -> String {
     escaped(&format!("{kind} {}", shown.join(", ")))
 }
 
-/// The fields of a `Debug` text that hold no others, by name: those of one small word.
+/// The fields of a `Debug` text that hold no others, by name: those of one small word. Signatures
+/// tell a reader nothing.
 fn values(says: &str) -> impl Iterator<Item = (&str, &str)> {
     says.split([',', '{', '}', '[', ']', '(', ')'])
         .filter_map(|field| {
             let (name, value) = field.split_once(':')?;
             let (name, value) = (name.trim(), value.trim());
             let small = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-            let plain = !value.is_empty() && value.chars().all(small);
+            let plain = !value.is_empty() && value.chars().all(small) && name != "signature";
             plain.then_some((name, value))
         })
 }

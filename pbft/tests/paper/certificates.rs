@@ -200,6 +200,7 @@ fn views_and_slots_out_of_reach_are_refused() {
         stable: Slot(0),
         executed: Slot(0),
         complete: Slot(0),
+        busy: false,
         view_changes: vec![View(0); 3],
     };
     assert!(

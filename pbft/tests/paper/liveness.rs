@@ -309,6 +309,7 @@ fn a_replica_is_answered_once_a_round() {
         stable: Slot(0),
         executed: Slot(0),
         complete: Slot(0),
+        busy: false,
         view_changes: vec![View(0); 4],
     };
     let node = cluster.node(1);

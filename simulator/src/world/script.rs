@@ -39,6 +39,8 @@ pub struct Answered {
 pub(super) struct Script {
     submitted: u64,
     answers: BTreeMap<Submission, Answered>,
+    /// The requests, to be sent again.
+    requests: BTreeMap<Submission, Requested>,
 }
 
 impl Script {
@@ -116,8 +118,18 @@ impl<P: Protocol> World<P> {
         let session = client::session(SCRIPT, 0);
         let command = command(submission).map(|command| command.encode());
         let request = Requested::new(session, submission.0, command.as_deref());
+        self.script.requests.insert(submission, request.clone());
         self.ask_arrives(SCRIPT as usize, at, Ask::Request(request));
         submission
+    }
+
+    /// Asks `at` for what was submitted before, as a client does whose answer is late. An answer
+    /// that has come is forgotten: [`World::answered`] tells the next.
+    pub fn submit_again(&mut self, submission: Submission, at: ReplicaId) {
+        self.script.answers.remove(&submission);
+        if let Some(request) = self.script.requests.get(&submission).cloned() {
+            self.ask_arrives(SCRIPT as usize, at, Ask::Request(request));
+        }
     }
 
     /// Asks `at` what a register holds.
