@@ -72,6 +72,13 @@ impl Frontier {
         self.through(Lane(0))
     }
 
+    /// The lanes, ascending, each with the slot through which it is complete and the slots beyond
+    /// that are in the frontier too, ascending.
+    pub fn lanes(&self) -> impl Iterator<Item = (Lane, Slot, impl Iterator<Item = Slot>)> {
+        let lanes = self.lanes.iter();
+        lanes.map(|(lane, reach)| (*lane, reach.through, reach.beyond.iter().copied()))
+    }
+
     /// Whether every entry of `other` is in this frontier.
     pub fn covers(&self, other: &Frontier) -> bool {
         other.lanes.iter().all(|(lane, theirs)| {
@@ -107,6 +114,18 @@ mod tests {
         assert!(frontier.insert(entry(1, 1)));
         assert_eq!(frontier.through(Lane(1)), Slot(2));
         assert!(!frontier.insert(entry(1, 2)));
+    }
+
+    #[test]
+    fn lanes_are_told_with_their_exceptions() {
+        let mut frontier = Frontier::single(Slot(3));
+        frontier.insert(entry(2, 5));
+        frontier.insert(entry(2, 4));
+        let told = frontier.lanes();
+        let told: Vec<_> = told
+            .map(|(lane, through, beyond)| (lane.0, through.0, beyond.map(|s| s.0).collect()))
+            .collect();
+        assert_eq!(told, [(0, 3, vec![]), (2, 0, vec![4, 5])]);
     }
 
     #[test]
