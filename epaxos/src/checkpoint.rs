@@ -31,7 +31,7 @@
 
 use quorate_core::codec;
 use quorate_core::frontier::Frontier;
-use quorate_core::id::{ReplicaId, Time};
+use quorate_core::id::{Lane, ReplicaId, Slot, Time};
 use quorate_core::machine::Keys;
 use quorate_core::protocol::{Dest, Fetch, SnapshotRef};
 use quorate_core::request::Batch;
@@ -268,6 +268,7 @@ impl EPaxos {
     /// A snapshot of this replica's is durable.
     pub(crate) fn snapshotted(&mut self, now: Time, snapshot: SnapshotRef, out: &mut Out) {
         self.wanted.union_with(&snapshot.at.complete_part());
+        self.snapshot = snapshot.at.clone();
         self.snapshots.push_back(snapshot.at);
         if self.snapshots.len() > MAX_SNAPSHOTS {
             self.snapshots.pop_front();
@@ -310,6 +311,12 @@ impl EPaxos {
         let (executed, known) = (self.graph.executed(), self.instances.committed());
         let adoption = self.adoption.as_ref().map(|adoption| &adoption.through);
         adoption.is_some_and(|through| !executed.covers(through) && !known.covers(through))
+    }
+
+    /// Through which slot of `lane` peers have trimmed, if this replica may come to do so too.
+    pub(crate) fn adopted_through(&self, lane: Lane) -> Slot {
+        let adoption = self.adoption.as_ref();
+        adoption.map_or(Slot::ZERO, |adoption| adoption.through.through(lane))
     }
 
     /// Whether it has the instances that it counts as executed, and has not trimmed.
@@ -382,19 +389,21 @@ impl EPaxos {
         }
     }
 
-    /// Counts as trimmed what peers have trimmed, once it is executed here and all is known that
-    /// was committed then.
+    /// Counts as trimmed what peers have trimmed, once a durable snapshot here holds it and all is
+    /// known that was committed then.
     fn adopt(&mut self, out: &mut Out) {
         let Some(adoption) = &self.adoption else {
             return;
         };
-        if self.instances.trimmed().covers(&adoption.through) {
+        let held = self.snapshot.covers(&adoption.through);
+        if !held && self.instances.committed().covers(&adoption.through) {
+            // It got to know them after all, and trims them by itself.
             self.adoption = None;
             return;
         }
         let mut known = self.instances.committed().clone();
         known.union_with(&adoption.through);
-        if self.graph.executed().covers(&adoption.through) && known.covers(&adoption.horizon) {
+        if held && known.covers(&adoption.horizon) {
             let (through, horizon) = (adoption.through.clone(), adoption.horizon.clone());
             self.adoption = None;
             self.conflicts.trim(&through);
@@ -417,6 +426,7 @@ impl EPaxos {
     pub(crate) fn take_over(&mut self, snapshot: &SnapshotRef) {
         self.instances
             .heard_of_all(&Dependencies::from(&snapshot.at));
+        self.snapshot = snapshot.at.clone();
         self.graph.install(&snapshot.at);
         self.conflicts.install(&snapshot.at);
         self.wanted.union_with(&snapshot.at.complete_part());

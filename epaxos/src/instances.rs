@@ -147,6 +147,9 @@ pub(crate) struct Instance {
     pub(crate) dep: Dependencies,
     /// The coordinator's dependencies, D0.
     pub(crate) init_dep: Option<Dependencies>,
+    /// This replica coordinated it at ballot 0 in an earlier life, and may have committed it
+    /// without remembering. See `recover.rs`.
+    pub(crate) doubtful: bool,
 }
 
 impl Default for Instance {
@@ -159,6 +162,7 @@ impl Default for Instance {
             nop: false,
             dep: Dependencies::default(),
             init_dep: None,
+            doubtful: false,
         }
     }
 }
@@ -263,6 +267,14 @@ impl Instances {
 
     pub(crate) fn is_committed(&self, id: EntryId) -> bool {
         self.committed.contains(id)
+    }
+
+    /// Notes that what `lane` has preaccepted at ballot 0 may have been committed there.
+    pub(crate) fn doubt(&mut self, lane: Lane) {
+        let own = self.known.iter_mut().filter(|(id, _)| id.lane == lane);
+        for (_, instance) in own.filter(|(_, i)| i.phase == Phase::PreAccepted) {
+            instance.doubtful |= instance.bal == Ballot::ZERO;
+        }
     }
 
     /// Notes that `id` is committed.

@@ -137,6 +137,8 @@ pub struct Report {
     pub dependencies: Dependencies,
     /// The coordinator's dependencies, if it preaccepted its command.
     pub initial: Option<Dependencies>,
+    /// The sender coordinated it in an earlier life, and may have committed it then.
+    pub doubtful: bool,
 }
 
 /// An instance that speaks against a command.
@@ -292,6 +294,7 @@ impl Report {
             value: Value::Nop,
             dependencies: Dependencies::none(),
             initial: None,
+            doubtful: false,
         }
     }
 

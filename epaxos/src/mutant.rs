@@ -31,6 +31,8 @@ pub enum Mutant {
     TrimmedForgotten,
     /// A restart begins the replica's own lane again from what is not trimmed.
     OwnSlotReused,
+    /// A coordinator that has restarted passes for one that has not committed.
+    DoubtForgotten,
     /// Accept compares the ballot joined with what is committed, not the ballot accepted in: a
     /// replica takes a command of a lower ballot than the one it has joined.
     AcceptIgnoresBallot,

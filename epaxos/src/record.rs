@@ -26,6 +26,8 @@ pub enum Record {
         id: EntryId,
         /// The recovery's ballot.
         ballot: Ballot,
+        /// Whether the coordinator, having restarted, may have committed it before.
+        doubtful: bool,
     },
     /// The coordinator's command was preaccepted.
     PreAccepted {
@@ -92,7 +94,14 @@ impl Durable {
         match record {
             Record::Trimmed { through, horizon } => self.instances.trim(&through, &horizon),
             Record::Floor(floor) => self.floor.union_with(&floor),
-            Record::Joined { id, ballot } => self.instance(id)?.bal = ballot,
+            Record::Joined {
+                id,
+                ballot,
+                doubtful,
+            } => {
+                let instance = self.instance(id)?;
+                (instance.bal, instance.doubtful) = (ballot, doubtful);
+            }
             Record::PreAccepted {
                 id,
                 command,
@@ -123,6 +132,7 @@ impl Durable {
                 let instance = self.held(id, value, dependencies)?;
                 (instance.bal, instance.abal) = (ballot, ballot);
                 instance.phase = Phase::Accepted;
+                instance.doubtful = false;
             }
             Record::Committed {
                 id,
@@ -212,6 +222,7 @@ fn instance_records(id: EntryId, instance: &Instance, records: &mut Vec<Record>)
         records.push(Record::Joined {
             id,
             ballot: instance.bal,
+            doubtful: instance.doubtful,
         });
     }
 }

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::conflicts::Conflicts;
 use crate::graph::Graph;
 use crate::instances::{coordinator, lane_of};
+use crate::mutant::Mutant;
 use crate::record::{Durable, Record};
 use crate::replica::EPaxos;
 use crate::watch::Deadlines;
@@ -19,8 +20,12 @@ use crate::watch::Deadlines;
 impl EPaxos {
     /// The replica that its records and snapshot make; an error says what does not fit.
     ///
-    /// It goes on in no ballot that it led: what it coordinated and did not see committed it
-    /// recovers like any other.
+    /// It goes on in no ballot that it led. What it had coordinated and does not know committed is
+    /// *doubtful*: it may have committed it on the fast path, executed it, and crashed before the
+    /// record of that was durable. In the paper, where replicas do not come back, an initial
+    /// coordinator that answers a recovery has not committed, which is why the answer leads to Nop.
+    /// One that has come back must not answer as if it were sure: of these instances it stays as
+    /// silent as if it were still down.
     pub(crate) fn recovered(
         context: &Context,
         config: Config,
@@ -48,6 +53,7 @@ impl EPaxos {
             instances: durable.instances,
             floor: durable.floor,
             conflicts: Conflicts::default(),
+            snapshot: executed.clone().unwrap_or_default(),
             graph: Graph::new(executed.unwrap_or_default()),
             leading: BTreeMap::new(),
             unanswered: Deadlines::default(),
@@ -69,6 +75,9 @@ impl EPaxos {
             config,
         };
         replica.next = replica.next.max(Slot(1));
+        if !replica.config.mutated(Mutant::DoubtForgotten) {
+            replica.instances.doubt(lane_of(me));
+        }
         replica.go_on_from(past.snapshot.as_ref())?;
         Ok(replica)
     }

@@ -147,7 +147,11 @@ impl EPaxos {
         if single {
             instance.abal = ballot;
         }
-        out.persist(Record::Joined { id, ballot });
+        out.persist(Record::Joined {
+            id,
+            ballot,
+            doubtful: instance.doubtful,
+        });
         out.event(Event::Recovery);
         self.lead(now, id, ballot, Stage::Asking(Box::default()));
         out.send(Dest::Others, Message::Recover { id, ballot });
@@ -260,7 +264,7 @@ impl EPaxos {
         }
         // As a member of the quorum the initial coordinator does not go on at ballot 0, and has
         // not committed.
-        if reports.contains_key(&coordinator(id)) {
+        if reports.get(&coordinator(id)).is_some_and(|r| !r.doubtful) {
             return self.accept_nop(now, id, ballot, out);
         }
         let unchanged = reports.values().filter(|report| {
@@ -487,7 +491,11 @@ impl EPaxos {
             if single {
                 instance.abal = ballot;
             }
-            out.persist(Record::Joined { id, ballot });
+            out.persist(Record::Joined {
+                id,
+                ballot,
+                doubtful: instance.doubtful,
+            });
             self.give_up(id, ballot);
             self.stand_back(now, id);
         }
@@ -498,6 +506,11 @@ impl EPaxos {
         let Some(instance) = self.instances.known(id) else {
             return;
         };
+        // Where no crash is survived, all must answer, and what all have preaccepted equally is
+        // all that can have been committed on the fast path.
+        if instance.doubtful && self.sizes.f > 0 {
+            return;
+        }
         let preaccepted = instance.phase == Phase::PreAccepted;
         let report = Report {
             abal: instance.abal,
@@ -508,6 +521,7 @@ impl EPaxos {
             },
             dependencies: instance.dep.clone(),
             initial: instance.init_dep.clone().filter(|_| preaccepted),
+            doubtful: instance.doubtful,
         };
         out.send(Dest::One(to), Message::RecoverOk { id, ballot, report });
     }

@@ -17,7 +17,7 @@ use crate::graph::Graph;
 use crate::instances::{Decision, Instances, lane_of};
 use crate::message::{Message, Report};
 use crate::mutant::Mutant;
-use crate::normal::Leading;
+use crate::normal::{Leading, Part};
 use crate::watch::Deadlines;
 
 /// EPaxos, as one replica runs it: coordinator of its own lane, acceptor in all, and recoverer of
@@ -48,12 +48,14 @@ pub struct EPaxos {
     pub(crate) heard_waiting: BTreeMap<EntryId, usize>,
     /// Known instances that are not committed, with the time to look after them.
     pub(crate) watched: Deadlines,
-    /// Through which slot, by lane, they were considered.
-    pub(crate) watched_through: BTreeMap<Lane, Slot>,
+    /// Through which slot, by part of a lane, they were considered.
+    pub(crate) watched_through: BTreeMap<(Lane, Part), Slot>,
     pub(crate) troubles: BTreeMap<EntryId, Trouble>,
     pub(crate) peers: Vec<Peer>,
     /// What floors shall cover.
     pub(crate) wanted: Frontier,
+    /// What the newest durable snapshot holds.
+    pub(crate) snapshot: Frontier,
     /// Snapshots of this replica's that are durable and not offered yet, oldest first.
     pub(crate) snapshots: VecDeque<Frontier>,
     /// The snapshot that peers may have.
