@@ -119,9 +119,8 @@ impl<P: Protocol, E: Enclosure<P::Message> + Clone> OneThread<Driven<P, E>> {
     /// If a request is refused.
     pub fn commit(&mut self, load: &mut Load, count: usize) {
         self.propose(|host, _| {
-            for _ in 0..count {
-                let taken = host.replica.propose(load.request());
-                taken.expect("a request in order is taken");
+            for group in load.batch(count).groups() {
+                host.replica.propose(&group);
             }
         });
     }

@@ -1,7 +1,7 @@
 //! A cluster in one thread.
 
 use quorate_core::crypto::{GroupId, Members, PublicKey, SecretKey, Signer, Verifier};
-use quorate_core::id::{ReplicaId, Time};
+use quorate_core::id::{ReplicaId, Time, UnixTime};
 use quorate_core::protocol::{Context, Dest, FaultModel, Protocol, Role, Status};
 
 /// A replica, and as much of a node as is to be measured.
@@ -163,6 +163,7 @@ pub fn contexts<P: Protocol>() -> Vec<Context> {
         verifier: Verifier::new(members.clone()),
         members: members.clone(),
         seed: [me.0; 32],
+        wall_clock: UnixTime(0),
     };
     ReplicaId::all(n).map(context).collect()
 }

@@ -185,7 +185,10 @@ fn files(protocol: ProtocolKind, addresses: &[String]) -> Result<Vec<(String, Co
         group,
         key_file: PathBuf::from("client.key"),
         replicas,
-        options: ClientOptions::default(),
+        options: ClientOptions {
+            faults: protocol.faults(),
+            ..ClientOptions::default()
+        },
     };
     let about = "What a client needs to know of the cluster. Paths are relative to this file.";
     files.push((String::from(CLIENT), Content::Text(text(about, &config)?)));

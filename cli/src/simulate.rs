@@ -90,6 +90,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Ending> {
             let config = quorate_multipaxos::Config::cramped();
             simulate::<quorate_multipaxos::MultiPaxos>(arguments, config)
         }
+        ProtocolKind::Pbft => {
+            simulate::<quorate_pbft::Pbft>(arguments, quorate_pbft::Config::cramped())
+        }
         other => bail!("{other} cannot be simulated"),
     }
 }

@@ -70,6 +70,10 @@ pub enum ProposeError {
         /// The most that is taken.
         limit: usize,
     },
+    /// The request is not taken from this client: its key is not on the list, or it has not
+    /// signed what must be signed where replicas may lie. The command did not happen.
+    #[error("the request was refused: {0}")]
+    Refused(String),
     /// The session is not known (any more): it was never opened, or so many others were opened
     /// since it was last used that it was forgotten. Whether the command happened earlier cannot
     /// be told.
@@ -98,6 +102,7 @@ impl ProposeError {
         match self {
             ProposeError::Overloaded
             | ProposeError::TooLarge { .. }
+            | ProposeError::Refused(_)
             | ProposeError::Unreachable(_)
             | ProposeError::Stopped(_) => false,
             ProposeError::SessionExpired | ProposeError::AnswerDropped | ProposeError::Unknown => {

@@ -197,6 +197,33 @@ impl fmt::Debug for Time {
     }
 }
 
+/// A moment of the outside world's time: nanoseconds since the Unix epoch, without leap seconds.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct UnixTime(pub u64);
+
+impl UnixTime {
+    /// The next moment that can be told from this one.
+    pub fn next(self) -> UnixTime {
+        UnixTime(self.0.saturating_add(1))
+    }
+
+    /// How far apart two moments are, whichever is the earlier.
+    pub fn distance(self, other: UnixTime) -> Duration {
+        Duration::from_nanos(self.0.abs_diff(other.0))
+    }
+}
+
+impl std::ops::Add<Duration> for UnixTime {
+    type Output = UnixTime;
+
+    fn add(self, duration: Duration) -> UnixTime {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        UnixTime(self.0.saturating_add(nanos))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

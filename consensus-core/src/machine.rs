@@ -6,6 +6,8 @@ use std::io;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::protocol::Agreed;
+
 /// The application: a deterministic state machine.
 ///
 /// The same commands in the same order give the same results and the same state on every
@@ -14,6 +16,11 @@ pub trait StateMachine: Send + 'static {
     /// Changes the state by `command`, and gives the result. A command that makes no sense must
     /// give a result that says so: it has been ordered, and every replica gets it.
     fn apply(&mut self, command: &[u8]) -> Bytes;
+
+    /// Is told what was agreed on with the commands that come next, until it is told something
+    /// else: a time, strictly later than the last, and a nonce. The same on every replica, and
+    /// so part of what may change the state. Protocols that survive crashes only never call it.
+    fn agreed(&mut self, _agreed: &Agreed) {}
 
     /// Answers `query` from the state as it is.
     fn query(&self, query: &[u8]) -> Bytes;

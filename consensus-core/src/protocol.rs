@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec::Codec;
 use crate::crypto::{Digest, Members, Signer, Verifier};
 use crate::frontier::Frontier;
-use crate::id::{EntryId, ReplicaId, Time};
+use crate::id::{EntryId, ReplicaId, Time, UnixTime};
 use crate::machine::Keys;
 use crate::output::Output;
 use crate::request::Batch;
@@ -144,6 +144,10 @@ pub struct Context {
     pub verifier: Verifier,
     /// The only source of randomness.
     pub seed: [u8; 32],
+    /// What this machine's wall clock showed at [`Time::ZERO`]. Clocks of different machines
+    /// differ, and may be wrong: it is for what replicas agree on ([`Agreed`]), and nothing that
+    /// must be safe may hang on it.
+    pub wall_clock: UnixTime,
 }
 
 impl Context {
@@ -207,9 +211,11 @@ pub struct Violation {
 }
 
 /// Which failures a protocol survives, and what follows for clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FaultModel {
     /// Replicas stop and restart: n = 2f + 1, and one reply is enough.
+    #[default]
     Crash,
     /// Replicas lie: n = 3f + 1, and a client believes f + 1 equal replies.
     Byzantine,
@@ -311,6 +317,21 @@ pub struct Commit {
     /// Every replica takes a snapshot right after this entry, whatever its driver's own policy
     /// is: the protocol will compare their digests.
     pub checkpoint: bool,
+    /// What was agreed on with the entry besides its requests. Protocols that survive crashes
+    /// only give none.
+    pub agreed: Option<Agreed>,
+}
+
+/// What replicas agree on for a state machine that may look at no clock and draw no numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agreed {
+    /// When the entry was proposed, by the clock of who proposed it, which others have found near
+    /// to their own. The driver hands it on strictly monotonic: where an entry does not come after
+    /// the last one, one nanosecond is added to the last.
+    pub time: UnixTime,
+    /// Bytes that no other entry of the log has. They are not secret, and a proposer that lies
+    /// may have chosen them: they name things, and decide no lottery.
+    pub nonce: [u8; 32],
 }
 
 /// A wish for a snapshot, because peers no longer keep what this replica lacks.

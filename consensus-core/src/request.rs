@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::codec::DecodeError;
-use crate::crypto::{Digest, PublicKey};
+use crate::crypto::{BadSignature, Digest, Domain, PublicKey, Signature, Signer, Verifier};
 
 /// A session: one run of one client. The key proves who it is, the number tells apart the runs
 /// and processes that share the key.
@@ -61,13 +61,16 @@ impl fmt::Debug for Request<'_> {
     }
 }
 
+/// What a client signs: a group of its requests.
+const REQUESTS: Domain = Domain("requests");
+
 /// Requests ordered together: one immutable buffer, shared by log, messages, records and
 /// execution. An empty batch is a no-op.
 ///
 /// Layout: groups, each of one session's consecutive requests: key (32 bytes), session number
-/// (8), count (4), then for each request sequence (8), answered (8), operation (1), length (4)
-/// and payload; integers little-endian. A batch that came off the wire or the disk has been
-/// checked once, when it was decoded.
+/// (8), count (4), with the highest bit set if a signature (64) follows, then for each request
+/// sequence (8), answered (8), operation (1), length (4) and payload; integers little-endian. A
+/// batch that came off the wire or the disk has been checked once, when it was decoded.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Batch {
     bytes: Bytes,
@@ -76,6 +79,8 @@ pub struct Batch {
 
 const GROUP_HEADER: usize = 32 + 8 + 4;
 const REQUEST_HEADER: usize = 8 + 8 + 1 + 4;
+const SIGNATURE: usize = 64;
+const SIGNED: u32 = 1 << 31;
 
 const OPEN: u8 = 0;
 const APPLY: u8 = 1;
@@ -135,6 +140,127 @@ impl Batch {
     pub fn requests(&self) -> impl Iterator<Item = Request<'_>> {
         Cursor::new(&self.bytes)
     }
+
+    /// The groups, in order.
+    pub fn groups(&self) -> impl Iterator<Item = Group<'_>> {
+        let mut cursor = Cursor::new(&self.bytes);
+        std::iter::from_fn(move || cursor.whole_group())
+    }
+
+    /// The same requests, with those groups signed that are of the signer's sessions and have no
+    /// signature yet.
+    pub fn signed(&self, signer: &Signer) -> Batch {
+        let key = signer.public();
+        let mut builder = BatchBuilder::default();
+        for group in self.groups() {
+            let signature = match group.signature {
+                None if group.session.client == key => {
+                    Some(signer.sign(REQUESTS, &group.statement()))
+                }
+                signature => signature,
+            };
+            builder.push_group(&Group { signature, ..group });
+        }
+        builder.finish()
+    }
+
+    /// Checks that each request was signed by a client that is admitted. Replicas may ask queries
+    /// even if they are not.
+    pub fn verify(&self, verifier: &Verifier) -> Result<(), Forged> {
+        let mut claims = Vec::new();
+        for group in self.groups() {
+            group.may_ask(verifier)?;
+            let signature = group.signature.ok_or(Forged::NotSigned)?;
+            claims.push((group.session.client, group.statement(), signature));
+        }
+        Ok(verifier.verify_clients(REQUESTS, &claims)?)
+    }
+}
+
+/// Requests that must not be ordered where replicas may lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Forged {
+    /// There is no signature.
+    #[error("a request is not signed by its client")]
+    NotSigned,
+    /// The client's key is not on the list.
+    #[error("a request comes from a client that is not admitted")]
+    NotAdmitted,
+    /// A signature does not match.
+    #[error("a request is not what its client signed")]
+    BadSignature(#[from] BadSignature),
+}
+
+/// Consecutive requests of one session, which their client may have signed together.
+#[derive(Clone, Copy, Debug)]
+pub struct Group<'a> {
+    /// The session.
+    pub session: SessionId,
+    /// The client's signature on the session's number and the requests.
+    pub signature: Option<Signature>,
+    count: u32,
+    /// The requests, encoded.
+    bytes: &'a [u8],
+}
+
+/// A client signs no more bytes of requests together, unless one request alone has more.
+pub const GROUP_BYTES: usize = 64 << 10;
+
+impl<'a> Group<'a> {
+    /// How many requests there are; never zero.
+    pub fn len(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Whether there is no request.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// How many bytes the group takes, encoded.
+    pub fn size(&self) -> usize {
+        let signature = self.signature.map_or(0, |_| SIGNATURE);
+        GROUP_HEADER + signature + self.bytes.len()
+    }
+
+    /// Checks that a client that is admitted signed these requests, as [`Batch::verify`] does.
+    ///
+    /// For requests that come from their client: what passes alone passes in any batch, so that
+    /// no client can make a replica propose what others reject.
+    pub fn verify(&self, verifier: &Verifier) -> Result<(), Forged> {
+        self.may_ask(verifier)?;
+        let signature = self.signature.ok_or(Forged::NotSigned)?;
+        let claim = (self.session.client, self.statement(), signature);
+        Ok(verifier.verify_clients(REQUESTS, &[claim])?)
+    }
+
+    /// The requests, in order.
+    pub fn requests(&self) -> impl Iterator<Item = Request<'a>> + use<'a> {
+        Cursor {
+            rest: self.bytes,
+            session: Some(self.session),
+            left_in_group: self.count,
+            signature: None,
+        }
+    }
+
+    fn statement(&self) -> Vec<u8> {
+        [&self.session.number.to_le_bytes(), self.bytes].concat()
+    }
+
+    fn may_ask(&self, verifier: &Verifier) -> Result<(), Forged> {
+        let client = self.session.client;
+        let only_queries = || {
+            let mut operations = self.requests().map(|request| request.operation);
+            operations.all(|operation| matches!(operation, Operation::Query(_)))
+        };
+        let may = verifier.admission().admits(client)
+            || (verifier.members().find(client).is_some() && only_queries());
+        match may {
+            true => Ok(()),
+            false => Err(Forged::NotAdmitted),
+        }
+    }
 }
 
 impl fmt::Debug for Batch {
@@ -160,11 +286,11 @@ impl<'de> Deserialize<'de> for Batch {
 pub struct BatchBuilder {
     buffer: BytesMut,
     len: u32,
-    open: Option<Group>,
+    open: Option<OpenGroup>,
 }
 
 #[derive(Debug)]
-struct Group {
+struct OpenGroup {
     session: SessionId,
     count_at: usize,
     count: u32,
@@ -195,7 +321,7 @@ impl BatchBuilder {
                 self.buffer.put_u64_le(request.session.number);
                 let count_at = self.buffer.len();
                 self.buffer.put_u32_le(0);
-                open.insert(Group {
+                open.insert(OpenGroup {
                     session: request.session,
                     count_at,
                     count: 0,
@@ -217,6 +343,22 @@ impl BatchBuilder {
         self.buffer.put_slice(payload);
     }
 
+    /// Adds a group as it is, with its signature.
+    pub fn push_group(&mut self, group: &Group<'_>) {
+        self.open = None;
+        self.buffer.put_slice(&group.session.client.0);
+        self.buffer.put_u64_le(group.session.number);
+        match &group.signature {
+            None => self.buffer.put_u32_le(group.count),
+            Some(signature) => {
+                self.buffer.put_u32_le(group.count | SIGNED);
+                self.buffer.put_slice(&signature.to_bytes());
+            }
+        }
+        self.buffer.put_slice(group.bytes);
+        self.len += group.count;
+    }
+
     /// The batch of all requests added, in order.
     pub fn finish(self) -> Batch {
         Batch {
@@ -230,6 +372,7 @@ struct Cursor<'a> {
     rest: &'a [u8],
     session: Option<SessionId>,
     left_in_group: u32,
+    signature: Option<Signature>,
 }
 
 impl<'a> Cursor<'a> {
@@ -238,6 +381,7 @@ impl<'a> Cursor<'a> {
             rest: bytes,
             session: None,
             left_in_group: 0,
+            signature: None,
         }
     }
 
@@ -248,14 +392,38 @@ impl<'a> Cursor<'a> {
     fn group(&mut self) -> Option<SessionId> {
         let (header, rest) = self.rest.split_at_checked(GROUP_HEADER)?;
         self.rest = rest;
-        self.left_in_group = u32::from_le_bytes(header[40..44].try_into().ok()?);
+        let count = u32::from_le_bytes(header[40..44].try_into().ok()?);
+        self.left_in_group = count & !SIGNED;
         if self.left_in_group == 0 {
             return None;
+        }
+        self.signature = None;
+        if count & SIGNED != 0 {
+            let (signature, rest) = self.rest.split_at_checked(SIGNATURE)?;
+            self.rest = rest;
+            self.signature = Some(Signature::from_bytes(signature.try_into().ok()?));
         }
         let client = PublicKey(header[..32].try_into().ok()?);
         let number = u64::from_le_bytes(header[32..40].try_into().ok()?);
         self.session = Some(SessionId { client, number });
         self.session
+    }
+
+    fn whole_group(&mut self) -> Option<Group<'a>> {
+        if self.at_end() {
+            return None;
+        }
+        let session = self.group()?;
+        let (start, count) = (self.rest, self.left_in_group);
+        for _ in 0..count {
+            self.next()?;
+        }
+        Some(Group {
+            session,
+            signature: self.signature,
+            count,
+            bytes: &start[..start.len() - self.rest.len()],
+        })
     }
 }
 
@@ -292,6 +460,7 @@ impl<'a> Iterator for Cursor<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::{Admission, GroupId, Members, SecretKey};
 
     fn session(n: u8) -> SessionId {
         SessionId {
@@ -351,6 +520,85 @@ mod tests {
         let mut bytes = batch.bytes().to_vec();
         bytes[GROUP_HEADER + 16] = 9;
         assert!(Batch::parse(bytes.into()).is_err());
+    }
+
+    fn client() -> Signer {
+        Signer::new(SecretKey::from_seed([9; 32]), GroupId(1))
+    }
+
+    fn signed() -> Batch {
+        let session = SessionId {
+            client: client().public(),
+            number: 4,
+        };
+        let mut builder = BatchBuilder::default();
+        for sequence in 1..=3 {
+            builder.push(Request {
+                session,
+                sequence,
+                answered: 1,
+                operation: Operation::Apply(b"put"),
+            });
+        }
+        builder.finish().signed(&client())
+    }
+
+    fn verifier(admission: Admission) -> Verifier {
+        let replica = SecretKey::from_seed([1; 32]).public();
+        Verifier::new(Members::new(GroupId(1), [replica])).admitting(admission)
+    }
+
+    #[test]
+    fn one_signature_covers_a_group_and_survives_another_batch() {
+        let batch = signed();
+        assert_eq!(client().made(), 0);
+        assert_eq!(Batch::parse(batch.bytes().clone()).unwrap(), batch);
+        assert_eq!(
+            batch.requests().map(|r| r.sequence).collect::<Vec<_>>(),
+            [1, 2, 3]
+        );
+        let mut builder = BatchBuilder::default();
+        builder.push_group(&batch.groups().next().unwrap());
+        builder.push_group(&batch.groups().next().unwrap());
+        let twice = builder.finish();
+        assert_eq!((twice.len(), twice.groups().count()), (6, 2));
+        let verifier = verifier(Admission::of([client().public()]));
+        assert_eq!(twice.verify(&verifier), Ok(()));
+        assert_eq!(verifier.checked(), 2);
+    }
+
+    #[test]
+    fn nothing_in_a_signed_group_can_be_changed() {
+        let (batch, verifier) = (signed(), verifier(Admission::Anyone));
+        for at in 0..batch.size() {
+            let mut bytes = batch.bytes().to_vec();
+            bytes[at] ^= 1;
+            let changed = Batch::parse(bytes.into()).map(|batch| batch.verify(&verifier));
+            assert!(!matches!(changed, Ok(Ok(()))), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn only_admitted_clients_command_and_replicas_only_ask() {
+        let stranger = verifier(Admission::nobody());
+        assert_eq!(signed().verify(&stranger), Err(Forged::NotAdmitted));
+        let (_, unsigned) = sample();
+        let open = verifier(Admission::Anyone);
+        assert_eq!(unsigned.verify(&open), Err(Forged::NotSigned));
+        let replica = Signer::new(SecretKey::from_seed([1; 32]), GroupId(1));
+        let of_replica = |operation| {
+            let session = SessionId {
+                client: replica.public(),
+                number: 1,
+            };
+            let request = Request {
+                session,
+                ..request(1, 1, operation)
+            };
+            Batch::of_one(request).signed(&replica).verify(&stranger)
+        };
+        assert_eq!(of_replica(Operation::Query(b"q")), Ok(()));
+        assert_eq!(of_replica(Operation::Apply(b"c")), Err(Forged::NotAdmitted));
     }
 
     #[test]

@@ -153,16 +153,17 @@ impl Sessions {
     }
 
     /// Opens a session; opening it again changes nothing. `seen` is [`Sessions::opened`] of the
-    /// replica that took the request, when it did.
+    /// replica that took the request, when it did, or that told the client.
     ///
     /// False if a session younger than that has been forgotten, for it may have been this one:
     /// a late copy of the request that opened it must not open it again, for late copies of its
-    /// commands would then be executed twice.
+    /// commands would then be executed twice. False, too, if nobody can have seen so many, for a
+    /// late copy of that request would never be too late.
     pub fn open(&mut self, session: SessionId, seen: u64) -> bool {
         if self.table.contains_key(&session) {
             return true;
         }
-        if seen < self.forgotten {
+        if seen < self.forgotten || seen > self.opened {
             return false;
         }
         self.opened += 1;

@@ -8,12 +8,12 @@ use quorate_core::codec::MESSAGE_LIMIT;
 use quorate_core::consensus::{ProposeError, ReadError, ReadLevel};
 use quorate_core::crypto::{GroupId, Members, SecretKey, Signer, Verifier};
 use quorate_core::frontier::Frontier;
-use quorate_core::id::{EntryId, ReplicaId, Slot, Time};
+use quorate_core::id::{EntryId, ReplicaId, Slot, Time, UnixTime};
 use quorate_core::machine::{RestoreError, StateMachine};
 use quorate_core::output::Output;
 use quorate_core::protocol::{
-    Commit, Context, Dest, FaultModel, Fetch, Input, Invalid, Message, Order, Protocol, ReadAnswer,
-    RecoverError, Recovered, Role, SnapshotRef, Status, Violation,
+    Agreed, Commit, Context, Dest, FaultModel, Fetch, Input, Invalid, Message, Order, Protocol,
+    ReadAnswer, RecoverError, Recovered, Role, SnapshotRef, Status, Violation,
 };
 use quorate_core::replica::{Effects, Halt, Mutant, ReadToken, Replica, Settings};
 use quorate_core::request::{Batch, Operation, Request, SessionId};
@@ -35,6 +35,8 @@ struct Config {
     deaf: bool,
     /// It believes itself behind.
     behind: bool,
+    /// The times agreed on, a slot each.
+    times: &'static [u64],
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -138,16 +140,22 @@ impl Protocol for Solo {
 
 impl Solo {
     fn commit(&mut self, batch: Batch, out: &mut Output<Self>) {
+        let time = self.config.times.get(self.next.0 as usize - 1);
+        let agreed = |time: &u64| Agreed {
+            time: UnixTime(*time),
+            nonce: [0; 32],
+        };
         out.commit(Commit {
             id: EntryId::single(self.next),
             batch,
             checkpoint: false,
+            agreed: time.map(agreed),
         });
         self.next = self.next.next();
     }
 }
 
-/// Appends each command to its state, and gives the state.
+/// Appends each command, and each time it is told, to its state, and gives the state.
 #[derive(Debug, Default)]
 struct Text(Vec<u8>);
 
@@ -155,6 +163,11 @@ impl StateMachine for Text {
     fn apply(&mut self, command: &[u8]) -> Bytes {
         self.0.extend_from_slice(command);
         self.query(b"")
+    }
+
+    fn agreed(&mut self, agreed: &Agreed) {
+        let time = format!("{}:", agreed.time.0);
+        self.0.extend_from_slice(time.as_bytes());
     }
 
     fn query(&self, _query: &[u8]) -> Bytes {
@@ -178,6 +191,7 @@ const CONFIG: Config = Config {
     reads: ReadAnswer::Ready,
     deaf: false,
     behind: false,
+    times: &[],
 };
 
 fn session() -> SessionId {
@@ -200,6 +214,7 @@ fn recovered(
         verifier: Verifier::new(members.clone()),
         members,
         seed: [0; 32],
+        wall_clock: UnixTime(0),
     };
     Replica::recover(context, config, settings, Text::default(), stored)
 }
@@ -220,10 +235,16 @@ fn request(sequence: u64, operation: Operation<'_>) -> Request<'_> {
     }
 }
 
+fn propose(replica: &mut Replica<Solo, Text>, request: Request<'_>) {
+    for group in Batch::of_one(request).groups() {
+        replica.propose(&group);
+    }
+}
+
 /// A replica whose client's session is open.
 fn opened(config: Config, settings: Settings) -> Replica<Solo, Text> {
     let mut replica = replica(config, settings, Stored::default());
-    replica.propose(request(0, Operation::Open)).unwrap();
+    propose(&mut replica, request(0, Operation::Open));
     settle(&mut replica);
     replica
 }
@@ -252,7 +273,7 @@ fn settle(replica: &mut Replica<Solo, Text>) -> Effects<Solo> {
 
 fn apply(replica: &mut Replica<Solo, Text>, sequence: u64, command: &str) -> Effects<Solo> {
     let operation = Operation::Apply(command.as_bytes());
-    replica.propose(request(sequence, operation)).unwrap();
+    propose(replica, request(sequence, operation));
     settle(replica)
 }
 
@@ -267,7 +288,7 @@ fn answers(effects: &Effects<Solo>) -> Vec<(u64, Result<&[u8], ProposeError>)> {
 fn nothing_is_answered_before_it_is_durable() {
     let mut replica = opened(CONFIG, Settings::default());
     let command = Operation::Apply(b"x");
-    replica.propose(request(1, command)).unwrap();
+    propose(&mut replica, request(1, command));
     let effects = replica.end_turn(NOW);
     assert!(effects.answers.is_empty() && effects.executed.is_empty());
     let ticket = effects.append.unwrap().ticket;
@@ -284,7 +305,7 @@ fn without_the_rule_it_is_answered_too_early() {
     };
     let mut replica = opened(CONFIG, settings);
     let command = Operation::Apply(b"x");
-    replica.propose(request(1, command)).unwrap();
+    propose(&mut replica, request(1, command));
     assert_eq!(replica.end_turn(NOW).answers.len(), 1);
 }
 
@@ -303,7 +324,7 @@ fn a_repeated_request_is_answered_from_the_session_and_not_executed() {
 fn a_session_whose_opening_was_not_answered_is_opened_again() {
     let mut replica = opened(CONFIG, Settings::default());
     apply(&mut replica, 1, "a");
-    replica.propose(request(0, Operation::Open)).unwrap();
+    propose(&mut replica, request(0, Operation::Open));
     let again = settle(&mut replica);
     assert_eq!(answers(&again), [(0, Ok(&b""[..]))]);
     assert_eq!(answers(&apply(&mut replica, 2, "b")), [(2, Ok(&b"ab"[..]))]);
@@ -322,7 +343,7 @@ fn requests_of_a_turn_share_an_entry_and_an_append() {
     let mut replica = opened(CONFIG, Settings::default());
     for sequence in 1..=10 {
         let command = Operation::Apply(b".");
-        replica.propose(request(sequence, command)).unwrap();
+        propose(&mut replica, request(sequence, command));
     }
     let before = replica.ledger();
     let effects = settle(&mut replica);
@@ -341,16 +362,15 @@ fn what_is_too_much_is_refused_and_certainly_did_not_happen() {
         ..Settings::default()
     };
     let mut replica = opened(CONFIG, settings);
-    let large = replica.propose(request(1, Operation::Apply(b"12345")));
-    assert!(matches!(
-        large,
-        Err(ProposeError::TooLarge { size: 5, limit: 4 })
-    ));
-    replica.propose(request(1, Operation::Apply(b"x"))).unwrap();
-    let more = replica.propose(request(2, Operation::Apply(b"y")));
-    assert_eq!(more, Err(ProposeError::Overloaded));
+    propose(&mut replica, request(1, Operation::Apply(b"12345")));
+    let large = ProposeError::TooLarge { size: 5, limit: 4 };
+    assert_eq!(answers(&replica.end_turn(NOW)), [(1, Err(large))]);
+    propose(&mut replica, request(1, Operation::Apply(b"x")));
+    propose(&mut replica, request(2, Operation::Apply(b"y")));
     assert!(!ProposeError::Overloaded.may_have_happened());
-    settle(&mut replica);
+    let answered = settle(&mut replica);
+    let expected = [(2, Err(ProposeError::Overloaded)), (1, Ok(&b"x"[..]))];
+    assert_eq!(answers(&answered), expected);
     assert_eq!(replica.machine().0, b"x");
 }
 
@@ -360,11 +380,11 @@ fn what_could_be_written_but_not_read_again_is_not_taken() {
         max_command_bytes,
         ..Settings::default()
     };
-    let largest = MESSAGE_LIMIT / 2 - Settings::default().max_batch_bytes;
+    let largest = MESSAGE_LIMIT / 2 - Settings::default().max_batch_bytes - 256;
     let mut original = opened(CONFIG, settings(largest));
     let command = vec![b'x'; largest];
     let request = request(1, Operation::Apply(&command));
-    original.propose(request).unwrap();
+    propose(&mut original, request);
     let records = original.end_turn(NOW).append.unwrap().records;
     for record in records.iter() {
         quorate_core::codec::decode::<Written>("record", record).unwrap();
@@ -380,7 +400,7 @@ fn what_is_not_executed_is_proposed_again() {
         ..CONFIG
     };
     let mut replica = replica(deaf, Settings::default(), Stored::default());
-    replica.propose(request(0, Operation::Open)).unwrap();
+    propose(&mut replica, request(0, Operation::Open));
     replica.end_turn(NOW);
     let retry = replica.deadline().unwrap();
     assert_eq!(retry, NOW + Settings::default().retry_after);
@@ -458,7 +478,7 @@ fn a_snapshot_is_saved_only_when_all_records_written_before_it_are_durable() {
     let mut replica = opened(CONFIG, small_snapshots());
     let mut turn_with = |sequence, command: &[u8]| {
         let operation = Operation::Apply(command);
-        replica.propose(request(sequence, operation)).unwrap();
+        propose(&mut replica, request(sequence, operation));
         replica.end_turn(NOW).append.unwrap().ticket
     };
     let (first, second) = (turn_with(1, b"a"), turn_with(2, b"b"));
@@ -490,7 +510,7 @@ fn without_the_sessions_in_it_a_snapshot_forgets_who_was_answered() {
 fn records_are_replayed_after_a_restart() {
     let mut original = opened(CONFIG, Settings::default());
     let command = Operation::Apply(b"x");
-    original.propose(request(1, command)).unwrap();
+    propose(&mut original, request(1, command));
     let records: Records = original.end_turn(NOW).append.unwrap().records;
     let open = Batch::of_one(request(0, Operation::Open));
     let first = Written {
@@ -537,7 +557,7 @@ fn a_fetched_snapshot_is_installed_only_if_it_is_accepted_whole_and_ahead() {
 fn after_a_failure_of_storage_nothing_leaves() {
     let mut replica = opened(CONFIG, Settings::default());
     let command = Operation::Apply(b"x");
-    replica.propose(request(1, command)).unwrap();
+    propose(&mut replica, request(1, command));
     let ticket = replica.end_turn(NOW).append.unwrap().ticket;
     replica.storage_failed(StorageError::InUse {
         path: String::from("disk"),
@@ -547,4 +567,34 @@ fn after_a_failure_of_storage_nothing_leaves() {
     assert!(matches!(effects.halt, Some(Halt::Storage(_))));
     assert!(effects.answers.is_empty());
     assert!(replica.end_turn(NOW).append.is_none());
+}
+
+/// Slots 2 to 4 have these times; slot 1 opens the session.
+fn told(times: &'static [u64], settings: &Settings) -> String {
+    let config = Config { times, ..CONFIG };
+    let mut replica = opened(config.clone(), settings.clone());
+    apply(&mut replica, 1, "a");
+    let offer = apply(&mut replica, 2, "b").offer.unwrap();
+    let stored = Stored {
+        records: Vec::new(),
+        snapshot: Some(offer.as_ref().clone()),
+    };
+    let mut restored = self::replica(config, settings.clone(), stored);
+    apply(&mut restored, 3, "c");
+    let state = restored.digest().unwrap();
+    apply(&mut replica, 3, "c");
+    assert_eq!(replica.digest().unwrap(), state, "as without the snapshot");
+    let answer = apply(&mut replica, 3, "c");
+    let text = answer.answers[0].result.clone().unwrap();
+    String::from_utf8(text.to_vec()).unwrap()
+}
+
+#[test]
+fn the_agreed_time_goes_on_whatever_was_proposed() {
+    let mut settings = small_snapshots();
+    assert_eq!(told(&[5, 10, 20, 30], &settings), "5:10:a20:b30:c");
+    assert_eq!(told(&[5, 10, 10, 7], &settings), "5:10:a11:b12:c");
+    assert_eq!(told(&[], &settings), "abc");
+    settings.mutant = Some(Mutant::AgreedTimeAsProposed);
+    assert_eq!(told(&[5, 10, 10, 7], &settings), "5:10:a10:b7:c");
 }

@@ -514,6 +514,7 @@ impl MultiPaxos {
                 id: EntryId::single(slot),
                 batch: accepted.batch.clone(),
                 checkpoint: false,
+                agreed: None,
             });
             self.executed = slot;
             if let Role::Leader(leader) = &mut self.role {

@@ -4,7 +4,10 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Cluster, Node, accept, accepted, b, echo, heartbeat, prepare, promise, r, records};
+use common::{
+    Cluster, Node, PaxosCluster, PaxosNode, accept, accepted, b, echo, heartbeat, prepare, promise,
+    r, records,
+};
 use quorate_core::id::Slot;
 use quorate_core::protocol::{Protocol as _, Role};
 use quorate_multipaxos::{Ballot, Config, Message, Mutant, ReadMode, Timer};
@@ -76,7 +79,7 @@ fn a_promise_that_is_forgotten_is_broken() {
         let mut node = node(config, 0, Ballot::ZERO, &[]);
         let promised = node.answer(r(2), prepare(b(5, 2), 1));
         assert_eq!(promised, [promise(b(5, 2), &[])]);
-        let mut node = node.crash(config.clone(), None);
+        let mut node = node.crash(config);
         let late = accept(b(4, 1), &[(1, "x")], 0);
         node.answer(r(1), late) == [accepted(b(4, 1), &[1])]
     });
@@ -113,7 +116,7 @@ fn an_acceptor_that_does_not_raise_its_promise_replaces_what_may_be_chosen() {
     harms_only(Mutant::AcceptDoesNotRaisePromise, |config| {
         let mut node = node(config, 0, b(1, 1), &[]);
         node.receive(r(2), accept(b(3, 2), &[(1, "v")], 0));
-        let breaks = node.paxos.check().is_err();
+        let breaks = node.protocol.check().is_err();
         node.receive(r(1), accept(b(2, 1), &[(1, "w")], 0));
         let replaced = node.durable_log()[0].2 == "w";
         assert_eq!(replaced, breaks, "the invariant tells");
@@ -142,7 +145,7 @@ fn a_ballot_used_again_proposes_two_values() {
         node.propose("v");
         let first = (node.ballot(), node.proposed(r(2)));
         assert_eq!(first.1, [(1, String::from("v"))]);
-        let mut node = node.crash(config.clone(), None);
+        let mut node = node.crash(config);
         node.wait_for_campaign();
         let ballot = node.ballot();
         node.receive(r(1), promise(ballot, &[]));
@@ -227,7 +230,7 @@ fn a_read_that_does_not_wait_misses_what_was_chosen() {
         cluster.node(1).read(1);
         cluster.deliver();
         assert!(cluster.node(1).executed().is_empty());
-        !cluster.node(1).answered.is_empty()
+        !cluster.node(1).answered().is_empty()
     });
 }
 
@@ -249,7 +252,7 @@ fn a_read_before_the_election_point_misses_what_was_chosen() {
         node.receive(r(1), echo(b(2, 0), &[], 1, 0));
         node.read(1);
         assert!(node.executed().is_empty());
-        !node.answered.is_empty()
+        !node.answered().is_empty()
     });
 }
 
@@ -274,7 +277,7 @@ fn reads_stale(cluster: &mut Cluster) -> bool {
     let chosen = cluster.node(2).executed() == ["v"];
     cluster.node(0).read(1);
     assert!(cluster.node(0).executed().is_empty());
-    chosen && !cluster.node(0).answered.is_empty()
+    chosen && !cluster.node(0).answered().is_empty()
 }
 
 /// The leader's clock runs 5 % too slow, and the acceptor's 5 % too fast. [Chandra07 §5.2]
@@ -305,7 +308,12 @@ fn the_invariants_hold_in_every_replica_of_a_cluster_without_mutants() {
     let mut cluster = Cluster::led_by_0(5, &Config::default());
     cluster.propose(3, "x");
     cluster.elect(4);
-    assert!(cluster.nodes.iter().all(|node| node.paxos.check().is_ok()));
+    assert!(
+        cluster
+            .nodes
+            .iter()
+            .all(|node| node.protocol.check().is_ok())
+    );
     let promised = cluster.node(1).durable_promise();
     assert_eq!(promised, cluster.node(4).ballot());
     assert_eq!(cluster.node(4).committed(), Slot(1).0);

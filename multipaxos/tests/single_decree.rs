@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Node, accept, accepted, b, heartbeat, prepare, promise, r, rejected};
+use common::{Node, PaxosNode, accept, accepted, b, heartbeat, prepare, promise, r, rejected};
 use quorate_core::protocol::Role;
 
 const A1: u8 = 0;

@@ -6,20 +6,26 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::consensus::{ProposeError, ReadError, ReadLevel};
-use quorate_core::crypto::PublicKey;
+use quorate_core::crypto::Signer;
 use quorate_core::id::ReplicaId;
+use quorate_core::protocol::FaultModel;
 use quorate_core::transport::Connector;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
+mod dial;
 mod in_process;
 mod link;
 mod outstanding;
+mod peeks;
+mod questions;
+mod quorum;
 
 pub use crate::client_wire::Report;
 pub(crate) use in_process::InProcess;
 
 use link::Link;
+use quorum::QuorumLink;
 
 /// How a client waits and retries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +41,13 @@ pub struct ClientOptions {
     pub first: Option<ReplicaId>,
     /// Whether to move to the leader when it is known.
     pub follow_leader: bool,
+    /// What the cluster's protocol survives: where replicas may lie, requests are signed, sent to
+    /// all replicas if need be, and an answer counts when f + 1 replicas give it.
+    pub faults: FaultModel,
+    /// Where replicas may lie, whether a read is first asked of all replicas at once, and counts
+    /// if 2f + 1 answer alike; if not, it is ordered like a command. Commands then need 2f + 1
+    /// equal answers, so that reads see them: all clients of a cluster must agree on this.
+    pub fast_reads: bool,
 }
 
 impl Default for ClientOptions {
@@ -44,6 +57,8 @@ impl Default for ClientOptions {
             patience: Duration::from_secs(2),
             first: None,
             follow_leader: true,
+            faults: FaultModel::Crash,
+            fast_reads: false,
         }
     }
 }
@@ -67,11 +82,34 @@ enum Call {
 }
 
 impl Client {
-    /// A client that reaches the replicas through `connector`, which proves `key`. It connects
-    /// when it is first used, and must be made inside a tokio runtime.
-    pub fn new(connector: Arc<dyn Connector>, key: PublicKey, options: ClientOptions) -> Self {
+    /// A client that reaches the replicas through `connector`, which proves the key of `signer`.
+    /// It connects when it is first used, and must be made inside a tokio runtime.
+    pub fn new(connector: Arc<dyn Connector>, signer: Signer, options: ClientOptions) -> Self {
         let (calls, receiver) = mpsc::channel(CALLS);
-        tokio::spawn(Link::new(connector, key, options).run(receiver));
+        match options.faults {
+            FaultModel::Crash => {
+                let link = Link::new(connector, signer.public(), None, options);
+                tokio::spawn(link.run(receiver));
+            }
+            FaultModel::Byzantine => {
+                tokio::spawn(QuorumLink::new(connector, signer, options).run(receiver));
+            }
+        }
+        Client { calls }
+    }
+
+    /// A client of the node that it lives in, which it trusts, whatever the others may do.
+    pub(crate) fn in_process(
+        node: InProcess,
+        signer: Signer,
+        options: ClientOptions,
+        faults: FaultModel,
+    ) -> Self {
+        let (calls, receiver) = mpsc::channel(CALLS);
+        let key = signer.public();
+        let signer = (faults == FaultModel::Byzantine).then_some(signer);
+        let link = Link::new(Arc::new(node), key, signer, options);
+        tokio::spawn(link.run(receiver));
         Client { calls }
     }
 

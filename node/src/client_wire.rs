@@ -20,6 +20,11 @@ pub(crate) enum Ask {
     Read(u64, ReadLevel, Bytes),
     /// Where the replica stands; with the digest of its whole state, if asked for.
     Status(u64, bool),
+    /// The answers to this session of the client's, whoever else it sends its requests to.
+    Follow(u64),
+    /// A query, to be answered at once from what has been executed, with the number that its
+    /// answer is to carry.
+    Peek(u64, Bytes),
 }
 
 /// What a replica tells a client.
@@ -37,6 +42,10 @@ pub(crate) enum Reply {
     Status(u64, Box<Report>),
     /// The leader has changed: requests travel least when they go there.
     Leader(ReplicaId),
+    /// How many sessions have been opened, to one who follows a session.
+    Opened(u64),
+    /// The answer to a query from what has been executed, and how many entries that is.
+    Peeked(u64, u64, Bytes),
 }
 
 /// Where a replica stands, in full.

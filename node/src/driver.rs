@@ -10,8 +10,8 @@ use quorate_core::consensus::ProposeError;
 use quorate_core::id::Time;
 use quorate_core::machine::StateMachine;
 use quorate_core::protocol::{Dest, Event, Fetch, Protocol, Status};
-use quorate_core::replica::{Answer, Effects, Halt, Replica};
-use quorate_core::request::Batch;
+use quorate_core::replica::{Effects, Halt, Replica};
+use quorate_core::request::{Batch, Request};
 use quorate_core::storage::Storage;
 use quorate_core::transport::Transport;
 use quorate_core::wire::Envelope;
@@ -116,6 +116,23 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             }
             Happening::Disconnected(id) => self.replies.disconnected(id),
             Happening::Propose(id, batch) => self.propose(id, &batch),
+            Happening::Refused(id, batch, forged) => {
+                let refused = ProposeError::Refused(forged.to_string());
+                for request in batch.requests() {
+                    self.refuse(id, &request, refused.clone());
+                }
+            }
+            Happening::Follow(id, session) => {
+                if self.replies.bind(id, session) {
+                    let opened = self.replica.opened();
+                    self.replies.reply(id, Reply::Opened(opened));
+                }
+            }
+            Happening::Peek(id, number, query) => {
+                let answer = self.replica.machine().query(&query);
+                let peeked = Reply::Peeked(number, self.replica.executed(), answer);
+                self.replies.reply(id, peeked);
+            }
             Happening::Read(id, number, level, query) => {
                 let token = self.replies.expect_read(id, number);
                 if let Err(error) = self.replica.read(token, query, level) {
@@ -134,24 +151,24 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     }
 
     fn propose(&mut self, id: ConnectionId, batch: &Batch) {
-        for request in batch.requests() {
-            if !self.replies.bind(id, request.session) {
-                let refused = Reply::Answer {
-                    session: request.session.number,
-                    sequence: request.sequence,
-                    result: Err(ProposeError::Overloaded),
-                };
-                self.replies.reply(id, refused);
+        for group in batch.groups() {
+            if self.replies.bind(id, group.session) {
+                self.replica.propose(&group);
                 continue;
             }
-            if let Err(error) = self.replica.propose(request) {
-                self.replies.answer(Answer {
-                    session: request.session,
-                    sequence: request.sequence,
-                    result: Err(error),
-                });
+            for request in group.requests() {
+                self.refuse(id, &request, ProposeError::Overloaded);
             }
         }
+    }
+
+    fn refuse(&mut self, id: ConnectionId, request: &Request<'_>, error: ProposeError) {
+        let refused = Reply::Answer {
+            session: request.session.number,
+            sequence: request.sequence,
+            result: Err(error),
+        };
+        self.replies.reply(id, refused);
     }
 
     fn ledger(&self) -> quorate_core::ledger::Ledger {

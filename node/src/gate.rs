@@ -8,7 +8,8 @@ use bytes::Bytes;
 use quorate_core::codec;
 use quorate_core::crypto::{PublicKey, Verifier};
 use quorate_core::id::ReplicaId;
-use quorate_core::protocol::{Protocol, SnapshotRef};
+use quorate_core::protocol::{FaultModel, Protocol, SnapshotRef};
+use quorate_core::request::{Batch, SessionId};
 use quorate_core::storage::Snapshot;
 use quorate_core::transport::{ClientService, FrameSink, Service};
 use quorate_core::wire::Envelope;
@@ -19,29 +20,10 @@ use crate::client_wire::{self, Ask};
 use crate::inbox::Happening;
 use crate::replies::ConnectionId;
 
-/// Which clients may connect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Admission {
-    /// Any client that proves some key.
-    Anyone,
-    /// These keys only.
-    Keys(Vec<PublicKey>),
-}
-
-impl Admission {
-    fn admits(&self, key: PublicKey) -> bool {
-        match self {
-            Admission::Anyone => true,
-            Admission::Keys(keys) => keys.contains(&key),
-        }
-    }
-}
-
 /// Opens, verifies and queues what arrives, on the task that received it.
 pub(crate) struct Gate<P: Protocol> {
     pub(crate) envelope: Envelope,
     pub(crate) verifier: Verifier,
-    pub(crate) admission: Admission,
     pub(crate) own: PublicKey,
     pub(crate) inbox: mpsc::Sender<Happening<P>>,
     pub(crate) offer: Arc<Offer>,
@@ -103,7 +85,7 @@ impl<P: Protocol> Service for Gate<P> {
         key: PublicKey,
         replies: Arc<dyn FrameSink>,
     ) -> Option<Arc<dyn ClientService>> {
-        if key != self.own && !self.admission.admits(key) {
+        if key != self.own && !self.verifier.admission().admits(key) {
             tracing::warn!(%key, "a client was turned away: its key is not on the list");
             return None;
         }
@@ -111,6 +93,7 @@ impl<P: Protocol> Service for Gate<P> {
         let connection = Connection {
             id,
             key,
+            verifier: self.verifier.clone(),
             inbox: self.inbox.clone(),
         };
         let connected = Happening::Connected(id, replies);
@@ -123,6 +106,7 @@ impl<P: Protocol> Service for Gate<P> {
 struct Connection<P: Protocol> {
     id: ConnectionId,
     key: PublicKey,
+    verifier: Verifier,
     inbox: mpsc::Sender<Happening<P>>,
 }
 
@@ -131,11 +115,30 @@ impl<P: Protocol> Connection<P> {
         match ask {
             Ask::Propose(batch) => {
                 // A client speaks for its own sessions only.
-                let own = batch.requests().all(|r| r.session.client == self.key);
-                own.then_some(Happening::Propose(self.id, batch))
+                let own = batch.groups().all(|group| group.session.client == self.key);
+                own.then(|| self.requests(batch))
             }
+            Ask::Follow(number) => {
+                let client = self.key;
+                Some(Happening::Follow(self.id, SessionId { client, number }))
+            }
+            Ask::Peek(number, query) => Some(Happening::Peek(self.id, number, query)),
             Ask::Read(number, level, query) => Some(Happening::Read(self.id, number, level, query)),
             Ask::Status(number, digest) => Some(Happening::Status(self.id, number, digest)),
+        }
+    }
+}
+
+impl<P: Protocol> Connection<P> {
+    /// Where replicas may lie, all must be able to check what clients ask for.
+    fn requests(&self, batch: Batch) -> Happening<P> {
+        let checked = match P::FAULTS {
+            FaultModel::Crash => Ok(()),
+            FaultModel::Byzantine => batch.groups().try_for_each(|g| g.verify(&self.verifier)),
+        };
+        match checked {
+            Ok(()) => Happening::Propose(self.id, batch),
+            Err(forged) => Happening::Refused(self.id, batch, forged),
         }
     }
 }

@@ -8,7 +8,7 @@ use quorate_core::consensus::ReadLevel;
 use quorate_core::crypto::Digest;
 use quorate_core::ledger::Ledger;
 use quorate_core::protocol::{Protocol, Verified};
-use quorate_core::request::Batch;
+use quorate_core::request::{Batch, Forged, SessionId};
 use quorate_core::storage::{Completions, Snapshot, StorageError, Ticket};
 use tokio::sync::{Notify, oneshot};
 
@@ -24,6 +24,12 @@ pub(crate) enum Happening<P: Protocol> {
     Disconnected(ConnectionId),
     /// A client asks for requests to be ordered.
     Propose(ConnectionId, Batch),
+    /// A client asks for requests that it may not ask for.
+    Refused(ConnectionId, Batch, Forged),
+    /// A client wants the answers to a session, and to know how many there have been.
+    Follow(ConnectionId, SessionId),
+    /// A client reads what has been executed.
+    Peek(ConnectionId, u64, Bytes),
     /// A client reads.
     Read(ConnectionId, u64, ReadLevel, Bytes),
     /// A client asks where the replica stands, maybe with the digest of its state.

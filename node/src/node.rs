@@ -2,12 +2,13 @@
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use quorate_core::consensus::{Consensus, ProposeError, ReadError, ReadLevel, ShutdownError};
 use quorate_core::crypto::{Digest, PublicKey};
+use quorate_core::id::UnixTime;
 use quorate_core::ledger::Ledger;
 use quorate_core::machine::StateMachine;
 use quorate_core::protocol::{Context, Protocol, Status};
@@ -23,12 +24,11 @@ use crate::gate::{Gate, Offer};
 use crate::inbox::{Completed, Happening, INBOX_LIMIT};
 use crate::replies::Replies;
 
-pub use crate::gate::Admission;
-
 /// What a node is made of, besides storage and transport.
 #[derive(Debug)]
 pub struct Parts<P: Protocol, S> {
-    /// Who this replica is, and among whom.
+    /// Who this replica is, and among whom. Its verifier says which clients may connect; its wall
+    /// clock is read when the node starts, whatever is given here.
     pub context: Context,
     /// The protocol's configuration.
     pub config: P::Config,
@@ -36,8 +36,6 @@ pub struct Parts<P: Protocol, S> {
     pub settings: Settings,
     /// The application.
     pub machine: S,
-    /// Which clients may connect.
-    pub admission: Admission,
     /// How this node's own requests are retried.
     pub client: ClientOptions,
 }
@@ -54,6 +52,12 @@ pub enum NodeError {
     /// What storage holds does not make a replica.
     #[error("cannot recover: {0}")]
     Recover(#[from] Halt),
+}
+
+/// What the wall clock shows; a clock that is set before 1970 shows that.
+fn unix_time() -> UnixTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    UnixTime::default() + since.unwrap_or(Duration::ZERO)
 }
 
 /// What a node stores with, and what was found there.
@@ -84,14 +88,20 @@ impl<P: Protocol> Node<P> {
             config,
             settings,
             machine,
-            admission,
             client,
         } = parts;
         let completed = Arc::new(Completed::default());
         let (storage, stored) = storage(completed.clone())?;
         let envelope = Envelope::new(context.members.group(), 0);
         let (me, verifier) = (context.me, context.verifier.clone());
-        let key = context.signer.public();
+        let signer = context.signer.clone();
+        let key = signer.public();
+        let origin = Instant::now();
+        let wall_clock = unix_time();
+        let context = Context {
+            wall_clock,
+            ..context
+        };
         let replica = Replica::<P, S>::recover(context, config, settings, machine, stored)?;
 
         let (inbox, happenings) = mpsc::channel(INBOX_LIMIT);
@@ -99,7 +109,6 @@ impl<P: Protocol> Node<P> {
         let gate = Arc::new(Gate {
             envelope,
             verifier,
-            admission,
             own: key,
             inbox: inbox.clone(),
             offer: offer.clone(),
@@ -119,7 +128,7 @@ impl<P: Protocol> Node<P> {
             offer,
             status,
             replies: Replies::default(),
-            origin: Instant::now(),
+            origin,
         };
         tokio::spawn(async move {
             let transport = driver.transport.clone();
@@ -130,10 +139,10 @@ impl<P: Protocol> Node<P> {
             }
             end.send_replace(Some(outcome.map_err(|halt| halt.to_string())));
         });
-        let own = Arc::new(InProcess::new(me, key, gate));
+        let own = InProcess::new(me, key, gate);
         Ok(Node {
             key,
-            client: Client::new(own, key, client),
+            client: Client::in_process(own, signer, client, P::FAULTS),
             inbox,
             status: status_seen,
             stop: Mutex::new(Some(stop)),

@@ -5,8 +5,9 @@ mod common;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use common::{Cluster, client_key, impatient, key};
+use common::{Cluster, GROUP, client_signer, impatient, key};
 use quorate_core::consensus::{Consensus, ProposeError, ReadError, ReadLevel};
+use quorate_core::crypto::Signer;
 use quorate_core::id::ReplicaId;
 use quorate_core::storage::{
     Completions, MemoryStorage, Records, Snapshot, Storage, StorageError, Stored, Ticket,
@@ -139,8 +140,9 @@ async fn without_any_replica_the_command_certainly_did_not_happen() {
 #[tokio::test]
 async fn a_client_that_is_not_on_the_list_is_turned_away() {
     let cluster = Cluster::start(1, ClientOptions::default()).await;
-    let stranger = key(101).public();
-    let client = quorate_node::Client::new(cluster.connector(stranger), stranger, impatient());
+    let stranger = Signer::new(key(101), GROUP);
+    let connector = cluster.connector(stranger.public());
+    let client = quorate_node::Client::new(connector, stranger, impatient());
     let outcome = client.propose(Bytes::from_static(b"+")).await;
     assert!(matches!(outcome, Err(ProposeError::Unreachable(_))));
 }
@@ -159,7 +161,7 @@ impl ClientReplies for Ear {
 async fn garbage_from_a_client_is_survived() {
     let cluster = Cluster::start(1, ClientOptions::default()).await;
     let (ear, _heard) = mpsc::unbounded_channel();
-    let connector = cluster.connector(client_key());
+    let connector = cluster.connector(client_signer().public());
     let sink = connector
         .connect(ReplicaId(0), Arc::new(Ear(ear)))
         .await

@@ -228,7 +228,7 @@ impl Pbft {
     fn watermarks_moved(&mut self, now: Time, out: &mut Out) {
         self.primary.next = self.primary.next.max(self.log.low().next());
         self.accept_settled(out);
-        self.propose_queued(out);
+        self.propose_queued(now, out);
         self.replay_early(now, out);
         self.execute(out);
     }

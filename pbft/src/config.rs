@@ -18,15 +18,21 @@ pub(crate) const MAX_WINDOW: usize = 1 << 12;
 pub struct Config {
     /// How long a backup waits for a request to be executed before it asks for another primary.
     /// Doubles with each view change that brings no progress. [Castro99 §4.5.2]
+    #[serde(rename = "request_timeout_ms", with = "quorate_core::millis")]
     pub request_timeout: Duration,
     /// How often a replica tells the others what it has, for them to send again what it lacks.
     /// [Castro02 §5.2]
+    #[serde(rename = "status_every_ms", with = "quorate_core::millis")]
     pub status_every: Duration,
     /// K: a checkpoint is taken each time this many slots have been executed. [Castro99 §4.3]
     pub checkpoint_every: u64,
     /// How many slots lie between the low and the high watermark: at least two checkpoints.
     /// [Castro99 §4.3]
     pub window: u64,
+    /// How far a primary's clock may be from a backup's, either way, for the backup to accept the
+    /// time that it gives a batch. To be well above what clocks differ by and batches are under
+    /// way. [Castro99 §4.6]
+    pub max_clock_skew: Duration,
     /// The most bytes of requests that a primary holds because the window is full; it drops
     /// proposals beyond.
     pub max_queued_bytes: usize,
@@ -55,6 +61,7 @@ impl Default for Config {
             status_every: Duration::from_millis(100),
             checkpoint_every: 256,
             window: 512,
+            max_clock_skew: Duration::from_secs(5),
             max_queued_bytes: 64 << 20,
             max_waiting_batches: 256,
             max_waiting_bytes: 16 << 20,
@@ -72,6 +79,15 @@ impl Default for Config {
 const SIGNATURE_BYTES: usize = 96;
 
 impl Config {
+    /// Limits so small that even a short run has checkpoints and state transfers: for simulation.
+    pub fn cramped() -> Self {
+        Config {
+            checkpoint_every: 8,
+            window: 16,
+            ..Config::default()
+        }
+    }
+
     /// Says what cannot work among `n` replicas, if anything.
     pub(crate) fn validate(&self, n: usize) -> Result<(), String> {
         if self.checkpoint_every == 0 || self.window < self.checkpoint_every.saturating_mul(2) {
@@ -98,6 +114,7 @@ impl Config {
         let limits = [
             ("request_timeout", self.request_timeout.is_zero()),
             ("status_every", self.status_every.is_zero()),
+            ("max_clock_skew", self.max_clock_skew.is_zero()),
             ("max_queued_bytes", self.max_queued_bytes == 0),
             ("max_waiting_batches", self.max_waiting_batches == 0),
             ("max_waiting_bytes", self.max_waiting_bytes == 0),

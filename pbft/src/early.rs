@@ -26,7 +26,7 @@ const OVERHEAD: usize = 160;
 
 fn size(message: &Message) -> usize {
     let content = match message {
-        Message::PrePrepare { batch, .. } => batch.size(),
+        Message::PrePrepare { entry, .. } => entry.size(),
         Message::Prepare { votes, .. } => size_of_val(votes.as_slice()),
         Message::Commit { votes, .. } => size_of_val(votes.as_slice()),
         _ => 0,

@@ -16,6 +16,7 @@
 //! | `waiting.rs` | the requests that a replica waits to see executed, and its patience | Castro99 §4.4 |
 //! | `view_change.rs` | from one primary to the next | Castro99 §4.4, §4.5 |
 //! | `log.rs` | views, and what is known of each slot | Castro99 §4.2 |
+//! | `entry.rs` | a batch and its moment: agreed time and nonces | Castro99 §4.6 |
 //! | `early.rs` | messages that came before their view or watermark | Castro99 §4.3 |
 //! | `status.rs` | retransmission | Castro02 §5.2 |
 //! | `checkpoint.rs` | checkpoints, watermarks, state transfer | Castro99 §4.3, §5.3 |
@@ -28,6 +29,7 @@ mod certificate;
 mod checkpoint;
 mod config;
 mod early;
+mod entry;
 mod invariants;
 mod log;
 mod message;
@@ -50,6 +52,7 @@ use quorate_core::protocol::{
 
 pub use certificate::{CheckpointCertificate, PreparedCertificate, Proposal};
 pub use config::Config;
+pub use entry::{Entry, Moment};
 pub use log::View;
 pub use message::{CheckpointVote, Message, NewView, PrepareVote, Status, ViewChange};
 pub use mutant::Mutant;

@@ -5,11 +5,11 @@ use std::sync::LazyLock;
 
 use quorate_core::crypto::{Digest, Signature};
 use quorate_core::id::{ReplicaId, Slot};
-use quorate_core::request::Batch;
 use quorate_core::window::Window;
 use serde::{Deserialize, Serialize};
 
 use crate::certificate::{PreparedCertificate, Proposal};
+use crate::entry::Entry;
 
 /// A view: a configuration with one primary. [Castro99 §4]
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -41,7 +41,9 @@ impl fmt::Display for View {
 
 /// The digest of the null request, which "goes through the protocol like other requests, but its
 /// execution is a no-op". [Castro99 §4.4]
-pub(crate) static NULL: LazyLock<Digest> = LazyLock::new(|| Batch::noop().digest());
+pub(crate) static NULL: LazyLock<Digest> = LazyLock::new(|| Entry::default().digest());
+
+static NULL_ENTRY: LazyLock<Entry> = LazyLock::new(Entry::default);
 
 /// What a replica knows of a slot.
 #[derive(Clone, Debug, Default)]
@@ -51,8 +53,8 @@ pub(crate) struct Instance {
     accepted: Option<Proposal>,
     /// The certificate of the latest view in which the slot prepared.
     prepared: Option<PreparedCertificate>,
-    /// The batches of the digests above and below, as far as they are here.
-    bodies: Vec<(Digest, Batch)>,
+    /// The entries of the digests above and below, as far as they are here.
+    bodies: Vec<(Digest, Entry)>,
 
     // Volatile.
     /// Whether `accepted` counts: a primary's own does when it has come back to it.
@@ -114,36 +116,41 @@ impl Instance {
         self.bodies = bodies;
     }
 
-    /// The batch with `digest`, if it is here. The null request is everywhere.
-    pub(crate) fn body(&self, digest: &Digest) -> Option<Batch> {
+    /// The entry with `digest`, if it is here. The null request is everywhere.
+    pub(crate) fn body(&self, digest: &Digest) -> Option<&Entry> {
         let held = self.bodies.iter().find(|(d, _)| d == digest);
         match held {
-            Some((_, batch)) => Some(batch.clone()),
-            None => (*digest == *NULL).then(Batch::noop),
+            Some((_, entry)) => Some(entry),
+            None => (*digest == *NULL).then_some(&*NULL_ENTRY),
         }
     }
 
-    /// Whether the batch with `digest` is missing here.
+    /// The entry accepted in `view`, if it is here.
+    pub(crate) fn entry_in(&self, view: View) -> Option<&Entry> {
+        self.body(&self.accepted_in(view)?.digest)
+    }
+
+    /// Whether the entry with `digest` is missing here.
     pub(crate) fn lacks(&self, digest: &Digest) -> bool {
         self.refers_to(digest) && self.body(digest).is_none()
     }
 
-    /// The digests whose batches are missing here.
+    /// The digests whose entries are missing here.
     pub(crate) fn missing(&self) -> impl Iterator<Item = Digest> {
         let accepted = self.accepted.as_ref().map(|p| p.digest);
         let wanted = [self.committed, accepted].into_iter().flatten();
         wanted.filter(|digest| self.lacks(digest))
     }
 
-    /// Keeps a batch that it refers to.
-    pub(crate) fn keep(&mut self, digest: Digest, batch: Batch) {
+    /// Keeps an entry that it refers to.
+    pub(crate) fn keep(&mut self, digest: Digest, entry: Entry) {
         if self.lacks(&digest) {
-            self.bodies.push((digest, batch));
+            self.bodies.push((digest, entry));
         }
     }
 
-    /// All batches here, for the records.
-    pub(crate) fn bodies(&self) -> &[(Digest, Batch)] {
+    /// All entries here, for the records.
+    pub(crate) fn bodies(&self) -> &[(Digest, Entry)] {
         &self.bodies
     }
 

@@ -5,7 +5,7 @@ use quorate_core::crypto::{Digest, Digester, Signature, Signer, Verifier};
 use quorate_core::id::{ReplicaId, Slot};
 use quorate_core::protocol::{self, Invalid};
 use quorate_core::quorum::Byzantine;
-use quorate_core::request::Batch;
+use quorate_core::request::{Batch, Forged};
 use serde::{Deserialize, Serialize};
 
 use crate::certificate::{
@@ -13,6 +13,7 @@ use crate::certificate::{
     verify_prepare,
 };
 use crate::config::MAX_WINDOW;
+use crate::entry::Entry;
 use crate::log::View;
 
 /// A message of PBFT, with what the crate's README says of each.
@@ -29,8 +30,8 @@ pub enum Message {
     PrePrepare {
         /// The signed part.
         proposal: Proposal,
-        /// The batch.
-        batch: Batch,
+        /// What its digest is of.
+        entry: Entry,
     },
     /// The sender has accepted these pre-prepares. [Castro99 §4.2]
     Prepare {
@@ -61,12 +62,12 @@ pub enum Message {
     Status(Status),
     /// The sender lacks the batches with these digests. [Castro99 §4.4]
     FetchBodies(Vec<(Slot, Digest)>),
-    /// A batch that was asked for.
+    /// A batch that was asked for, with its moment.
     Body {
         /// The slot it was asked for.
         slot: Slot,
-        /// The batch.
-        batch: Batch,
+        /// The batch and its moment.
+        entry: Entry,
     },
 }
 
@@ -308,8 +309,18 @@ const HIGHEST: u64 = u64::MAX / 4;
 /// How many batches may be asked for at once.
 pub(crate) const MAX_FETCHED_BODIES: usize = 16;
 
-/// Whether the requests of a batch may be ordered.
-fn verify_requests(batch: &Batch) -> Result<(), Flaw> {
+/// Whether the requests of a batch may be ordered: clients that are admitted have signed them.
+/// [Castro02 §2.4]
+fn verify_requests(batch: &Batch, verifier: &Verifier) -> Result<(), Flaw> {
+    verify_size(batch)?;
+    batch.verify(verifier).map_err(|forged| match forged {
+        Forged::NotSigned => "a request is not signed by its client",
+        Forged::NotAdmitted => "a request comes from a client that is not admitted",
+        Forged::BadSignature(_) => "a request is not what its client signed",
+    })
+}
+
+fn verify_size(batch: &Batch) -> Result<(), Flaw> {
     match batch.size() <= MESSAGE_LIMIT / 2 {
         true => Ok(()),
         false => Err("a batch is too large"),
@@ -354,13 +365,16 @@ impl Message {
             return Err("a view or slot is out of reach");
         }
         match self {
-            Message::Forward { batch, .. } | Message::Body { batch, .. } => verify_requests(batch),
-            Message::PrePrepare { proposal, batch } => {
-                if batch.digest() != proposal.digest {
+            Message::Forward { batch, .. } => verify_requests(batch, verifier),
+            // It was asked for by its digest, which a certificate names: f + 1 correct replicas
+            // have checked its requests.
+            Message::Body { entry, .. } => verify_size(&entry.batch),
+            Message::PrePrepare { proposal, entry } => {
+                if entry.digest() != proposal.digest {
                     return Err("a batch has not the digest of its pre-prepare");
                 }
                 proposal.verify(verifier)?;
-                verify_requests(batch)
+                verify_requests(&entry.batch, verifier)
             }
             Message::Prepare { view, votes } => {
                 verify_votes(votes)?;

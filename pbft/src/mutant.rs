@@ -31,6 +31,8 @@ pub enum Mutant {
     SecondDigestAccepted,
     /// View changes for views long left pull a replica along. [Castro99 §4.5.2]
     StaleViewChangesCounted,
+    /// A backup accepts whatever time a primary gives a batch. [Castro99 §4.6]
+    TimeNotChecked,
     /// Any snapshot is believed. [Castro99 §4.3]
     SnapshotWithoutCertificate,
 }

@@ -1,12 +1,13 @@
 //! The failure-free path: pre-prepare, prepare, commit, execution. [Castro99 §4.2]
 
 use quorate_core::crypto::Digest;
-use quorate_core::id::{EntryId, ReplicaId, Slot};
+use quorate_core::id::{EntryId, ReplicaId, Slot, Time};
 use quorate_core::protocol::{Commit, Dest};
 use quorate_core::request::Batch;
 
 use crate::certificate::{PreparedCertificate, Proposal, sign_prepare};
-use crate::log::View;
+use crate::entry::{Entry, Moment};
+use crate::log::{NULL, View};
 use crate::message::{Message, PrepareVote};
 use crate::mutant::Mutant;
 use crate::record::Record;
@@ -15,25 +16,24 @@ use crate::replica::{Out, Pbft, Votes};
 /// As the primary.
 impl Pbft {
     /// Takes requests to order, unless they are under way already.
-    pub(crate) fn order(&mut self, batch: Batch, out: &mut Out) {
+    pub(crate) fn order(&mut self, now: Time, batch: Batch, out: &mut Out) {
         let size = self.primary.queued_bytes + batch.size();
         if self.is_under_way(&batch) || size > self.config.max_queued_bytes {
             return;
         }
         self.primary.queued_bytes = size;
         self.primary.queue.push_back(batch);
-        self.propose_queued(out);
+        self.propose_queued(now, out);
     }
 
     fn is_under_way(&self, batch: &Batch) -> bool {
         if self.config.mutated(Mutant::InFlightOrderedAgain) {
             return false;
         }
-        let digest = batch.digest();
         let mut unexecuted = self.log.iter_from(self.executed.next());
         let accepted = unexecuted.any(|(_, instance)| {
-            let proposal = instance.accepted_in(self.view);
-            proposal.is_some_and(|proposal| proposal.digest == digest)
+            let entry = instance.entry_in(self.view);
+            entry.is_some_and(|entry| entry.batch == *batch)
         });
         accepted || self.primary.queue.contains(batch)
     }
@@ -41,7 +41,7 @@ impl Pbft {
     /// "The primary assigns a sequence number, n, to the request, multicasts a pre-prepare message
     /// to all the backups", as far as the window has room. It counts when it has come back, which
     /// is when it is durable. [Castro99 §4.2]
-    pub(crate) fn propose_queued(&mut self, out: &mut Out) {
+    pub(crate) fn propose_queued(&mut self, now: Time, out: &mut Out) {
         while self.leads() && self.log.contains(self.primary.next) {
             let Some(batch) = self.primary.queue.pop_front() else {
                 return;
@@ -49,9 +49,11 @@ impl Pbft {
             self.primary.queued_bytes = self.primary.queued_bytes.saturating_sub(batch.size());
             let slot = self.primary.next;
             self.primary.next = slot.next();
-            let proposal = Proposal::signed(&self.signer, self.view, slot, batch.digest());
-            self.accept(proposal.clone(), batch.clone(), out);
-            out.send(Dest::All, Message::PrePrepare { proposal, batch });
+            let moment = self.primary.moments.next(self.wall_clock_at(now));
+            let entry = Entry { batch, moment };
+            let proposal = Proposal::signed(&self.signer, self.view, slot, entry.digest());
+            self.accept(proposal.clone(), entry.clone(), out);
+            out.send(Dest::All, Message::PrePrepare { proposal, entry });
         }
     }
 }
@@ -60,12 +62,11 @@ impl Pbft {
 impl Pbft {
     /// Whether a batch has a slot between the watermarks, executed or not.
     pub(crate) fn has_slot(&self, batch: &Batch) -> bool {
-        let digest = Some(batch.digest());
         self.log.iter().any(|(_, instance)| {
-            let accepted = instance
-                .accepted_in(self.view)
-                .map(|proposal| proposal.digest);
-            accepted == digest || instance.committed() == digest
+            let decided = instance.committed();
+            let decided = decided.and_then(|digest| instance.body(&digest));
+            let mut entries = instance.entry_in(self.view).into_iter().chain(decided);
+            entries.any(|entry| entry.batch == *batch)
         })
     }
 
@@ -76,49 +77,86 @@ impl Pbft {
     /// [Castro99 §4.2]
     pub(crate) fn pre_prepare(
         &mut self,
+        now: Time,
         from: ReplicaId,
-        proposal: Proposal,
-        batch: Batch,
+        (proposal, entry): (Proposal, Entry),
         out: &mut Out,
     ) {
         let (view, slot, digest) = (proposal.view, proposal.slot, proposal.digest);
-        self.body(slot, digest, &batch, out);
+        self.body(slot, digest, &entry, out);
         if view < self.view || slot <= self.log.low() {
             return;
         }
         if self.is_early(view, slot) {
-            return self.keep_early(from, Message::PrePrepare { proposal, batch });
+            return self.keep_early(from, Message::PrePrepare { proposal, entry });
         }
-        let Some(instance) = self.log.entry(slot) else {
-            return;
-        };
+        let instance = self.log.slot(slot);
+        let known = instance.and_then(|i| Some(i.accepted_in(view)?.digest));
         let replaces = self.config.mutated(Mutant::SecondDigestAccepted);
-        match instance.accepted_in(view) {
-            Some(known) if known.digest != digest && !replaces => return,
+        match known {
             // A primary's own counts when it has come back to it.
-            Some(known) if known.digest == digest => {
-                instance.counts |= view.primary(self.n) != self.me || from == self.me;
+            Some(known) if known == digest => {
+                let counts = view.primary(self.n) != self.me || from == self.me;
+                if let Some(instance) = self.log.entry(slot) {
+                    instance.counts |= counts;
+                }
             }
+            Some(_) if !replaces => return,
             // What the new view says of the slots before the first that is free is all there is.
             None if slot <= self.settled.1 => return,
+            _ if !self.is_timely(now, slot, &entry.moment) => {
+                return self.await_refused(now, (from, slot), &entry.batch, out);
+            }
             _ => {
-                self.accept(proposal, batch, out);
+                self.accept(proposal, entry, out);
                 self.vote_prepare(slot);
             }
         }
         self.try_prepare(slot, out);
     }
 
+    /// Whether the time that the primary gives a slot is near to what the clock shows here, and
+    /// between those that it has given to the slots before and after. [Castro99 §4.6]
+    fn is_timely(&self, now: Time, slot: Slot, moment: &Moment) -> bool {
+        if self.config.mutated(Mutant::TimeNotChecked) {
+            return true;
+        }
+        // The times of slots that the new view has settled are earlier primaries'.
+        let given = |slot: Slot| {
+            let free = slot > self.settled.1;
+            let entry = self.log.slot(slot).filter(|_| free)?.entry_in(self.view)?;
+            Some(entry.moment.time)
+        };
+        let away = moment.time.distance(self.wall_clock_at(now));
+        away <= self.config.max_clock_skew
+            && given(slot.previous()).is_none_or(|before| before < moment.time)
+            && given(slot.next()).is_none_or(|after| moment.time < after)
+    }
+
+    /// Waits for requests whose time was refused: they are as good as any that a client has sent,
+    /// and a primary with a wrong clock is to be replaced. [Castro99 §4.4]
+    fn await_refused(
+        &mut self,
+        now: Time,
+        (from, slot): (ReplicaId, Slot),
+        batch: &Batch,
+        out: &mut Out,
+    ) {
+        if slot > self.executed && !batch.is_empty() {
+            self.await_execution(now, (from, batch.digest()), batch, out);
+        }
+    }
+
     /// Puts a pre-prepare into the log, durably.
-    fn accept(&mut self, proposal: Proposal, batch: Batch, out: &mut Out) {
+    fn accept(&mut self, proposal: Proposal, entry: Entry, out: &mut Out) {
         let backup = proposal.view.primary(self.n) != self.me;
         let Some(instance) = self.log.entry(proposal.slot) else {
             return;
         };
         instance.accept(proposal.clone());
-        instance.keep(proposal.digest, batch.clone());
+        instance.keep(proposal.digest, entry.clone());
         instance.counts = backup;
-        out.persist(Record::PrePrepared { proposal, batch });
+        out.persist(Record::PrePrepared { proposal, entry });
     }
 
     /// "If backup i accepts the pre-prepare message, it enters the prepare phase by multicasting a
@@ -268,9 +306,11 @@ impl Pbft {
             let slot = self.executed.next();
             let ready = self.log.slot(slot).and_then(|instance| {
                 let digest = instance.committed()?;
-                instance.body(&digest)
+                Some((digest, instance.body(&digest)?.clone()))
             });
-            let Some(batch) = ready else { return };
+            let Some((digest, Entry { batch, moment })) = ready else {
+                return;
+            };
             self.executed = slot;
             if self.is_active() {
                 self.attempts = 0;
@@ -280,6 +320,7 @@ impl Pbft {
                 id: EntryId::single(slot),
                 batch,
                 checkpoint: self.is_checkpoint(slot),
+                agreed: (digest != *NULL).then(|| moment.agreed_in(slot)),
             });
         }
     }
@@ -310,17 +351,17 @@ impl Pbft {
     }
 
     /// A batch has come. If it was missing, what rests on it goes on.
-    pub(crate) fn body(&mut self, slot: Slot, digest: Digest, batch: &Batch, out: &mut Out) {
+    pub(crate) fn body(&mut self, slot: Slot, digest: Digest, entry: &Entry, out: &mut Out) {
         let Some(instance) = self.log.slot(slot).filter(|i| i.lacks(&digest)) else {
             return;
         };
         let accepted = instance.accepted_in(self.view);
         let votes = accepted.is_some_and(|proposal| proposal.digest == digest);
         if let Some(instance) = self.log.entry(slot) {
-            instance.keep(digest, batch.clone());
+            instance.keep(digest, entry.clone());
         }
-        let batch = batch.clone();
-        out.persist(Record::Body { slot, batch });
+        let entry = entry.clone();
+        out.persist(Record::Body { slot, entry });
         if votes {
             self.vote_prepare(slot);
             self.try_prepare(slot, out);

@@ -2,10 +2,10 @@
 //! prepared certificates, the stable checkpoint. [Castro02 §4]
 
 use quorate_core::id::Slot;
-use quorate_core::request::Batch;
 use serde::{Deserialize, Serialize};
 
 use crate::certificate::{CheckpointCertificate, PreparedCertificate, Proposal};
+use crate::entry::Entry;
 use crate::log::{Log, View};
 use crate::message::NewView;
 
@@ -24,15 +24,15 @@ pub enum Record {
     PrePrepared {
         /// The signed part.
         proposal: Proposal,
-        /// The batch.
-        batch: Batch,
+        /// What its digest is of.
+        entry: Entry,
     },
     /// A batch known by its digest has come.
     Body {
         /// The slot that refers to it.
         slot: Slot,
-        /// The batch.
-        batch: Batch,
+        /// The batch and its moment.
+        entry: Entry,
     },
     /// A slot has prepared.
     Prepared(PreparedCertificate),
@@ -87,10 +87,10 @@ impl Durable {
                 }
                 self.new_view = Some(new_view);
             }
-            Record::PrePrepared { proposal, batch } => self.pre_prepared(proposal, batch)?,
-            Record::Body { slot, batch } => {
+            Record::PrePrepared { proposal, entry } => self.pre_prepared(proposal, entry)?,
+            Record::Body { slot, entry } => {
                 let instance = self.log.entry(slot).ok_or_else(|| outside(slot))?;
-                instance.keep(batch.digest(), batch);
+                instance.keep(entry.digest(), entry);
             }
             Record::Prepared(certificate) => {
                 let slot = certificate.slot();
@@ -113,7 +113,7 @@ impl Durable {
         Ok(())
     }
 
-    fn pre_prepared(&mut self, proposal: Proposal, batch: Batch) -> Result<(), String> {
+    fn pre_prepared(&mut self, proposal: Proposal, entry: Entry) -> Result<(), String> {
         let (slot, digest) = (proposal.slot, proposal.digest);
         if proposal.view != self.view {
             return Err(format!(
@@ -128,7 +128,7 @@ impl Durable {
             }
             _ => instance.accept(proposal),
         }
-        instance.keep(digest, batch);
+        instance.keep(digest, entry);
         Ok(())
     }
 }
@@ -155,20 +155,20 @@ pub(crate) fn records(
         let prepared = instance.prepared().cloned();
         records.extend(prepared.map(Record::Prepared));
         let accepted = instance.accepted_in(view);
-        for (digest, batch) in instance.bodies() {
-            let batch = batch.clone();
+        for (digest, entry) in instance.bodies() {
+            let entry = entry.clone();
             records.push(match accepted {
                 Some(proposal) if proposal.digest == *digest => Record::PrePrepared {
                     proposal: proposal.clone(),
-                    batch,
+                    entry,
                 },
-                _ => Record::Body { slot, batch },
+                _ => Record::Body { slot, entry },
             });
         }
         if let Some(proposal) = accepted.filter(|p| p.digest == *crate::log::NULL) {
             records.push(Record::PrePrepared {
                 proposal: proposal.clone(),
-                batch: Batch::noop(),
+                entry: Entry::default(),
             });
         }
     }

@@ -39,6 +39,7 @@ impl Pbft {
             n,
             signer: context.signer.clone(),
             verifier: context.verifier.clone(),
+            wall_clock: context.wall_clock,
             announced: (View::default(), None),
             view: durable.view,
             new_view: durable.new_view,
@@ -48,7 +49,7 @@ impl Pbft {
             snapshot: executed,
             checkpoints: Checkpoints::of(n, &config),
             settled: (Slot::ZERO, Slot::ZERO),
-            primary: Primary::default(),
+            primary: Primary::of(context.seed),
             votes: Votes::default(),
             waiting: Waiting::of(n),
             early: Early::of(n),
@@ -81,6 +82,9 @@ impl Pbft {
             .iter()
             .filter(|(_, i)| i.accepted_in(view).is_some());
         let last = given.last().map_or(Slot::ZERO, |(slot, _)| slot);
+        let times = self.log.iter().filter_map(|(_, i)| i.entry_in(view));
+        let time = times.map(|entry| entry.moment.time).max();
+        self.primary.moments.last = time.unwrap_or_default();
         self.primary.next = last.max(self.settled.1).max(self.log.low()).next();
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use quorate_core::crypto::{Digest, Signer, Verifier};
-use quorate_core::id::{ReplicaId, Slot, Time};
+use quorate_core::id::{ReplicaId, Slot, Time, UnixTime};
 use quorate_core::output::Output;
 use quorate_core::protocol::{Event, Input};
 use quorate_core::quorum::Byzantine;
@@ -13,6 +13,7 @@ use crate::certificate::CheckpointCertificate;
 use crate::checkpoint::Checkpoints;
 use crate::config::Config;
 use crate::early::Early;
+use crate::entry::Moments;
 use crate::log::{Log, View};
 use crate::message::{Message, NewView, PrepareVote, ViewChange};
 use crate::mutant::Mutant;
@@ -27,6 +28,8 @@ pub struct Pbft {
     pub(crate) config: Config,
     pub(crate) signer: Signer,
     pub(crate) verifier: Verifier,
+    /// What this machine's wall clock showed when the replica started.
+    pub(crate) wall_clock: UnixTime,
 
     // Durable: every change goes into a record in the same step.
     pub(crate) view: View,
@@ -64,18 +67,29 @@ pub struct Pbft {
 }
 
 /// What only a primary has.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Primary {
     /// The slot that it gives out next.
     pub(crate) next: Slot,
     /// Batches for which there is no slot below the high watermark yet.
     pub(crate) queue: VecDeque<Batch>,
     pub(crate) queued_bytes: usize,
+    pub(crate) moments: Moments,
     /// The last new view that it has made.
     pub(crate) made: Option<Box<NewView>>,
 }
 
 impl Primary {
+    pub(crate) fn of(seed: [u8; 32]) -> Primary {
+        Primary {
+            next: Slot::ZERO,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            moments: Moments::of(seed),
+            made: None,
+        }
+    }
+
     pub(crate) fn has_made(&self, view: View) -> bool {
         self.made.as_ref().is_some_and(|made| made.view == view)
     }
@@ -138,8 +152,8 @@ impl Pbft {
     pub(crate) fn receive(&mut self, now: Time, from: ReplicaId, message: Message, out: &mut Out) {
         match message {
             Message::Forward { batch, relayed } => self.forwarded(now, from, (batch, relayed), out),
-            Message::PrePrepare { proposal, batch } => {
-                self.pre_prepare(from, proposal, batch, out);
+            Message::PrePrepare { proposal, entry } => {
+                self.pre_prepare(now, from, (proposal, entry), out);
             }
             Message::Prepare { view, votes } => self.prepare(from, view, votes, out),
             Message::Commit { view, votes } => self.commit(from, view, votes, out),
@@ -150,7 +164,7 @@ impl Pbft {
             Message::NewView(new_view) => self.begin_view(now, new_view, out),
             Message::Status(status) => self.status(from, &status, out),
             Message::FetchBodies(wanted) => self.give_bodies(from, &wanted, out),
-            Message::Body { slot, batch } => self.body(slot, batch.digest(), &batch, out),
+            Message::Body { slot, entry } => self.body(slot, entry.digest(), &entry, out),
         }
     }
 
@@ -159,6 +173,11 @@ impl Pbft {
         for (from, message) in self.early.take() {
             self.receive(now, from, message, out);
         }
+    }
+
+    /// What the wall clock shows here.
+    pub(crate) fn wall_clock_at(&self, now: Time) -> UnixTime {
+        self.wall_clock + now.since(Time::ZERO)
     }
 
     /// Whether the current view has begun. The first one always has.

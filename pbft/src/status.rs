@@ -177,15 +177,15 @@ impl Pbft {
                 votes.push((slot, certificate.digest()));
             }
             let accepted = instance.accepted_in(self.view).filter(|_| self.is_active());
-            let Some((proposal, batch)) =
+            let Some((proposal, entry)) =
                 accepted.and_then(|proposal| Some((proposal, instance.body(&proposal.digest)?)))
             else {
                 continue;
             };
-            if shows && (bytes == 0 || bytes + batch.size() <= self.config.max_resent_bytes) {
-                bytes += batch.size().max(1);
-                let proposal = proposal.clone();
-                out.send(to, Message::PrePrepare { proposal, batch });
+            if shows && (bytes == 0 || bytes + entry.size() <= self.config.max_resent_bytes) {
+                bytes += entry.size().max(1);
+                let (proposal, entry) = (proposal.clone(), entry.clone());
+                out.send(to, Message::PrePrepare { proposal, entry });
             }
             if !self.leads() {
                 let digest = proposal.digest;
@@ -243,12 +243,12 @@ impl Pbft {
         };
         for (slot, digest) in wanted {
             let held = self.log.slot(*slot).and_then(|i| i.body(digest));
-            let Some(batch) = held else { continue };
-            let given = peer.given + batch.size();
+            let Some(entry) = held.cloned() else { continue };
+            let given = peer.given + entry.size();
             if peer.given == 0 || given <= self.config.max_resent_bytes {
                 peer.given = given;
                 let slot = *slot;
-                out.send(Dest::One(from), Message::Body { slot, batch });
+                out.send(Dest::One(from), Message::Body { slot, entry });
             }
         }
     }

@@ -61,7 +61,13 @@ impl Waiting {
     }
 
     /// Waits for a batch, unless `origin` has too many here, or all its requests are waited for.
-    fn add(&mut self, now: Time, origin: ReplicaId, batch: &Batch, config: &Config) {
+    fn add(
+        &mut self,
+        now: Time,
+        (origin, digest): (ReplicaId, Digest),
+        batch: &Batch,
+        config: &Config,
+    ) {
         let Some((count, bytes)) = self.shares.get_mut(origin.index()) else {
             return;
         };
@@ -69,7 +75,6 @@ impl Waiting {
         if *count >= config.max_waiting_batches || size > config.max_waiting_bytes {
             return;
         }
-        let digest = batch.digest();
         let mut left = 0;
         for request in batch.requests() {
             let key = (request.session, request.sequence);
@@ -176,16 +181,17 @@ impl Pbft {
             return;
         }
         if self.leads() {
-            return self.order(batch, out);
+            return self.order(now, batch, out);
         }
-        let to = match (self.leader(), self.waiting.waited(&batch.digest(), now)) {
+        let digest = batch.digest();
+        let to = match (self.leader(), self.waiting.waited(&digest, now)) {
             // The driver asks again when a view has begun; the primary has just been told.
             (Some(_), Some(waited)) if waited < self.patience() / 4 => return,
             (Some(primary), None) => Dest::One(primary),
             _ => Dest::Others,
         };
         let relayed = false;
-        self.await_execution(now, self.me, &batch, out);
+        self.await_execution(now, (self.me, digest), &batch, out);
         out.send(to, Message::Forward { batch, relayed });
     }
 
@@ -203,10 +209,10 @@ impl Pbft {
         }
         if self.leads() {
             if !(relayed && self.has_slot(&batch)) {
-                self.order(batch, out);
+                self.order(now, batch, out);
             }
         } else if !relayed {
-            self.await_execution(now, from, &batch, out);
+            self.await_execution(now, (from, batch.digest()), &batch, out);
             if let Some(primary) = self.leader().filter(|primary| *primary != from) {
                 let relayed = true;
                 out.send(Dest::One(primary), Message::Forward { batch, relayed });
@@ -214,9 +220,16 @@ impl Pbft {
         }
     }
 
-    fn await_execution(&mut self, now: Time, origin: ReplicaId, batch: &Batch, out: &mut Out) {
-        if !self.waiting.contains(&batch.digest()) {
-            self.waiting.add(now, origin, batch, &self.config);
+    /// Waits for a batch with the digest given, of `origin`'s clients.
+    pub(crate) fn await_execution(
+        &mut self,
+        now: Time,
+        (origin, digest): (ReplicaId, Digest),
+        batch: &Batch,
+        out: &mut Out,
+    ) {
+        if !self.waiting.contains(&digest) {
+            self.waiting.add(now, (origin, digest), batch, &self.config);
         }
         self.watch(out);
     }
@@ -262,7 +275,7 @@ impl Pbft {
         let batches = self.waiting.restart(now);
         for batch in batches {
             if self.leads() {
-                self.order(batch, out);
+                self.order(now, batch, out);
             } else if let Some(primary) = self.leader() {
                 let relayed = true;
                 out.send(Dest::One(primary), Message::Forward { batch, relayed });

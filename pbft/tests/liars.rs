@@ -5,12 +5,12 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Node, command, config, prepare_signature, proposal_by, r, signer};
+use common::{Node, PbftNode, command, config, prepare_signature, proposal_by, r, signer};
 use quorate_core::crypto::Digest;
 use quorate_core::id::{ReplicaId, Slot};
 use quorate_core::protocol::{Input, Message as _, Protocol, SnapshotRef};
 use quorate_pbft::{
-    CheckpointCertificate, Config, Message, Mutant, NewView, Timer, View, ViewChange,
+    CheckpointCertificate, Config, Entry, Message, Mutant, NewView, Timer, View, ViewChange,
 };
 
 /// Numbers that follow from a seed.
@@ -43,6 +43,8 @@ struct World {
     proposed: u64,
     restarts: u64,
     lies: u64,
+    /// The digests that the liar last proposed instead of what it should.
+    told: BTreeMap<Slot, Digest>,
 }
 
 impl World {
@@ -50,21 +52,22 @@ impl World {
         World {
             chance: Chance(seed),
             config: config.clone(),
-            nodes: (0..4).map(|id| Node::new(id, config)).collect(),
+            nodes: (0..4).map(|id| Node::of_four(id, config)).collect(),
             disagreement: None,
             pool: Vec::new(),
             agreed: BTreeMap::new(),
             proposed: 0,
             restarts: 0,
             lies: 0,
+            told: BTreeMap::new(),
         }
     }
 
     /// Takes what `id` has said and done.
     fn gather(&mut self, id: u8) {
         let node = &mut self.nodes[usize::from(id)];
-        for (slot, batch) in node.commits.drain(..) {
-            let digest = batch.digest();
+        for commit in node.commits.drain(..) {
+            let (slot, digest) = (commit.id.slot, commit.batch.digest());
             if id != LIAR && *self.agreed.entry(slot).or_insert(digest) != digest {
                 self.disagreement = Some(slot);
             }
@@ -86,24 +89,30 @@ impl World {
         }
         self.lies += 1;
         let other = command(&format!("lie {}", self.chance.below(3)));
+        let told = |slot: Slot, told: &BTreeMap<Slot, Digest>| {
+            told.get(&slot).copied().unwrap_or(Digest::of(b"a lie"))
+        };
         Some(match message {
-            Message::PrePrepare { proposal, .. } if proposal.view.primary(4) == r(LIAR) => {
+            Message::PrePrepare { proposal, entry } if proposal.view.primary(4) == r(LIAR) => {
                 let (view, slot) = (proposal.view.0, proposal.slot.0);
+                let batch = other;
+                let entry = Entry { batch, ..entry };
+                self.told.insert(proposal.slot, entry.digest());
                 Message::PrePrepare {
-                    proposal: proposal_by(LIAR, view, slot, other.digest()),
-                    batch: other,
+                    proposal: proposal_by(LIAR, view, slot, entry.digest()),
+                    entry,
                 }
             }
             Message::Prepare { view, mut votes } => {
                 for vote in &mut votes {
-                    vote.digest = other.digest();
+                    vote.digest = told(vote.slot, &self.told);
                     vote.signature = prepare_signature(LIAR, view.0, vote.slot.0, &vote.digest);
                 }
                 Message::Prepare { view, votes }
             }
             Message::Commit { view, mut votes } => {
-                for (_, digest) in &mut votes {
-                    *digest = other.digest();
+                for (slot, digest) in &mut votes {
+                    *digest = told(*slot, &self.told);
                 }
                 Message::Commit { view, votes }
             }
@@ -130,11 +139,11 @@ impl World {
 
     fn deliver(&mut self, index: usize) {
         let (from, to, message) = self.pool.swap_remove(index);
-        let verifier = &self.nodes[to.index()].verifier;
+        let verifier = &self.nodes[to.index()].context.verifier;
         if message.verify(from, verifier).is_err() {
             return;
         }
-        self.nodes[to.index()].receive(from.0, message);
+        self.nodes[to.index()].receive(from, message);
         self.gather(to.0);
     }
 
@@ -171,8 +180,8 @@ impl World {
         let digest = proof.digest();
         let snapshot = SnapshotRef { at, digest, anchor };
         let node = &mut self.nodes[usize::from(id)];
-        if node.pbft.status().committed < snapshot.at.slot().0 {
-            assert!(node.pbft.accepts(&snapshot));
+        if node.protocol.status().committed < snapshot.at.slot().0 {
+            assert!(node.protocol.accepts(&snapshot));
             node.install(snapshot);
         }
         self.gather(id);
@@ -240,7 +249,7 @@ impl World {
             while !self.pool.is_empty() {
                 let (from, to, message) = self.pool.remove(0);
                 if from != r(LIAR) && to != r(LIAR) {
-                    self.nodes[to.index()].receive(from.0, message);
+                    self.nodes[to.index()].receive(from, message);
                     self.gather(to.0);
                 }
             }
@@ -310,7 +319,7 @@ fn states(world: &World) -> Vec<(u64, u64, String)> {
     let nodes = world.nodes.iter();
     nodes
         .map(|node| {
-            let status = node.pbft.status();
+            let status = node.protocol.status();
             (
                 status.regime,
                 status.committed,

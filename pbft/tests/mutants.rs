@@ -3,8 +3,8 @@
 mod common;
 
 use common::{
-    Cluster, Node, command, commit, config, digest_voted, kinds, new_view, pre_prepare, prepare,
-    prepared, r, view_change,
+    Cluster, Node, PbftCluster, PbftNode, cluster, commit, config, digest_of, digest_voted, entry,
+    kinds, new_view, pre_prepare, prepare, prepared, proposal, r, view_change,
 };
 use quorate_core::crypto::Digest;
 use quorate_core::frontier::Frontier;
@@ -22,15 +22,15 @@ fn harms_only(mutant: Mutant, scenario: impl Fn(&Config) -> bool) {
 
 /// A command that one replica has executed, and the next view then.
 fn slot_1_differs_after_a_view_change(config: &Config) -> bool {
-    let mut cluster = Cluster::new(4, config);
+    let mut cluster = cluster(4, config);
     for id in [1, 2, 3] {
-        cluster.node(id).receive(0, pre_prepare(0, 1, "x"));
+        cluster.node(id).receive(r(0), pre_prepare(0, 1, "x"));
     }
     cluster.lost.insert("commit");
     cluster.isolate(0);
     cluster.deliver();
     for from in [0, 1, 2] {
-        cluster.node(3).receive(from, commit(0, 1, "x"));
+        cluster.node(3).receive(r(from), commit(0, 1, "x"));
     }
     assert_eq!(cluster.node(3).executed(), ["x"]);
     cluster.lost.clear();
@@ -49,7 +49,7 @@ fn without_prepared_certificates_a_view_change_loses_what_was_executed() {
 
 fn made(primary: &mut Node) -> Vec<(u64, Digest)> {
     let made = primary
-        .sent_to(0)
+        .sent_to(r(0))
         .into_iter()
         .find_map(|message| match message {
             Message::NewView(new_view) => Some(new_view),
@@ -66,7 +66,7 @@ fn made(primary: &mut Node) -> Vec<(u64, Digest)> {
 #[test]
 fn an_older_certificate_that_masks_a_newer_one_undoes_what_may_be_committed() {
     harms_only(Mutant::OlderCertificateMasksNewer, |config| {
-        let mut primary = Node::new(3, config);
+        let mut primary = Node::of_four(3, config);
         let shows = [
             (0, vec![prepared(1, 1, "new", &[0, 2])]),
             (1, vec![prepared(0, 1, "old", &[1, 2])]),
@@ -74,9 +74,9 @@ fn an_older_certificate_that_masks_a_newer_one_undoes_what_may_be_committed() {
         ];
         for (from, certificates) in shows {
             let change = view_change(from, 3, certificates);
-            primary.receive(from, Message::ViewChange(change));
+            primary.receive(r(from), Message::ViewChange(change));
         }
-        made(&mut primary) != [(1, command("new").digest())]
+        made(&mut primary) != [(1, digest_of(1, "new"))]
     });
 }
 
@@ -84,14 +84,14 @@ fn an_older_certificate_that_masks_a_newer_one_undoes_what_may_be_committed() {
 #[test]
 fn a_low_watermark_from_the_wrong_checkpoint_refills_slots_that_are_gone() {
     harms_only(Mutant::LowWatermarkFromLowestCheckpoint, |config| {
-        let mut primary = Node::new(3, config);
+        let mut primary = Node::of_four(3, config);
         let digest = Digest::of(b"state");
         let stable = common::checkpoint_certificate(4, digest, &[0, 1, 2]);
         let above = vec![prepared(0, 5, "e", &[1, 2])];
         let knows = ViewChange::signed(&common::signer(0), (View(3), r(0)), Some(stable), above);
-        primary.receive(0, Message::ViewChange(knows));
+        primary.receive(r(0), Message::ViewChange(knows));
         for from in [1, 2] {
-            primary.receive(from, Message::ViewChange(view_change(from, 3, vec![])));
+            primary.receive(r(from), Message::ViewChange(view_change(from, 3, vec![])));
         }
         // Null requests where others have executed commands.
         made(&mut primary).iter().any(|(slot, _)| *slot <= 4)
@@ -102,11 +102,11 @@ fn a_low_watermark_from_the_wrong_checkpoint_refills_slots_that_are_gone() {
 #[test]
 fn an_early_message_dropped_for_ever_leaves_a_replica_behind() {
     harms_only(Mutant::EarlyMessagesDropped, |config| {
-        let mut node = Node::new(3, config);
-        node.receive(1, pre_prepare(1, 1, "x"));
+        let mut node = Node::of_four(3, config);
+        node.receive(r(1), pre_prepare(1, 1, "x"));
         let changes = (0..3).map(|from| view_change(from, 1, vec![])).collect();
         let begin = Message::NewView(Box::new(new_view(1, changes, &[])));
-        let sent = node.answer(1, begin, 2);
+        let sent = node.answer_to(r(1), begin, r(2));
         digest_voted(&sent, 1).is_none()
     });
 }
@@ -115,20 +115,20 @@ fn an_early_message_dropped_for_ever_leaves_a_replica_behind() {
 #[test]
 fn a_new_view_taken_at_its_primarys_word_replaces_what_may_be_committed() {
     harms_only(Mutant::NewViewNotRecomputed, |config| {
-        let mut node = Node::new(2, config);
-        node.receive(0, pre_prepare(0, 1, "x"));
-        node.receive(1, prepare(1, 0, 1, "x"));
+        let mut node = Node::of_four(2, config);
+        node.receive(r(0), pre_prepare(0, 1, "x"));
+        node.receive(r(1), prepare(1, 0, 1, "x"));
         let changes = vec![
             view_change(0, 1, vec![prepared(0, 1, "x", &[1, 2])]),
             view_change(1, 1, vec![]),
             view_change(3, 1, vec![]),
         ];
-        let lie = new_view(1, changes, &[command("y").digest()]);
-        node.receive(1, Message::NewView(Box::new(lie)));
+        let lie = new_view(1, changes, &[digest_of(1, "y")]);
+        node.receive(r(1), Message::NewView(Box::new(lie)));
         let slot = Slot(1);
-        let batch = command("y");
-        let sent = node.answer(1, Message::Body { slot, batch }, 3);
-        digest_voted(&sent, 1) == Some(command("y").digest())
+        let entry = entry(1, "y");
+        let sent = node.answer_to(r(1), Message::Body { slot, entry }, r(3));
+        digest_voted(&sent, 1) == Some(digest_of(1, "y"))
     });
 }
 
@@ -136,7 +136,7 @@ fn a_new_view_taken_at_its_primarys_word_replaces_what_may_be_committed() {
 #[test]
 fn a_batch_ordered_again_while_it_is_under_way_takes_two_slots() {
     harms_only(Mutant::InFlightOrderedAgain, |config| {
-        let mut cluster = Cluster::new(4, config);
+        let mut cluster = cluster(4, config);
         cluster.node(0).propose("x");
         cluster.node(0).propose("x");
         cluster.deliver();
@@ -148,13 +148,13 @@ fn a_batch_ordered_again_while_it_is_under_way_takes_two_slots() {
 #[test]
 fn a_reply_at_prepared_is_taken_back_by_the_next_view() {
     harms_only(Mutant::ExecutedAtPrepared, |config| {
-        let mut cluster = Cluster::new(4, config);
+        let mut cluster = cluster(4, config);
         // Only replica 3 prepares, and is cut off before it can tell.
         for id in [1, 2, 3] {
-            cluster.node(id).receive(0, pre_prepare(0, 1, "x"));
+            cluster.node(id).receive(r(0), pre_prepare(0, 1, "x"));
         }
         for from in [1, 2] {
-            cluster.node(3).receive(from, prepare(from, 0, 1, "x"));
+            cluster.node(3).receive(r(from), prepare(from, 0, 1, "x"));
         }
         let replied = cluster.node(3).executed() == ["x"];
         for node in &mut cluster.nodes {
@@ -170,11 +170,11 @@ fn a_reply_at_prepared_is_taken_back_by_the_next_view() {
 #[test]
 fn a_quorum_of_f_plus_1_lets_two_batches_commit_in_a_slot() {
     harms_only(Mutant::WeakQuorum, |config| {
-        let mut cluster = Cluster::new(4, config);
+        let mut cluster = cluster(4, config);
         // Replica 0 lies: x to one half, y to the other.
         for (id, text) in [(1, "x"), (2, "y")] {
-            cluster.node(id).receive(0, pre_prepare(0, 1, text));
-            cluster.node(id).receive(0, commit(0, 1, text));
+            cluster.node(id).receive(r(0), pre_prepare(0, 1, text));
+            cluster.node(id).receive(r(0), commit(0, 1, text));
         }
         cluster.isolate(0);
         cluster.isolate(3);
@@ -187,11 +187,11 @@ fn a_quorum_of_f_plus_1_lets_two_batches_commit_in_a_slot() {
 #[test]
 fn a_replica_that_forgets_what_it_accepted_votes_twice() {
     harms_only(Mutant::AcceptedForgottenOnRestart, |config| {
-        let mut node = Node::new(1, config);
-        node.receive(0, pre_prepare(0, 1, "x"));
+        let mut node = Node::of_four(1, config);
+        node.receive(r(0), pre_prepare(0, 1, "x"));
         let mut node = node.crash(config);
-        let sent = node.answer(0, pre_prepare(0, 1, "y"), 2);
-        digest_voted(&sent, 1) == Some(command("y").digest())
+        let sent = node.answer_to(r(0), pre_prepare(0, 1, "y"), r(2));
+        digest_voted(&sent, 1) == Some(digest_of(1, "y"))
     });
 }
 
@@ -199,12 +199,12 @@ fn a_replica_that_forgets_what_it_accepted_votes_twice() {
 #[test]
 fn a_replica_that_forgets_its_view_prepares_in_one_that_it_has_left() {
     harms_only(Mutant::ViewForgottenOnRestart, |config| {
-        let mut node = Node::new(2, config);
+        let mut node = Node::of_four(2, config);
         node.propose("z");
         node.wait_for_view_change();
         assert!(node.durable.iter().any(|r| matches!(r, Record::View(_))));
         let mut node = node.crash(config);
-        let sent = node.answer(0, pre_prepare(0, 1, "x"), 1);
+        let sent = node.answer_to(r(0), pre_prepare(0, 1, "x"), r(1));
         digest_voted(&sent, 1).is_some()
     });
 }
@@ -213,9 +213,9 @@ fn a_replica_that_forgets_its_view_prepares_in_one_that_it_has_left() {
 #[test]
 fn a_replica_that_accepts_a_second_digest_lets_both_prepare() {
     harms_only(Mutant::SecondDigestAccepted, |config| {
-        let mut node = Node::new(1, config);
-        let first = node.answer(0, pre_prepare(0, 1, "x"), 2);
-        let second = node.answer(0, pre_prepare(0, 1, "y"), 2);
+        let mut node = Node::of_four(1, config);
+        let first = node.answer_to(r(0), pre_prepare(0, 1, "x"), r(2));
+        let second = node.answer_to(r(0), pre_prepare(0, 1, "y"), r(2));
         digest_voted(&first, 1).is_some() && digest_voted(&second, 1).is_some()
     });
 }
@@ -224,14 +224,30 @@ fn a_replica_that_accepts_a_second_digest_lets_both_prepare() {
 #[test]
 fn replayed_view_changes_that_count_keep_a_replica_out_of_its_view() {
     harms_only(Mutant::StaleViewChangesCounted, |config| {
-        let mut node = Node::new(3, config);
+        let mut node = Node::of_four(3, config);
         let changes: Vec<_> = (0..3).map(|from| view_change(from, 1, vec![])).collect();
         let begin = new_view(1, changes.clone(), &[]);
-        node.receive(1, Message::NewView(Box::new(begin)));
+        node.receive(r(1), Message::NewView(Box::new(begin)));
         for change in &changes {
-            node.receive(change.from.0, Message::ViewChange(change.clone()));
+            node.receive(change.from, Message::ViewChange(change.clone()));
         }
         node.role() != Role::Follower
+    });
+}
+
+/// Backups check the time that a primary gives. [Castro99 §4.6]
+#[test]
+fn a_time_that_is_not_checked_may_be_any_liars() {
+    harms_only(Mutant::TimeNotChecked, |config| {
+        let mut node = Node::of_four(1, config);
+        let mut lie = entry(1, "x");
+        lie.moment.time = lie.moment.time + config.max_clock_skew * 2;
+        let lie = Message::PrePrepare {
+            proposal: proposal(0, 1, lie.digest()),
+            entry: lie,
+        };
+        let sent = node.answer_to(r(0), lie, r(2));
+        digest_voted(&sent, 1).is_some()
     });
 }
 
@@ -239,7 +255,7 @@ fn replayed_view_changes_that_count_keep_a_replica_out_of_its_view() {
 #[test]
 fn a_state_believed_without_a_proof_may_be_any_liars() {
     harms_only(Mutant::SnapshotWithoutCertificate, |config| {
-        Node::new(1, config).pbft.accepts(&SnapshotRef {
+        Node::of_four(1, config).protocol.accepts(&SnapshotRef {
             at: Frontier::single(Slot(4)),
             digest: Digest::of(b"a lie"),
             anchor: bytes::Bytes::new(),
@@ -254,6 +270,11 @@ fn the_invariants_hold_in_every_replica_of_a_cluster_without_mutants() {
         cluster.propose(3, text);
     }
     cluster.change_view(&[4, 5, 6], "f");
-    assert!(cluster.nodes.iter().all(|node| node.pbft.check().is_ok()));
-    assert!(!kinds(&cluster.node(0).sent_to(1)).contains(&"view_change"));
+    assert!(
+        cluster
+            .nodes
+            .iter()
+            .all(|node| node.protocol.check().is_ok())
+    );
+    assert!(!kinds(&cluster.node(0).sent_to(r(1))).contains(&"view_change"));
 }

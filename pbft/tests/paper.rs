@@ -3,6 +3,7 @@
 mod common;
 
 mod paper {
+    mod agreed_time;
     mod certificates;
     mod checkpoints;
     mod liveness;

@@ -5,8 +5,8 @@ mod common;
 use std::time::Duration;
 
 use common::{
-    Cluster, Node, checkpoint_certificate, command, config, context, new_view, prepared, proposal,
-    r, view_change,
+    Cluster, Node, PbftCluster, PbftNode, checkpoint_certificate, config, context, digest_of,
+    entry, new_view, prepared, proposal, r, view_change,
 };
 use quorate_core::crypto::Digest;
 use quorate_core::id::Slot;
@@ -23,10 +23,9 @@ fn refused(records: Vec<Record>, reason: &str) {
 }
 
 fn pre_prepared(view: u64, slot: u64, text: &str) -> Record {
-    let batch = command(text);
     Record::PrePrepared {
-        proposal: proposal(view, slot, batch.digest()),
-        batch,
+        proposal: proposal(view, slot, digest_of(slot, text)),
+        entry: entry(slot, text),
     }
 }
 
@@ -65,8 +64,8 @@ fn records_that_do_not_fit_are_refused_with_the_reason() {
         "not between",
     );
     let slot = Slot(9);
-    let batch = command("x");
-    refused(vec![Record::Body { slot, batch }], "not between");
+    let entry = entry(9, "x");
+    refused(vec![Record::Body { slot, entry }], "not between");
     refused(vec![stable()], "the snapshot ends at slot 0");
 }
 
@@ -94,9 +93,9 @@ fn written_anew_the_records_make_the_same_replica() {
         let before = (node.view(), node.role());
         let mut node = node.crash(&config());
         assert_eq!((node.view(), node.role()), before);
-        assert_eq!(node.executed_through(), 4);
+        assert_eq!(node.committed(), 4);
         let prepares = node
-            .sent_to(0)
+            .sent_to(r(0))
             .into_iter()
             .find_map(|message| match message {
                 quorate_pbft::Message::Prepare { votes, .. } => Some(votes.len()),
@@ -109,7 +108,7 @@ fn written_anew_the_records_make_the_same_replica() {
     cluster.heal();
     cluster.tick(6);
     for node in &cluster.nodes {
-        assert_eq!(node.executed_through(), 7);
+        assert_eq!(node.committed(), 7);
         assert_eq!(node.state, cluster.nodes[0].state);
     }
 }
@@ -142,8 +141,8 @@ fn configurations_that_cannot_work_are_refused_with_the_reason() {
 fn reads_go_through_the_log() {
     use quorate_core::machine::Keys;
     use quorate_core::protocol::{ReadAnswer, ReadId};
-    let mut node = Node::new(1, &config());
+    let mut node = Node::of_four(1, &config());
     let (id, keys) = (ReadId(7), Keys::All);
     node.turn(Input::Read { id, keys });
-    assert_eq!(node.answered, [(id, ReadAnswer::ThroughLog)]);
+    assert_eq!(node.reads, [(id, ReadAnswer::ThroughLog)]);
 }

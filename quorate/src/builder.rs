@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use quorate_core::consensus::Consensus;
-use quorate_core::crypto::{GroupId, Members, PublicKey, SecretKey, Signer, Verifier};
-use quorate_core::id::ReplicaId;
+use quorate_core::crypto::{Admission, GroupId, Members, PublicKey, SecretKey, Signer, Verifier};
+use quorate_core::id::{ReplicaId, UnixTime};
 use quorate_core::machine::StateMachine;
 use quorate_core::protocol::{Context, Protocol};
 use quorate_core::replica::Settings;
 use quorate_core::transport::{Transport, TransportError};
-use quorate_node::node::{Admission, Opened};
+use quorate_node::node::Opened;
 use quorate_node::{ClientOptions, Node, NodeError, Parts};
 use quorate_storage_wal::{Wal, WalOptions};
 use quorate_transport_quic::{
@@ -92,7 +92,7 @@ impl Builder {
             data: config.data,
             listen,
             replicas: config.replicas,
-            admission: Admission::Keys(config.clients),
+            admission: Admission::of(config.clients),
             settings: config.settings,
         })
     }
@@ -115,7 +115,7 @@ impl Builder {
             data: data.into(),
             listen: listen.into(),
             replicas: Vec::new(),
-            admission: Admission::Keys(Vec::new()),
+            admission: Admission::nobody(),
             settings: Settings::default(),
         }
     }
@@ -241,9 +241,11 @@ impl Foundation {
         let context = Context {
             me: builder.me,
             signer: Signer::new(builder.key, builder.group),
-            verifier: Verifier::new(members.clone()),
+            verifier: Verifier::new(members.clone()).admitting(builder.admission),
             members,
             seed,
+            // The node reads the clock when it starts.
+            wall_clock: UnixTime::default(),
         };
         let client = ClientOptions {
             first: Some(builder.me),
@@ -255,7 +257,6 @@ impl Foundation {
             config,
             settings: builder.settings,
             machine,
-            admission: builder.admission,
             client,
         };
         let data = builder.data;

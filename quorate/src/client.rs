@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use quorate_core::crypto::SecretKey;
+use quorate_core::crypto::{GroupId, SecretKey, Signer};
 use quorate_node::{Client, ClientOptions};
 use quorate_transport_quic::{Peer, QuicConnector, Settings as QuicSettings};
 
 use crate::builder::StartError;
 use crate::config::{self, ClientConfig, ReplicaConfig};
-use quorate_core::crypto::GroupId;
 
 /// A client as a configuration file describes it. Must be called inside a tokio runtime.
 pub fn connect(config: &ClientConfig) -> Result<Client, StartError> {
@@ -25,5 +24,6 @@ pub(crate) fn connect_with(
 ) -> Result<Client, StartError> {
     let peers: Vec<Peer> = replicas.iter().map(Peer::from).collect();
     let connector = QuicConnector::new(key, group, &peers, QuicSettings::default())?;
-    Ok(Client::new(Arc::new(connector), key.public(), options))
+    let signer = Signer::new(key.clone(), group);
+    Ok(Client::new(Arc::new(connector), signer, options))
 }

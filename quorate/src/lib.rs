@@ -16,8 +16,8 @@
 //! # Ok(()) }
 //! ```
 
-#[cfg(not(any(feature = "raft", feature = "multipaxos")))]
-compile_error!("quorate needs a protocol: enable the feature `raft` or `multipaxos`");
+#[cfg(not(any(feature = "raft", feature = "multipaxos", feature = "pbft")))]
+compile_error!("quorate needs a protocol: enable the feature `raft`, `multipaxos` or `pbft`");
 
 mod builder;
 mod client;
@@ -34,11 +34,10 @@ pub use local::{LocalCluster, LocalNode};
 pub use protocols::{ProtocolConfigs, ProtocolKind, UnknownProtocol};
 
 pub use quorate_core::consensus::{Consensus, ProposeError, ReadError, ReadLevel, ShutdownError};
-pub use quorate_core::crypto::{GroupId, PublicKey, SecretKey};
+pub use quorate_core::crypto::{Admission, GroupId, PublicKey, SecretKey};
 pub use quorate_core::id::ReplicaId;
 pub use quorate_core::machine::{Keys, RestoreError, StateMachine};
 pub use quorate_core::replica::Settings;
-pub use quorate_node::node::Admission;
 pub use quorate_node::{Client, ClientOptions};
 
 /// What an application needs to name.

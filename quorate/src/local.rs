@@ -4,11 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use quorate_core::consensus::Consensus;
-use quorate_core::crypto::{GroupId, PublicKey, SecretKey};
+use quorate_core::crypto::{Admission, GroupId, PublicKey, SecretKey};
 use quorate_core::id::ReplicaId;
 use quorate_core::machine::StateMachine;
 use quorate_core::replica::Settings;
-use quorate_node::node::Admission;
 use quorate_node::{Client, ClientOptions};
 
 use crate::builder::{Bound, Builder, StartError};
@@ -22,6 +21,7 @@ pub type LocalNode = Arc<dyn Consensus>;
 /// Separate replicas on loopback: each has its own identity, QUIC endpoint and durable log; they
 /// share the process only.
 pub struct LocalCluster {
+    protocol: ProtocolKind,
     nodes: Vec<LocalNode>,
     replicas: Vec<ReplicaConfig>,
     group: GroupId,
@@ -55,14 +55,18 @@ impl LocalCluster {
         let group = GroupId(u64::from_le_bytes(std::array::from_fn(|i| {
             client_key.public().0[i]
         })));
+        let keys: Vec<SecretKey> = (0..n)
+            .map(|_| generate_key().map_err(no_randomness))
+            .collect::<Result<_, _>>()?;
+        let clients = keys.iter().chain([&client_key]).map(SecretKey::public);
+        let admission = Admission::of(clients);
         let mut bound: Vec<(PublicKey, Bound)> = Vec::with_capacity(n);
-        for me in ReplicaId::all(n) {
-            let key = generate_key().map_err(no_randomness)?;
+        for (me, key) in ReplicaId::all(n).zip(keys) {
             let public = key.public();
             let directory = data.join(format!("replica-{}", me.0));
             let builder = Builder::new(protocol, me, key, directory, "127.0.0.1:0")
                 .replicas(group, Vec::new())
-                .admission(Admission::Keys(vec![client_key.public()]))
+                .admission(admission.clone())
                 .settings(settings.clone())
                 .protocols(configs.clone());
             bound.push((public, builder.bind()?));
@@ -77,6 +81,7 @@ impl LocalCluster {
             nodes.push(bound.replicas(replicas.clone()).start(machine()).await?);
         }
         Ok(LocalCluster {
+            protocol,
             nodes,
             replicas,
             group,
@@ -89,8 +94,13 @@ impl LocalCluster {
         &self.nodes
     }
 
-    /// A client with a connection of its own, over the network.
+    /// A client with connections of its own, over the network; it trusts the replicas as far as
+    /// the protocol does.
     pub fn client(&self, options: ClientOptions) -> Result<Client, StartError> {
+        let options = ClientOptions {
+            faults: self.protocol.faults(),
+            ..options
+        };
         client::connect_with(&self.client_key, self.group, &self.replicas, options)
     }
 

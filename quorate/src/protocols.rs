@@ -9,6 +9,8 @@ use quorate_core::machine::StateMachine;
 use quorate_core::protocol::{FaultModel, Protocol};
 #[cfg(feature = "multipaxos")]
 use quorate_multipaxos::MultiPaxos;
+#[cfg(feature = "pbft")]
+use quorate_pbft::Pbft;
 #[cfg(feature = "raft")]
 use quorate_raft::Raft;
 use serde::{Deserialize, Serialize};
@@ -26,6 +28,9 @@ pub enum ProtocolKind {
     /// Multi-Paxos [Lamport01 §3].
     #[cfg(feature = "multipaxos")]
     MultiPaxos,
+    /// PBFT [Castro99].
+    #[cfg(feature = "pbft")]
+    Pbft,
 }
 
 /// A protocol's name that is not that of one compiled in.
@@ -45,6 +50,8 @@ impl ProtocolKind {
         ProtocolKind::Raft,
         #[cfg(feature = "multipaxos")]
         ProtocolKind::MultiPaxos,
+        #[cfg(feature = "pbft")]
+        ProtocolKind::Pbft,
     ];
 
     /// The name in configuration and output.
@@ -54,6 +61,8 @@ impl ProtocolKind {
             ProtocolKind::Raft => Raft::NAME,
             #[cfg(feature = "multipaxos")]
             ProtocolKind::MultiPaxos => MultiPaxos::NAME,
+            #[cfg(feature = "pbft")]
+            ProtocolKind::Pbft => Pbft::NAME,
         }
     }
 
@@ -64,6 +73,8 @@ impl ProtocolKind {
             ProtocolKind::Raft => Raft::FAULTS,
             #[cfg(feature = "multipaxos")]
             ProtocolKind::MultiPaxos => MultiPaxos::FAULTS,
+            #[cfg(feature = "pbft")]
+            ProtocolKind::Pbft => Pbft::FAULTS,
         }
     }
 
@@ -84,6 +95,12 @@ impl ProtocolKind {
             ProtocolKind::MultiPaxos => {
                 foundation
                     .start::<MultiPaxos, S>(configs.multipaxos.clone(), machine)
+                    .await
+            }
+            #[cfg(feature = "pbft")]
+            ProtocolKind::Pbft => {
+                foundation
+                    .start::<Pbft, S>(configs.pbft.clone(), machine)
                     .await
             }
         }
@@ -132,4 +149,7 @@ pub struct ProtocolConfigs {
     /// Multi-Paxos's time-outs, limits and quorums.
     #[cfg(feature = "multipaxos")]
     pub multipaxos: quorate_multipaxos::Config,
+    /// PBFT's time-outs and limits.
+    #[cfg(feature = "pbft")]
+    pub pbft: quorate_pbft::Config,
 }

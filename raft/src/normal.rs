@@ -441,6 +441,7 @@ impl Raft {
                 id: EntryId::single(slot),
                 batch: entry.batch.clone(),
                 checkpoint: false,
+                agreed: None,
             });
             self.commit = slot;
         }

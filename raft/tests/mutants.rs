@@ -2,7 +2,10 @@
 
 mod common;
 
-use common::{Cluster, Node, accepted, append, at, context, r, records, request_vote, vote};
+use common::{
+    Cluster, Node, RaftCluster, RaftNode, accepted, append, at, context, r, records, request_vote,
+    vote,
+};
 use quorate_core::protocol::{Protocol, Recovered, Role};
 use quorate_raft::{Config, Message, Mutant, Timer};
 
@@ -32,7 +35,7 @@ fn a_vote_forgotten_on_restart_is_given_twice() {
             node.answer(r(1), request_vote(2, at(0, 0))),
             [vote(2, true)]
         );
-        let mut node = node.crash(config.clone(), None);
+        let mut node = node.crash(config);
         node.answer(r(2), request_vote(2, at(0, 0))) == [vote(2, true)]
     });
 }
@@ -68,7 +71,11 @@ fn an_entry_of_an_older_term_committed_by_counting_is_overwritten() {
         s2.receive(r(2), request_vote(5, at(2, 3)));
         s2.receive(r(2), append(5, at(1, 1), &[3, 5], 3));
         assert_eq!(s2.log_terms(), [1, 3, 5]);
-        assert_eq!(committed, s1.raft.check().is_err(), "the invariant tells");
+        assert_eq!(
+            committed,
+            s1.protocol.check().is_err(),
+            "the invariant tells"
+        );
         committed
     });
 }
@@ -124,7 +131,7 @@ fn a_read_without_read_index_misses_what_was_committed() {
         cluster.elect(1);
         cluster.propose(1, "x");
         cluster.node(0).read(5);
-        !cluster.node(0).answered.is_empty()
+        !cluster.node(0).answered().is_empty()
     });
 }
 
@@ -146,7 +153,7 @@ fn a_read_before_the_leader_has_committed_in_its_term_misses_what_was_committed(
             round: 1,
         };
         cluster.node(1).receive(r(2), confirmed);
-        !cluster.node(1).answered.is_empty() && cluster.node(1).committed() < 2
+        !cluster.node(1).answered().is_empty() && cluster.node(1).committed() < 2
     });
 }
 
@@ -155,5 +162,10 @@ fn the_invariants_hold_in_every_replica_of_a_cluster_without_mutants() {
     let mut cluster = Cluster::led_by_0(5, &Config::default());
     cluster.propose(3, "x");
     cluster.elect(4);
-    assert!(cluster.nodes.iter().all(|node| node.raft.check().is_ok()));
+    assert!(
+        cluster
+            .nodes
+            .iter()
+            .all(|node| node.protocol.check().is_ok())
+    );
 }

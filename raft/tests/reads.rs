@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Cluster, Node, accepted, at, echo, heartbeat, r, request_vote};
+use common::{
+    Cluster, Node, RaftCluster, RaftNode, accepted, at, echo, heartbeat, r, request_vote,
+};
 use quorate_core::id::Slot;
 use quorate_core::machine::Keys;
 use quorate_core::protocol::{Input, ReadId};
@@ -41,17 +43,17 @@ fn follower() -> Node {
 fn a_leader_answers_a_read_when_a_quorum_has_confirmed_that_it_leads() {
     let mut leader = leader();
     leader.read(5);
-    assert_eq!(leader.answered, []);
+    assert_eq!(leader.answered(), []);
     let beats = leader.appends(r(2));
     assert_eq!((beats.len(), beats[0].round), (1, 1));
     leader.receive(r(1), echo(1, 1, 0));
     assert_eq!(
-        leader.answered,
+        leader.answered(),
         [],
         "an acknowledgement from before the read"
     );
     leader.receive(r(1), echo(1, 1, 1));
-    assert_eq!(leader.answered, [ReadId(5)]);
+    assert_eq!(leader.answered(), [ReadId(5)]);
 }
 
 /// "If the leader has not yet marked an entry from its current term committed, it waits until it
@@ -62,13 +64,13 @@ fn a_leader_answers_no_read_before_it_has_committed_in_its_own_term() {
     leader.read(5);
     leader.receive(r(1), echo(2, 1, 0));
     leader.receive(r(2), echo(2, 1, 0));
-    assert_eq!(leader.answered, []);
+    assert_eq!(leader.answered(), []);
     leader.take();
     leader.receive(r(1), echo(2, 2, 0));
     assert_eq!(leader.committed(), 2);
-    assert_eq!(leader.answered, [], "the round begins only now");
+    assert_eq!(leader.answered(), [], "the round begins only now");
     leader.receive(r(1), echo(2, 2, 1));
-    assert_eq!(leader.answered, [ReadId(5)]);
+    assert_eq!(leader.answered(), [ReadId(5)]);
 }
 
 #[test]
@@ -85,7 +87,7 @@ fn reads_of_a_turn_share_a_round_and_entries_carry_it() {
     assert_eq!(appends.len(), 1);
     assert_eq!((appends[0].entries.len(), appends[0].round), (1, 1));
     leader.receive(r(1), echo(1, 2, 1));
-    assert_eq!(leader.answered.len(), 10);
+    assert_eq!(leader.answered().len(), 10);
 }
 
 #[test]
@@ -96,18 +98,18 @@ fn a_leader_that_was_replaced_answers_no_read() {
     cluster.propose(1, "x");
     cluster.node(0).read(5);
     cluster.beat(0);
-    assert_eq!(cluster.node(0).answered, []);
+    assert_eq!(cluster.node(0).answered(), []);
     cluster.heal();
     cluster.beat(0);
     cluster.beat(1);
     assert_eq!(
-        cluster.node(0).answered,
+        cluster.node(0).answered(),
         [],
         "it follows now, and must be asked again"
     );
     cluster.node(0).read(5);
     cluster.deliver();
-    assert_eq!(cluster.node(0).answered, [ReadId(5)]);
+    assert_eq!(cluster.node(0).answered(), [ReadId(5)]);
     assert_eq!(cluster.node(0).executed(), ["", "", "x"]);
 }
 
@@ -124,7 +126,7 @@ fn a_follower_reads_what_was_committed_when_it_asked() {
     );
     cluster.node(2).read(5);
     cluster.deliver();
-    assert_eq!(cluster.node(2).answered, [ReadId(5)]);
+    assert_eq!(cluster.node(2).answered(), [ReadId(5)]);
     assert_eq!(cluster.node(2).executed(), ["", "x"]);
 }
 
@@ -135,9 +137,9 @@ fn a_follower_waits_until_it_has_executed_through_the_index() {
     let ticket = tickets(&mut node)[0];
     let index = Slot(2);
     node.receive(r(1), Message::ReadIndexReply { ticket, index });
-    assert_eq!(node.answered, []);
+    assert_eq!(node.answered(), []);
     node.receive(r(1), common::append(1, at(1, 1), &[1], 2));
-    assert_eq!(node.answered, [ReadId(5)]);
+    assert_eq!(node.answered(), [ReadId(5)]);
 }
 
 #[test]
@@ -157,7 +159,7 @@ fn asked_again_a_read_is_answered_once() {
     leader.read(5);
     leader.read(5);
     leader.receive(r(1), echo(1, 1, 1));
-    assert_eq!(leader.answered, [ReadId(5)]);
+    assert_eq!(leader.answered(), [ReadId(5)]);
     let mut node = follower();
     node.read(5);
     node.read(5);
@@ -165,7 +167,7 @@ fn asked_again_a_read_is_answered_once() {
         let index = Slot(1);
         node.receive(r(1), Message::ReadIndexReply { ticket, index });
     }
-    assert_eq!(node.answered, [ReadId(5)]);
+    assert_eq!(node.answered(), [ReadId(5)]);
 }
 
 #[test]
@@ -181,10 +183,14 @@ fn a_read_is_answered_however_often_it_is_asked_before_the_answer_comes() {
     };
     node.receive(r(1), reply(2));
     node.read(5);
-    assert_eq!(tickets(&mut node), [], "only execution is waited for");
+    assert_eq!(
+        tickets(&mut node),
+        [0_u64; 0],
+        "only execution is waited for"
+    );
     node.receive(r(1), reply(3));
     node.receive(r(1), common::append(1, at(1, 1), &[1], 2));
-    assert_eq!(node.answered, [ReadId(5)]);
+    assert_eq!(node.answered(), [ReadId(5)]);
 }
 
 #[test]
@@ -193,7 +199,7 @@ fn a_lost_round_is_confirmed_by_the_next_heartbeat() {
     cluster.node(0).read(5);
     cluster.node(0).take();
     cluster.beat(0);
-    assert_eq!(cluster.node(0).answered, [ReadId(5)]);
+    assert_eq!(cluster.node(0).answered(), [ReadId(5)]);
 }
 
 #[test]
@@ -201,14 +207,14 @@ fn an_answer_from_before_a_restart_answers_nothing() {
     let mut node = follower();
     node.read(0);
     let before = tickets(&mut node)[0];
-    let mut node = node.crash(Config::default(), None);
+    let mut node = node.crash(&Config::default());
     node.receive(r(1), heartbeat(1, at(1, 1), 1));
     node.take();
     node.read(0);
     assert_ne!(tickets(&mut node)[0], before);
     let (ticket, index) = (before, Slot(1));
     node.receive(r(1), Message::ReadIndexReply { ticket, index });
-    assert_eq!(node.answered, []);
+    assert_eq!(node.answered(), []);
 }
 
 #[test]
@@ -236,8 +242,11 @@ fn reads_that_wait_are_bounded_and_the_oldest_give_way() {
     cluster.node(0).take();
     cluster.node(1).take();
     cluster.beat(0);
-    assert_eq!(cluster.node(0).answered, [ReadId(2), ReadId(3), ReadId(4)]);
-    assert_eq!(cluster.node(1).answered, []);
+    assert_eq!(
+        cluster.node(0).answered(),
+        [ReadId(2), ReadId(3), ReadId(4)]
+    );
+    assert_eq!(cluster.node(1).answered(), []);
 }
 
 #[test]
@@ -246,7 +255,7 @@ fn an_echo_counts_in_its_own_term_only() {
     leader.read(5);
     leader.receive(r(1), request_vote(7, at(0, 0)));
     leader.receive(r(1), echo(1, 1, 1));
-    assert_eq!(leader.answered, []);
+    assert_eq!(leader.answered(), []);
     // A follower forgets the rounds of an earlier term.
     let beat = |term, round| {
         Message::AppendEntries(AppendEntries {

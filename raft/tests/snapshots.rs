@@ -4,8 +4,8 @@ mod common;
 
 use bytes::Bytes;
 use common::{
-    Cluster, Node, accepted, append, at, context, entries, heartbeat, r, records, request_vote,
-    snapshot, vote,
+    Cluster, Node, RaftCluster, RaftNode, accepted, append, at, context, entries, heartbeat, r,
+    records, request_vote, snapshot, vote,
 };
 use quorate_core::codec;
 use quorate_core::crypto::Verifier;
@@ -187,7 +187,7 @@ fn a_leader_that_installs_a_snapshot_of_its_own_log_leads_on() {
 #[test]
 fn only_snapshots_of_one_log_with_an_anchor_are_accepted() {
     let node = Node::follower(0, 3, 1, &[]);
-    let accepts = |snapshot: &SnapshotRef| node.raft.accepts(snapshot);
+    let accepts = |snapshot: &SnapshotRef| node.protocol.accepts(snapshot);
     assert!(accepts(&snapshot(4, anchor(2, 3))));
     assert!(
         !accepts(&snapshot(4, anchor(3, 2))),
@@ -210,10 +210,10 @@ fn after_a_restart_entries_after_the_snapshot_are_executed_again_and_none_before
         cluster.propose(0, text);
     }
     cluster.beat(0);
-    let taken = cluster.node(1).take_snapshot();
+    cluster.node(1).take_snapshot();
     cluster.propose(0, "d");
     cluster.beat(0);
-    let node = cluster.nodes.remove(1).crash(retaining(2), Some(taken));
+    let node = cluster.nodes.remove(1).crash(&retaining(2));
     assert_eq!((node.committed(), node.commits.len()), (4, 0));
     assert_eq!(node.offer, Some((Frontier::single(Slot(4)), anchor(1, 1))));
     cluster.nodes.insert(1, node);
@@ -226,7 +226,7 @@ fn a_restart_keeps_term_vote_and_log() {
     let mut node = Node::follower(0, 3, 2, &[1, 2]);
     node.receive(r(1), request_vote(4, at(2, 2)));
     node.receive(r(1), append(4, at(2, 2), &[4, 4], 0));
-    let mut node = node.crash(Config::default(), None);
+    let mut node = node.crash(&Config::default());
     assert_eq!((node.term(), node.log_terms()), (4, vec![1, 2, 4, 4]));
     assert_eq!(
         node.answer(r(2), request_vote(4, at(9, 3))),
@@ -240,7 +240,7 @@ fn what_was_not_synced_was_not_promised() {
     node.syncs = false;
     node.receive(r(1), append(4, at(2, 2), &[4, 4], 0));
     assert_eq!(node.take(), []);
-    let node = node.crash(Config::default(), None);
+    let node = node.crash(&Config::default());
     assert_eq!((node.term(), node.log_terms()), (2, vec![1, 2]));
 }
 
@@ -255,13 +255,13 @@ fn a_snapshot_ahead_of_the_records_replaces_the_log_that_does_not_agree() {
     ];
     for (log, end, left) in table {
         let fetched = snapshot(end.slot.0, anchor(end.term.0, 3));
-        let mut node = recover(records(3, log), Some(fetched.clone()));
+        let mut node = recover(records(3, log), Some(fetched));
         assert_eq!(node.log_terms(), left, "{log:?}, {end:?}");
         assert_eq!(node.committed(), end.slot.0);
         let term = 3 + u64::from(left.is_empty());
         node.receive(r(1), append(term, end, &[term], end.slot.0 + 1));
         assert_eq!(node.executed(), [format!("of term {term}")]);
-        let again = node.crash(Config::default(), Some(fetched));
+        let again = node.crash(&Config::default());
         assert_eq!(again.term(), term, "the records fold again");
     }
 }

@@ -5,9 +5,9 @@ mod common;
 use std::time::Duration;
 
 use common::{
-    Cluster, Node, accepted, append, at, command, context, heartbeat, r, request_vote, text, vote,
+    Cluster, Node, RaftCluster, RaftNode, accepted, append, at, command, context, heartbeat, r,
+    request_vote, text, vote,
 };
-use quorate_core::id::Slot;
 use quorate_core::machine::Keys;
 use quorate_core::protocol::{Input, Recovered, Role};
 use quorate_raft::{Config, Message, Raft, Timer};
@@ -77,7 +77,7 @@ fn a_single_replica_leads_and_commits_through_promises_to_itself() {
     node.read(7);
     node.sync();
     node.end_turn();
-    assert_eq!(node.answered.len(), 1);
+    assert_eq!(node.answered().len(), 1);
 }
 
 #[test]
@@ -111,12 +111,12 @@ fn a_follower_acknowledges_once_a_turn() {
 fn a_commit_costs_two_messages_a_follower() {
     for n in [3, 5] {
         let mut cluster = Cluster::led_by_0(n, &Config::default());
-        cluster.delivered.clear();
+        cluster.rounds.clear();
         for _ in 0..10 {
             cluster.propose(0, "x");
         }
         assert_eq!(cluster.node(0).committed(), 11);
-        assert_eq!(cluster.delivered.len(), 10 * 2 * (n - 1));
+        assert_eq!(cluster.delivered().len(), 10 * 2 * (n - 1));
     }
 }
 
@@ -195,12 +195,12 @@ fn what_was_lost_is_sent_again_after_a_heartbeat() {
 fn a_follower_forwards_to_the_leader_and_learns_of_the_commit_at_once() {
     let mut cluster = Cluster::led_by_0(3, &Config::default());
     cluster.beat(0);
-    cluster.delivered.clear();
+    cluster.rounds.clear();
     cluster.propose(1, "x");
     assert_eq!(cluster.node(1).executed(), ["", "x"], "its client waits");
     assert_eq!(cluster.node(2).executed(), [""], "nobody waits here");
     // One forward, a round of entries and acknowledgements, and the commit index to the one.
-    assert_eq!(cluster.delivered.len(), 1 + 4 + 2);
+    assert_eq!(cluster.delivered().len(), 1 + 4 + 2);
 }
 
 #[test]
@@ -288,5 +288,5 @@ fn an_acknowledgement_of_more_than_there_is_does_not_count() {
     leader.receive(r(1), accepted(2, 9));
     assert_eq!(leader.committed(), 0);
     leader.receive(r(1), accepted(2, 1));
-    assert_eq!(leader.commits.first().map(|(slot, _)| *slot), Some(Slot(1)));
+    assert_eq!(leader.slots().first(), Some(&1));
 }

@@ -6,15 +6,12 @@
 //! [`Behaviour`]: among others, one copy speaks to some replicas and the other to the rest, which
 //! makes it equivocate, vote for both sides and speak for views past and to come, in any protocol.
 //! Lies that take knowledge of the protocol are a [`Tamper`]'s.
-//!
-//! Requests of simulated clients bear no signatures, so a frame that carries any is not falsified
-//! in a way that its receiver could not see: protocols need not survive that.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
 
 use bytes::Bytes;
-use quorate_core::crypto::{Digest, PublicKey};
+use quorate_core::crypto::Digest;
 use quorate_core::id::{ReplicaId, ReplicaSet};
 use quorate_core::protocol::{Context, Protocol};
 use quorate_core::storage::Snapshot;
@@ -30,9 +27,6 @@ const STREAMS: u64 = 16;
 
 /// How many frames an adversary remembers, to send them again.
 const REMEMBERED: usize = 128;
-
-/// The bytes of a public key.
-const KEY_BYTES: usize = 32;
 
 /// Lies that take knowledge of a protocol.
 pub trait Tamper<P: Protocol>: Debug + Send {
@@ -86,7 +80,6 @@ pub(crate) type Lie = (Bytes, u64);
 #[derive(Debug)]
 pub(crate) struct Adversary<P: Protocol> {
     n: usize,
-    members: Vec<PublicKey>,
     random: ChaCha8Rng,
     /// The longest that it holds a frame back, in nanoseconds.
     patience: u64,
@@ -103,7 +96,6 @@ impl<P: Protocol> Adversary<P> {
     pub(crate) fn new(
         seed: u64,
         (me, n): (ReplicaId, usize),
-        members: Vec<PublicKey>,
         patience: u64,
         tamper: Option<Box<dyn Tamper<P>>>,
     ) -> Self {
@@ -111,7 +103,6 @@ impl<P: Protocol> Adversary<P> {
         random.set_stream(STREAMS + u64::from(me.0));
         Adversary {
             n,
-            members,
             random,
             patience,
             tamper,
@@ -176,14 +167,12 @@ impl<P: Protocol> Adversary<P> {
         }
     }
 
-    /// What is sent to `to` when a machine wants to send it `message`. `seal` encloses a message,
-    /// `opens` says whether a receiver would take a frame.
+    /// What is sent to `to` when a machine wants to send it `message`. `seal` encloses a message.
     pub(crate) fn lies(
         &mut self,
         (twin, to): (Twin, ReplicaId),
         message: &P::Message,
         seal: impl Fn(&P::Message) -> Option<Bytes>,
-        opens: impl Fn(&[u8]) -> bool,
     ) -> Vec<Lie> {
         let Some(frame) = seal(message).filter(|_| self.speaks(twin, to)) else {
             return Vec::new();
@@ -201,7 +190,7 @@ impl<P: Protocol> Adversary<P> {
                 let old = self.remembered.get(again).cloned();
                 old.into_iter().chain([frame]).map(|f| (f, 0)).collect()
             }
-            Behaviour::Mangles => vec![(self.mangled(frame, opens), 0)],
+            Behaviour::Mangles => vec![(self.mangled(frame), 0)],
             Behaviour::Tampers(_) => {
                 let random = &mut self.random;
                 let told = self.tamper.as_mut();
@@ -221,27 +210,15 @@ impl<P: Protocol> Adversary<P> {
         self.remembered.push_back(frame.clone());
     }
 
-    /// The frame cut short, or with wrong bits; as it was, if that forged a client's request.
-    fn mangled(&mut self, frame: Bytes, opens: impl Fn(&[u8]) -> bool) -> Bytes {
+    /// The frame, sometimes cut short or with wrong bits.
+    fn mangled(&mut self, frame: Bytes) -> Bytes {
         let mut bytes = frame.to_vec();
         match self.random.random_range(0..3) {
-            0 => return frame,
+            0 => {}
             1 => bytes.truncate(self.random.random_range(0..=bytes.len())),
             _ => flip(&mut bytes, &mut self.random),
         }
-        match self.carries_requests(&frame) && opens(&bytes) {
-            true => frame,
-            false => bytes.into(),
-        }
-    }
-
-    /// Whether a frame may carry requests: it has the key of a client in it, or of a replica that
-    /// reads through the log.
-    fn carries_requests(&self, frame: &[u8]) -> bool {
-        frame.windows(KEY_BYTES).any(|window| {
-            let is_client = window.windows(2).all(|pair| pair[0] == pair[1]);
-            is_client || self.members.iter().any(|key| key.0 == *window)
-        })
+        bytes.into()
     }
 
     /// What a client is told instead; lying replicas agree on their lies.

@@ -158,6 +158,7 @@ mod tests {
                 operation: Operation::Apply(b"x"),
             }),
             checkpoint: false,
+            agreed: None,
         }
     }
 

@@ -4,17 +4,20 @@
 //! correct ([`FaultModel::replies`](quorate_core::protocol::FaultModel::replies)): it asks its
 //! replica first and all of them after a time-out, and reads from all at once.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use quorate_core::consensus::{ProposeError, ReadError};
-use quorate_core::crypto::PublicKey;
+use quorate_core::crypto::{Admission, PublicKey, SecretKey, Signer};
 use quorate_core::id::{ReplicaId, ReplicaSet};
 use quorate_core::replica::ReadToken;
-use quorate_core::request::{Operation, Request, SessionId};
+use quorate_core::request::{Batch, Operation, Request, SessionId};
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
 use crate::conditions::MILLISECOND;
 use crate::history;
+use crate::host::GROUP;
 use crate::register::{self, Change, Command, CommandId, Outcome};
 
 /// How many registers clients use.
@@ -30,32 +33,44 @@ pub(crate) const PER_CLIENT: u64 = 1 << 32;
 #[derive(Clone, Debug)]
 pub(crate) enum Ask {
     /// To order a request.
-    Request(OwnedRequest),
+    Request(Requested),
     /// To read.
     Read(ReadToken, Bytes),
 }
 
-/// A [`Request`] that owns its command; without one it opens the session.
+/// A request as its client sends it, alone and signed. Only protocols that replicas may lie in
+/// look at the signature.
 #[derive(Clone, Debug)]
-pub(crate) struct OwnedRequest {
-    pub(crate) session: SessionId,
+pub(crate) struct Requested {
     pub(crate) sequence: u64,
-    pub(crate) answered: u64,
-    pub(crate) command: Option<Bytes>,
+    pub(crate) batch: Batch,
 }
 
-impl OwnedRequest {
-    pub(crate) fn as_request(&self) -> Request<'_> {
-        Request {
-            session: self.session,
-            sequence: self.sequence,
-            answered: self.answered,
-            operation: match &self.command {
-                Some(command) => Operation::Apply(command),
-                None => Operation::Open,
-            },
+impl Requested {
+    /// A command; without one, the request that opens the session.
+    pub(crate) fn new(session: SessionId, sequence: u64, command: Option<&[u8]>) -> Self {
+        let request = Request {
+            session,
+            sequence,
+            answered: if command.is_some() { sequence } else { 0 },
+            operation: command.map_or(Operation::Open, Operation::Apply),
+        };
+        Requested {
+            sequence,
+            batch: Batch::of_one(request).signed(&SIGNER),
         }
     }
+}
+
+/// All simulated clients have one key; their sessions tell them apart.
+static SIGNER: LazyLock<Signer> =
+    LazyLock::new(|| Signer::new(SecretKey::from_seed([0xc1; 32]), GROUP));
+
+static CLIENT: LazyLock<PublicKey> = LazyLock::new(|| SIGNER.public());
+
+/// The clients that replicas admit.
+pub(crate) fn admitted() -> Admission {
+    Admission::of([*CLIENT])
 }
 
 /// What a replica tells a client.
@@ -236,7 +251,7 @@ impl Client {
             Call::Get => Ask::Read(ReadToken(id.0), register::query(key)),
             Call::Change(change) => {
                 let command = Command { id, key, change };
-                Ask::Request(self.request(Some(command.encode())))
+                Ask::Request(self.request(Some(&command.encode())))
             }
         };
         self.doing = Doing::Operating {
@@ -248,13 +263,8 @@ impl Client {
         self.send(random)
     }
 
-    fn request(&self, command: Option<Bytes>) -> OwnedRequest {
-        OwnedRequest {
-            session: self.session(),
-            sequence: self.sequence,
-            answered: self.sequence,
-            command,
-        }
+    fn request(&self, command: Option<&[u8]>) -> Requested {
+        Requested::new(self.session(), self.sequence, command)
     }
 
     /// Sends what it is doing; from the second time on to another replica.
@@ -450,7 +460,7 @@ impl Client {
 /// The `count`th session of a client.
 pub(crate) fn session(client: u64, count: u64) -> SessionId {
     SessionId {
-        client: PublicKey([client as u8 + 1; 32]),
+        client: *CLIENT,
         number: client * PER_CLIENT + count,
     }
 }

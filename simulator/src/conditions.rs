@@ -85,6 +85,8 @@ pub struct Conditions {
     pub turn: Spread,
     /// Clocks run up to so many thousandths too fast or too slow.
     pub drift: u64,
+    /// Wall clocks are set up to so many nanoseconds apart.
+    pub skew: u64,
 }
 
 impl Conditions {
@@ -100,6 +102,7 @@ impl Conditions {
             save: instant,
             turn: instant,
             drift: 0,
+            skew: 0,
         }
     }
 
@@ -127,6 +130,7 @@ impl Conditions {
             save: Spread::between(sync * 2, sync * 10),
             turn: Spread::between(MICROSECOND, 50 * MICROSECOND),
             drift: if faults == Faults::None { 0 } else { 50 },
+            skew: 300 * MILLISECOND,
         }
     }
 }

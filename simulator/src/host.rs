@@ -1,26 +1,30 @@
 //! A simulated machine: a replica, its clock, its disk, and what waits to be looked at.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_core::crypto::{GroupId, Members, PublicKey, SecretKey, Signer, Verifier};
-use quorate_core::id::{ReplicaId, ReplicaSet, Time};
+use quorate_core::crypto::{GroupId, Members, SecretKey, Signer, Verifier};
+use quorate_core::id::{ReplicaId, ReplicaSet, Time, UnixTime};
 use quorate_core::ledger::Ledger;
-use quorate_core::protocol::{Context, Protocol, Verified};
+use quorate_core::protocol::{Context, FaultModel, Protocol, Verified};
 use quorate_core::replica::{Effects, Halt, Replica, Settings};
 use quorate_core::storage::{Snapshot, StorageError, Ticket};
 use quorate_core::wire::Envelope;
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
-use crate::client::{Ask, Told};
+use crate::client::{self, Ask, Told};
 use crate::conditions::Conditions;
 use crate::disk::Disk;
 use crate::register::Register;
 use crate::report::{Finding, Rule};
 
 /// The cluster's number; a world has one cluster.
-const GROUP: GroupId = GroupId(1);
+pub(crate) const GROUP: GroupId = GroupId(1);
+
+/// When worlds begin.
+const EPOCH: UnixTime = UnixTime(1_700_000_000_000_000_000);
 
 /// A clock that started at an instant and runs too fast or too slow.
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +95,8 @@ pub(crate) struct Host<P: Protocol> {
     verifier: Verifier,
     envelope: Envelope,
     rate: u64,
+    /// What its wall clock shows at the beginning of the world.
+    wall_clock: UnixTime,
 }
 
 /// What a turn led to.
@@ -125,9 +131,13 @@ pub(crate) fn cluster<P: Protocol>(
         .collect();
     let public: Vec<_> = keys.iter().map(SecretKey::public).collect();
     let members = Members::new(GROUP, public);
+    // From a stream of their own: what else a seed draws does not depend on them.
+    let mut clocks = random.clone();
     let hosts = ReplicaId::all(n).zip(keys).map(|(id, key)| {
         let rate = 1000 - conditions.drift + random.random_range(0..=2 * conditions.drift);
-        machine((id, key), members.clone(), conditions, rate)
+        let mut host = machine((id, key), members.clone(), conditions, rate);
+        host.wall_clock = EPOCH + Duration::from_nanos(clocks.random_range(0..=conditions.skew));
+        host
     });
     hosts.collect()
 }
@@ -135,7 +145,9 @@ pub(crate) fn cluster<P: Protocol>(
 /// A second machine with the key of the first, which has nothing on its disk yet.
 pub(crate) fn second<P: Protocol>(first: &Host<P>, conditions: &Conditions) -> Host<P> {
     let (id, key) = (first.id, first.key.clone());
-    machine((id, key), first.members.clone(), conditions, first.rate)
+    let mut second = machine((id, key), first.members.clone(), conditions, first.rate);
+    second.wall_clock = first.wall_clock;
+    second
 }
 
 fn machine<P: Protocol>(
@@ -159,12 +171,17 @@ fn machine<P: Protocol>(
         installing: None,
         distrusts: ReplicaSet::EMPTY,
         spent: Ledger::default(),
-        verifier: Verifier::new(members.clone()),
+        verifier: verifier(&members),
         members,
         key,
         envelope: Envelope::new(GROUP, 0),
         rate,
+        wall_clock: EPOCH,
     }
+}
+
+fn verifier(members: &Members) -> Verifier {
+    Verifier::new(members.clone()).admitting(client::admitted())
 }
 
 impl<P: Protocol> Host<P> {
@@ -176,8 +193,8 @@ impl<P: Protocol> Host<P> {
         settings: &Settings,
         random: &mut ChaCha8Rng,
     ) -> Result<(), Halt> {
-        self.verifier = Verifier::new(self.members.clone());
-        let context = self.context(random.random());
+        self.verifier = verifier(&self.members);
+        let context = self.context(random.random(), now);
         let stored = self.disk.stored();
         let machine = Register::default();
         let replica = Replica::recover(context, config.clone(), settings.clone(), machine, stored);
@@ -186,21 +203,16 @@ impl<P: Protocol> Host<P> {
         Ok(())
     }
 
-    /// Who it is, and its key.
-    pub(crate) fn context(&self, seed: [u8; 32]) -> Context {
+    /// Who it is, its key, and what its wall clock shows `now`.
+    pub(crate) fn context(&self, seed: [u8; 32], now: u64) -> Context {
         Context {
             me: self.id,
             members: self.members.clone(),
             signer: Signer::new(self.key.clone(), GROUP),
             verifier: self.verifier.clone(),
             seed,
+            wall_clock: self.wall_clock + Duration::from_nanos(now),
         }
-    }
-
-    /// The keys of all replicas.
-    pub(crate) fn member_keys(&self) -> Vec<PublicKey> {
-        let ids = self.members.ids();
-        ids.filter_map(|id| self.members.key(id)).collect()
     }
 
     /// Stops the replica; what was scheduled for it is void.
@@ -254,7 +266,7 @@ impl<P: Protocol> Host<P> {
                         }
                     }
                 }
-                Item::Ask(ask) => turn.refused.extend(put(replica, ask)),
+                Item::Ask(ask) => turn.refused.extend(put(replica, &self.verifier, ask)),
                 Item::Durable(ticket) => replica.durable(ticket),
                 Item::Saved(ticket) => {
                     turn.installed |= self.installing.take_if(|t| *t <= ticket).is_some();
@@ -278,20 +290,29 @@ impl<P: Protocol> Host<P> {
             let detail = format!("{} applied {command:?} twice", self.id);
             turn.finding.get_or_insert((Rule::ExactlyOnce, detail));
         }
+        if let Some(disorder) = replica.machine().disorder() {
+            let detail = format!("{}: {disorder}", self.id);
+            turn.finding.get_or_insert((Rule::Invariant, detail));
+        }
         Some(turn)
     }
 }
 
 /// Gives the replica a client's wish; the answer, if it is refused at once.
-fn put<P: Protocol>(replica: &mut Replica<P, Register>, ask: Ask) -> Option<Told> {
+fn put<P: Protocol>(
+    replica: &mut Replica<P, Register>,
+    verifier: &Verifier,
+    ask: Ask,
+) -> Option<Told> {
     match ask {
         Ask::Request(request) => {
-            let refused = replica.propose(request.as_request()).err()?;
-            Some(Told::Answer(
-                request.session,
-                request.sequence,
-                Err(refused),
-            ))
+            let trusted = P::FAULTS == FaultModel::Crash;
+            for group in request.batch.groups() {
+                if trusted || group.verify(verifier).is_ok() {
+                    replica.propose(&group);
+                }
+            }
+            None
         }
         Ask::Read(token, query) => {
             let level = quorate_core::consensus::ReadLevel::Linearizable;

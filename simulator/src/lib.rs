@@ -15,7 +15,9 @@
 //! | what a crash leaves on a disk | `disk.rs` |
 //! | what is checked: after every turn, and at the end | `check.rs`, `world/ending.rs`, [`linearizability`] |
 //! | how a failing plan is made shorter | `simulate.rs` |
+//! | how tests steer single replicas by hand | [`harness`] |
 
+pub mod harness;
 pub mod history;
 pub mod linearizability;
 pub mod register;

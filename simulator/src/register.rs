@@ -5,7 +5,10 @@ use std::io;
 
 use bytes::Bytes;
 use quorate_core::codec;
+use quorate_core::crypto::{Digest, Digester};
+use quorate_core::id::UnixTime;
 use quorate_core::machine::{Keys, RestoreError, StateMachine};
+use quorate_core::protocol::Agreed;
 use serde::{Deserialize, Serialize};
 
 /// Names a command; no two commands of a world share one.
@@ -54,10 +57,17 @@ pub enum Outcome {
 
 /// Registers with one-byte names. It remembers every command it has applied, in its state and so
 /// in its snapshots, and notes a command that it is given twice: what the sessions are to prevent.
+/// All that was agreed on besides is in its state too, so that replicas that were told different
+/// times or nonces differ; a time that does not go on it notes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Register {
     values: BTreeMap<u8, u64>,
     applied: BTreeSet<CommandId>,
+    /// The last time agreed on, and the digest of all that was.
+    agreed: Option<(UnixTime, Digest)>,
+    /// What is wrong with what was agreed on. Not part of the snapshot.
+    #[serde(skip)]
+    disorder: Option<String>,
     /// A command applied twice. Not part of the snapshot.
     #[serde(skip)]
     repeated: Option<CommandId>,
@@ -72,6 +82,16 @@ impl Register {
     /// A command that was applied twice, if one was.
     pub fn repeated(&self) -> Option<CommandId> {
         self.repeated
+    }
+
+    /// The last time agreed on.
+    pub fn agreed_time(&self) -> Option<UnixTime> {
+        self.agreed.map(|(time, _)| time)
+    }
+
+    /// What is wrong with what was agreed on, if anything.
+    pub(crate) fn disorder(&self) -> Option<&str> {
+        self.disorder.as_deref()
     }
 
     fn change(&mut self, command: &Command) -> Outcome {
@@ -142,6 +162,20 @@ impl StateMachine for Register {
         encoded(&self.change(&command))
     }
 
+    fn agreed(&mut self, agreed: &Agreed) {
+        let mut digester = Digester::default();
+        if let Some((last, all)) = &self.agreed {
+            if *last >= agreed.time {
+                let disorder = format!("{:?} was agreed on after {last:?}", agreed.time);
+                self.disorder.get_or_insert(disorder);
+            }
+            digester.update(&all.0);
+        }
+        digester.update(&agreed.time.0.to_le_bytes());
+        digester.update(&agreed.nonce);
+        self.agreed = Some((agreed.time, digester.finish()));
+    }
+
     fn query(&self, query: &[u8]) -> Bytes {
         let value = query.first().and_then(|key| self.values.get(key).copied());
         encoded(&value)
@@ -177,8 +211,11 @@ impl StateMachine for Register {
         from.read_to_end(&mut bytes)?;
         let state: Register = codec::decode("registers", &bytes)
             .map_err(|error| RestoreError::new(error.to_string()))?;
-        let repeated = self.repeated;
-        *self = Register { repeated, ..state };
+        *self = Register {
+            repeated: self.repeated,
+            disorder: self.disorder.take(),
+            ..state
+        };
         Ok(())
     }
 }

@@ -9,8 +9,9 @@ use crate::codec::{self, FORMAT_VERSION, TABLE_LIMIT};
 use crate::consensus::ProposeError;
 use crate::crypto::Digest;
 use crate::frontier::Frontier;
+use crate::id::UnixTime;
 use crate::machine::{RestoreError, StateMachine};
-use crate::protocol::{Commit, SnapshotRef, Violation};
+use crate::protocol::{Agreed, Commit, SnapshotRef, Violation};
 use crate::request::{Operation, Request};
 use crate::session::{Sessions, Standing};
 use crate::storage::Snapshot;
@@ -27,6 +28,8 @@ pub(super) struct Execution<S> {
     entries: u64,
     requests: u64,
     since_snapshot: u64,
+    /// The time agreed on last, as the machine was told it.
+    agreed: Option<UnixTime>,
 }
 
 /// What precedes the application's state in a snapshot's body.
@@ -36,6 +39,7 @@ struct Head {
     entries: u64,
     at: Frontier,
     sessions: Sessions,
+    agreed: Option<UnixTime>,
 }
 
 impl<S: StateMachine> Execution<S> {
@@ -47,6 +51,7 @@ impl<S: StateMachine> Execution<S> {
             entries: 0,
             requests: 0,
             since_snapshot: 0,
+            agreed: None,
         }
     }
 
@@ -61,7 +66,13 @@ impl<S: StateMachine> Execution<S> {
             Operation::Open if self.sessions.is_open(request.session) => {
                 Standing::Executed(Bytes::new())
             }
-            Operation::Open | Operation::Query(_) => Standing::New,
+            Operation::Open => Standing::New,
+            Operation::Query(_) => {
+                match self.sessions.standing(request.session, request.sequence) {
+                    Standing::Expired => Standing::New,
+                    standing => standing,
+                }
+            }
         }
     }
 
@@ -75,6 +86,11 @@ impl<S: StateMachine> Execution<S> {
             },
             Operation::Apply(_) | Operation::Query(_) => request,
         }
+    }
+
+    /// How many sessions have been opened.
+    pub(super) fn opened(&self) -> u64 {
+        self.sessions.opened()
     }
 
     pub(super) fn applied(&self) -> &Frontier {
@@ -111,6 +127,9 @@ impl<S: StateMachine> Execution<S> {
         }
         self.entries += 1;
         self.since_snapshot += commit.batch.size() as u64;
+        if let Some(agreed) = &commit.agreed {
+            self.agree(agreed, settings);
+        }
         for request in commit.batch.requests() {
             answer(Answer {
                 session: request.session,
@@ -121,13 +140,25 @@ impl<S: StateMachine> Execution<S> {
         Ok(())
     }
 
+    /// Tells the machine what was agreed on. Its time goes on from the last, which is replicated
+    /// state: all replicas come to the same.
+    fn agree(&mut self, agreed: &Agreed, settings: &Settings) {
+        let least = self.agreed.map_or(agreed.time, UnixTime::next);
+        let time = match settings.mutated(Mutant::AgreedTimeAsProposed) {
+            true => agreed.time,
+            false => agreed.time.max(least),
+        };
+        self.agreed = Some(time);
+        self.machine.agreed(&Agreed { time, ..*agreed });
+    }
+
     fn request(
         &mut self,
         request: Request<'_>,
         settings: &Settings,
     ) -> Result<Bytes, ProposeError> {
         let command = match request.operation {
-            Operation::Query(query) => return Ok(self.machine.query(query)),
+            Operation::Query(query) => return self.query(&request, query),
             Operation::Open => {
                 return match self.sessions.open(request.session, request.answered) {
                     true => Ok(Bytes::new()),
@@ -146,6 +177,17 @@ impl<S: StateMachine> Execution<S> {
             Err(Standing::Expired) => Err(ProposeError::SessionExpired),
             Err(_) if settings.mutated(Mutant::ExecuteRepeats) => Ok(self.machine.apply(command)),
             Err(Standing::Executed(answer)) => Ok(answer),
+            Err(Standing::Dropped | Standing::New) => Err(ProposeError::AnswerDropped),
+        }
+    }
+
+    /// A query of an open session is answered once, like a command, so that a client can count
+    /// equal answers; what a replica asks for itself has no session.
+    fn query(&mut self, request: &Request<'_>, query: &[u8]) -> Result<Bytes, ProposeError> {
+        let machine = &self.machine;
+        match self.sessions.execute(request, || machine.query(query)) {
+            Ok(answer) | Err(Standing::Executed(answer)) => Ok(answer),
+            Err(Standing::Expired) => Ok(self.machine.query(query)),
             Err(Standing::Dropped | Standing::New) => Err(ProposeError::AnswerDropped),
         }
     }
@@ -174,6 +216,7 @@ impl<S: StateMachine> Execution<S> {
             entries: self.entries,
             at: self.applied.clone(),
             sessions,
+            agreed: self.agreed,
         };
         let failed = |error: &dyn std::fmt::Display| Halt::Encode(format!("a snapshot: {error}"));
         let head = codec::encode(&head).map_err(|error| failed(&error))?;
@@ -213,6 +256,7 @@ impl<S: StateMachine> Execution<S> {
         self.applied = head.at;
         self.entries = head.entries;
         self.sessions = head.sessions;
+        self.agreed = head.agreed;
         self.since_snapshot = 0;
         Ok(())
     }

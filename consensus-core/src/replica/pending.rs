@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+use crate::crypto::Signer;
 use crate::id::Time;
-use crate::request::{Batch, BatchBuilder, Request, SessionId};
+use crate::request::{Batch, BatchBuilder, Group, Request, SessionId};
 
 use super::settings::Settings;
 
@@ -26,6 +27,8 @@ pub(super) struct Pending {
 #[derive(Debug)]
 struct InFlight {
     batch: Batch,
+    /// Its bytes before it was signed.
+    size: usize,
     left: usize,
     proposed: Time,
 }
@@ -43,29 +46,71 @@ pub(super) enum Added {
 
 impl Pending {
     pub(super) fn add(&mut self, request: Request<'_>, settings: &Settings) -> Added {
-        if self.count >= settings.max_pending || self.bytes >= settings.max_pending_bytes {
-            let known = self.requests.get(&request.session);
-            let known = known.is_some_and(|requests| requests.contains_key(&request.sequence));
-            return if known { Added::Known } else { Added::Full };
+        match self.admit(request.session, request.sequence, settings) {
+            Added::New => {}
+            refused => return refused,
         }
-        let requests = self.requests.entry(request.session).or_default();
-        match requests.entry(request.sequence) {
+        self.gather(settings, |gathering| gathering.push(request));
+        Added::New
+    }
+
+    /// Adds those requests of a group that are `new`. It was signed as a whole, and goes on as a
+    /// whole if one of them is not under way yet. Gives those that there is no room for.
+    pub(super) fn add_group<'a>(
+        &mut self,
+        group: &Group<'_>,
+        new: &[Request<'a>],
+        settings: &Settings,
+    ) -> Vec<Request<'a>> {
+        let (mut added, mut refused) = (0, Vec::new());
+        for request in new {
+            match self.admit(request.session, request.sequence, settings) {
+                Added::New => added += 1,
+                Added::Known => {}
+                Added::Full => refused.push(*request),
+            }
+        }
+        if added > 0 {
+            self.overtaken += group.len() - added;
+            self.gather(settings, |gathering| gathering.push_group(group));
+        }
+        refused
+    }
+
+    fn admit(&mut self, session: SessionId, sequence: u64, settings: &Settings) -> Added {
+        let full = self.count >= settings.max_pending || self.bytes >= settings.max_pending_bytes;
+        if full && !self.requests.contains_key(&session) {
+            return Added::Full;
+        }
+        let requests = self.requests.entry(session).or_default();
+        match requests.entry(sequence) {
             Entry::Occupied(_) => return Added::Known,
+            Entry::Vacant(_) if full => return Added::Full,
             Entry::Vacant(entry) => entry.insert(self.next),
         };
         self.count += 1;
+        Added::New
+    }
+
+    fn gather(&mut self, settings: &Settings, push: impl FnOnce(&mut BatchBuilder)) {
         let before = self.gathering.size();
-        self.gathering.push(request);
+        push(&mut self.gathering);
         self.bytes += self.gathering.size() - before;
         if self.gathering.size() >= settings.max_batch_bytes {
             self.close();
         }
-        Added::New
     }
 
     /// Closes the gathering batch if it may be proposed now, and gives all closed batches that
     /// have not been proposed yet.
-    pub(super) fn due(&mut self, now: Time, settings: &Settings) -> Vec<Batch> {
+    ///
+    /// With a `signer`, the requests of its own sessions are signed.
+    pub(super) fn due(
+        &mut self,
+        now: Time,
+        settings: &Settings,
+        signer: Option<&Signer>,
+    ) -> Vec<Batch> {
         let gathered = !self.gathering.is_empty();
         if gathered && self.batches.len() < settings.max_batches_in_flight {
             self.close();
@@ -77,6 +122,9 @@ impl Pending {
             .take_while(unproposed)
             .map(|flight| {
                 flight.proposed = now;
+                if let Some(signer) = signer {
+                    flight.batch = flight.batch.signed(signer);
+                }
                 flight.batch.clone()
             })
             .collect::<Vec<_>>()
@@ -93,6 +141,7 @@ impl Pending {
         } else {
             let flight = InFlight {
                 left,
+                size: batch.size(),
                 batch,
                 proposed: UNPROPOSED,
             };
@@ -128,7 +177,7 @@ impl Pending {
         };
         flight.left -= 1;
         if flight.left == 0 {
-            self.bytes = self.bytes.saturating_sub(flight.batch.size());
+            self.bytes = self.bytes.saturating_sub(flight.size);
             self.batches.remove(&number);
         }
         true
@@ -165,7 +214,7 @@ const UNPROPOSED: Time = Time(u64::MAX);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::PublicKey;
+    use crate::crypto::{GroupId, PublicKey, SecretKey};
     use crate::request::Operation;
 
     const SESSION: SessionId = SessionId {
@@ -194,12 +243,12 @@ mod tests {
     fn what_arrives_while_a_batch_is_under_way_makes_the_next() {
         let (mut pending, settings) = (Pending::default(), settings());
         assert_eq!(pending.add(request(1), &settings), Added::New);
-        assert_eq!(pending.due(Time(1), &settings).len(), 1);
+        assert_eq!(pending.due(Time(1), &settings, None).len(), 1);
         pending.add(request(2), &settings);
         pending.add(request(3), &settings);
-        assert!(pending.due(Time(2), &settings).is_empty());
+        assert!(pending.due(Time(2), &settings, None).is_empty());
         assert!(pending.executed(SESSION, 1));
-        let batches = pending.due(Time(3), &settings);
+        let batches = pending.due(Time(3), &settings, None);
         assert_eq!(batches.iter().map(Batch::len).collect::<Vec<_>>(), [2]);
     }
 
@@ -211,7 +260,7 @@ mod tests {
         }
         assert_eq!(pending.add(request(2), &settings), Added::Known);
         assert_eq!(pending.add(request(5), &settings), Added::Full);
-        pending.due(Time(1), &settings);
+        pending.due(Time(1), &settings, None);
         assert!(pending.executed(SESSION, 3));
         assert!(!pending.executed(SESSION, 3));
         assert_eq!(pending.add(request(5), &settings), Added::New);
@@ -222,12 +271,45 @@ mod tests {
         let (mut pending, settings) = (Pending::default(), settings());
         pending.add(request(1), &settings);
         assert!(pending.executed(SESSION, 1));
-        assert!(pending.due(Time(1), &settings).is_empty());
+        assert!(pending.due(Time(1), &settings, None).is_empty());
         pending.add(request(2), &settings);
         pending.add(request(3), &settings);
         assert!(pending.executed(SESSION, 2));
-        assert_eq!(pending.due(Time(2), &settings).len(), 1);
+        assert_eq!(pending.due(Time(2), &settings, None).len(), 1);
         assert!(pending.executed(SESSION, 3));
+        assert_eq!((pending.oldest(), pending.bytes), (None, 0));
+    }
+
+    #[test]
+    fn what_was_signed_together_goes_on_together_if_anything_in_it_is_new() {
+        let (mut pending, settings) = (Pending::default(), settings());
+        let client = Signer::new(SecretKey::from_seed([1; 32]), GroupId(1));
+        let session = SessionId {
+            client: client.public(),
+            number: 1,
+        };
+        let requests = [1, 2, 3].map(|sequence| Request {
+            session,
+            ..request(sequence)
+        });
+        let mut builder = BatchBuilder::default();
+        requests.iter().for_each(|request| builder.push(*request));
+        let signed = builder.finish().signed(&client);
+        let group = signed.groups().next().unwrap();
+        assert!(
+            pending
+                .add_group(&group, &requests[1..], &settings)
+                .is_empty()
+        );
+        assert!(
+            pending
+                .add_group(&group, &requests[1..], &settings)
+                .is_empty()
+        );
+        assert_eq!(pending.due(Time(1), &settings, None), [signed.clone()]);
+        assert_eq!(pending.len(), 2);
+        assert!(!pending.executed(session, 1));
+        assert!(pending.executed(session, 2) && pending.executed(session, 3));
         assert_eq!((pending.oldest(), pending.bytes), (None, 0));
     }
 
@@ -240,7 +322,7 @@ mod tests {
         let mut pending = Pending::default();
         pending.add(request(1), &settings);
         pending.add(request(2), &settings);
-        let batches = pending.due(Time(1), &settings);
+        let batches = pending.due(Time(1), &settings, None);
         let firsts = batches
             .iter()
             .flat_map(|b| b.requests().map(|r| r.sequence));
@@ -252,7 +334,7 @@ mod tests {
         let (mut pending, settings) = (Pending::default(), settings());
         pending.add(request(1), &settings);
         assert_eq!(pending.oldest(), None);
-        pending.due(Time(10), &settings);
+        pending.due(Time(10), &settings, None);
         assert_eq!(pending.oldest(), Some(Time(10)));
         assert!(pending.again(Time(15), Time(9)).is_empty());
         assert_eq!(pending.again(Time(20), Time(10)).len(), 1);
@@ -267,7 +349,7 @@ mod tests {
         settings.max_batch_bytes = 1;
         pending.add(request(1), &settings);
         assert!(!pending.is_quiet(&settings));
-        assert_eq!(pending.due(Time(1), &settings).len(), 1);
+        assert_eq!(pending.due(Time(1), &settings, None).len(), 1);
         assert!(pending.is_quiet(&settings));
     }
 }

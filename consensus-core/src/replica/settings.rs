@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::MESSAGE_LIMIT;
+use crate::request::GROUP_BYTES;
 
 /// Limits and policies of the driver core, the same for every protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +55,7 @@ impl Settings {
     pub(super) fn validate(&self) -> Result<(), String> {
         // A batch is closed by the request that fills it. What is larger than a message could be
         // written but not read again, and not sent.
-        let batch = self.max_batch_bytes.saturating_add(self.max_command_bytes);
+        let batch = self.max_batch_bytes.saturating_add(self.max_group_bytes());
         if batch > MESSAGE_LIMIT / 2 {
             return Err(format!(
                 "max_batch_bytes ({}) and max_command_bytes ({}) must together be at most {}, for a batch to fit into a record and a message",
@@ -76,6 +77,17 @@ impl Settings {
     }
 }
 
+/// How many bytes a request alone adds to its command.
+const REQUEST_OVERHEAD: usize = 256;
+
+impl Settings {
+    /// The most bytes that requests signed together may have.
+    pub(super) fn max_group_bytes(&self) -> usize {
+        let largest = self.max_command_bytes.max(GROUP_BYTES);
+        largest.saturating_add(REQUEST_OVERHEAD)
+    }
+}
+
 /// A safety rule of the driver that can be switched off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
@@ -85,6 +97,8 @@ pub enum Mutant {
     SessionsLeftOutOfSnapshot,
     /// A request is executed without a look at the sessions.
     ExecuteRepeats,
+    /// The state machine is told the agreed time as it was proposed, be it earlier than the last.
+    AgreedTimeAsProposed,
 }
 
 impl Settings {

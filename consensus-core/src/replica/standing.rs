@@ -61,6 +61,12 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         self.execution.entries()
     }
 
+    /// How many sessions have been opened, as far as this replica has executed: what a client must
+    /// say that opens another and signs it.
+    pub fn opened(&self) -> u64 {
+        self.execution.opened()
+    }
+
     /// How many requests and reads are under way through this node.
     pub fn under_way(&self) -> usize {
         self.pending.len() + self.reads.len()

@@ -1,12 +1,16 @@
 //! Snapshots, compaction, and whoever is too far behind. [Chandra07 §5.5; vanRenesse15 §4]
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use quorate_core::frontier::Frontier;
 use quorate_core::id::Slot;
 use quorate_core::protocol::{Input, Protocol, Recovered, Role};
 use quorate_multipaxos::{Config, Message, Promise, Record};
 
-use crate::common::{Cluster, Node, accept, accepted, b, context, heartbeat, r, snapshot};
+use crate::common::{
+    Cluster, Node, PaxosCluster, PaxosNode, accept, accepted, b, context, heartbeat, r, snapshot,
+};
 
 /// Keeps nothing behind a snapshot.
 fn keeps_nothing() -> Config {
@@ -35,12 +39,16 @@ fn compaction_never_removes_what_is_not_executed() {
 /// A snapshot needs no anchor, and is offered as it is.
 #[test]
 fn a_snapshot_is_offered_without_an_anchor() {
-    let mut node = Node::fresh(0, 3);
+    let mut node = Node::fresh(0, 3, &Config::default());
     node.receive(r(1), accept(b(1, 1), &[(1, "a")], 1));
     node.take_snapshot();
     assert_eq!(node.offer, Some((Frontier::single(Slot(1)), Bytes::new())));
-    assert!(node.paxos.accepts(&snapshot(7, Bytes::new())));
-    assert!(!node.paxos.accepts(&snapshot(7, Bytes::from_static(b"?"))));
+    assert!(node.protocol.accepts(&snapshot(7, Bytes::new())));
+    assert!(
+        !node
+            .protocol
+            .accepts(&snapshot(7, Bytes::from_static(b"?")))
+    );
 }
 
 /// Whoever lacks what its peers have compacted fetches a snapshot, and goes on from there.
@@ -60,7 +68,7 @@ fn a_replica_too_far_behind_fetches_a_snapshot() {
     assert_eq!(cluster.node(2).committed(), 0);
     cluster.transfer(0, 2);
     cluster.beat(0);
-    cluster.node(2).pass(200);
+    cluster.node(2).pass(Duration::from_millis(200));
     cluster.deliver();
     assert_eq!(cluster.node(2).committed(), 4);
     assert_eq!(
@@ -74,13 +82,14 @@ fn a_replica_too_far_behind_fetches_a_snapshot() {
 /// to candidates.
 #[test]
 fn what_lies_beyond_an_installed_snapshot_stays() {
-    let mut node = Node::fresh(0, 3);
+    let mut node = Node::fresh(0, 3, &Config::default());
     node.receive(r(1), accept(b(1, 1), &[(2, "b"), (5, "e")], 0));
     node.turn(Input::Installed(snapshot(3, Bytes::new())));
     assert_eq!(node.committed(), 3);
     assert_eq!(node.durable_log(), [(5, b(1, 1), String::from("e"))]);
     assert_eq!(node.durable_promise(), b(1, 1));
-    let mut node = node.crash(Config::default(), Some(snapshot(3, Bytes::new())));
+    node.saved = Some(snapshot(3, Bytes::new()));
+    let mut node = node.crash(&Config::default());
     assert_eq!(node.committed(), 3);
     node.receive(r(1), accept(b(1, 1), &[(4, "d")], 5));
     assert_eq!(node.executed(), ["d", "e"]);
@@ -89,9 +98,10 @@ fn what_lies_beyond_an_installed_snapshot_stays() {
 /// The same, if the crash comes before the records are written that follow from the snapshot.
 #[test]
 fn a_snapshot_may_lie_ahead_of_the_records() {
-    let mut node = Node::fresh(0, 3);
+    let mut node = Node::fresh(0, 3, &Config::default());
     node.receive(r(1), accept(b(1, 1), &[(1, "a"), (2, "b")], 2));
-    let mut node = node.crash(Config::default(), Some(snapshot(9, Bytes::new())));
+    node.saved = Some(snapshot(9, Bytes::new()));
+    let mut node = node.crash(&Config::default());
     assert_eq!((node.committed(), node.durable_log()), (9, Vec::new()));
     assert_eq!(node.durable_promise(), b(1, 1));
     node.receive(r(1), accept(b(1, 1), &[(10, "j")], 10));

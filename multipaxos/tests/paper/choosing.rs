@@ -4,7 +4,10 @@ use quorate_core::id::ReplicaId;
 use quorate_core::protocol::{Recovered, Role};
 use quorate_multipaxos::Config;
 
-use crate::common::{Cluster, Node, accept, accepted, b, context, promise, promise_from, r, text};
+use crate::common::{
+    Cluster, Node, PaxosCluster, PaxosNode, accept, accepted, b, context, promise, promise_from, r,
+    text,
+};
 
 fn values(slots: &[(u64, String)]) -> Vec<(u64, &str)> {
     slots
@@ -246,7 +249,7 @@ fn all_replicas_execute_the_same_commands_in_the_same_order() {
         assert!(
             node.commits
                 .iter()
-                .all(|(_, batch)| !text(batch).is_empty())
+                .all(|commit| !text(&commit.batch).is_empty())
         );
     }
 }
@@ -257,11 +260,11 @@ fn all_replicas_execute_the_same_commands_in_the_same_order() {
 fn a_second_value_for_a_chosen_slot_is_a_violation() {
     use quorate_core::output::Output;
     use quorate_core::protocol::Protocol as _;
-    let mut node = Node::fresh(0, 3);
+    let mut node = Node::fresh(0, 3, &Config::default());
     node.receive(r(1), accept(b(1, 1), &[(1, "a")], 1));
     assert_eq!(node.executed(), ["a"]);
     let input = node.input(r(2), accept(b(2, 2), &[(1, "b")], 0));
-    node.paxos.step(node.now, input, &mut Output::default());
-    let violation = node.paxos.check().unwrap_err();
+    node.protocol.step(node.now, input, &mut Output::default());
+    let violation = node.protocol.check().unwrap_err();
     assert_eq!(violation.rule, "one value is chosen in a slot");
 }

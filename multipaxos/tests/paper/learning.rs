@@ -1,10 +1,15 @@
 //! Slots in any order, the watermark, and learning what is chosen. [Lamport01 §2.3, §3;
 //! vanRenesse15 §2, §2.3]
 
+use std::time::Duration;
+
 use quorate_core::id::Slot;
 use quorate_multipaxos::{Config, Message, Timer};
 
-use crate::common::{Cluster, Node, accept, accepted, b, echo, heartbeat, proposal, r, records};
+use crate::common::{
+    Cluster, Node, PaxosCluster, PaxosNode, accept, accepted, b, echo, heartbeat, proposal, r,
+    records,
+};
 
 fn learn(from: u64) -> Message {
     Message::Learn { from: Slot(from) }
@@ -23,14 +28,14 @@ fn slots_are_chosen_in_any_order_and_executed_in_theirs() {
     assert_eq!(leader.committed(), 0, "2 and 3 are chosen");
     leader.receive(r(2), accepted(b(1, 0), &[1]));
     assert_eq!(leader.executed(), ["a", "b", "c"]);
-    let slots: Vec<u64> = leader.commits.iter().map(|(slot, _)| slot.0).collect();
+    let slots: Vec<u64> = leader.slots();
     assert_eq!(slots, [1, 2, 3]);
 }
 
 /// An acceptor takes proposals in any order; one acknowledgement names them all.
 #[test]
 fn slots_are_accepted_in_any_order() {
-    let mut node = Node::fresh(0, 3);
+    let mut node = Node::fresh(0, 3, &Config::default());
     let answers = node.answer(r(1), accept(b(1, 1), &[(3, "c"), (5, "e")], 0));
     assert_eq!(answers, [accepted(b(1, 1), &[3, 5])]);
     let first = node.input(r(1), accept(b(1, 1), &[(1, "a"), (2, "b")], 0));
@@ -71,9 +76,12 @@ fn the_window_bounds_the_slots_under_way() {
 #[test]
 fn in_steady_state_only_phase_2_is_executed() {
     let mut cluster = Cluster::led_by_0(5, &Config::default());
-    cluster.delivered.clear();
+    cluster.rounds.clear();
     cluster.propose(0, "a");
-    assert_eq!(cluster.delivered, [["accept"; 4], ["accepted"; 4]].concat());
+    assert_eq!(
+        cluster.delivered(),
+        [["accept"; 4], ["accepted"; 4]].concat()
+    );
     assert_eq!(cluster.node(0).executed(), ["a"]);
     assert_eq!(cluster.node(1).committed(), 0);
     cluster.propose(0, "b");
@@ -86,7 +94,7 @@ fn in_steady_state_only_phase_2_is_executed() {
 #[test]
 fn a_follower_that_forwarded_a_request_is_told_at_once() {
     let mut cluster = Cluster::led_by_0(3, &Config::default());
-    cluster.delivered.clear();
+    cluster.rounds.clear();
     cluster.propose(1, "x");
     assert_eq!(cluster.node(1).executed(), ["x"]);
     assert_eq!(cluster.node(2).committed(), 0);
@@ -98,7 +106,7 @@ fn a_follower_that_forwarded_a_request_is_told_at_once() {
         "accepted",
         "heartbeat",
     ];
-    assert_eq!(cluster.delivered[..6], kinds);
+    assert_eq!(cluster.delivered()[..6], kinds);
 }
 
 /// The watermark of a ballot says that what was accepted in this ballot is chosen. What was
@@ -113,7 +121,7 @@ fn the_watermark_does_not_confirm_what_was_accepted_in_an_older_ballot() {
     let proposals = vec![proposal(1, "a")];
     node.receive(r(1), Message::Chosen { proposals });
     assert_eq!(node.executed(), ["a", "b"]);
-    let again = node.crash(Config::default(), None);
+    let again = node.crash(&Config::default());
     assert!(
         again
             .durable_log()
@@ -134,10 +142,10 @@ fn missing_values_are_asked_for_in_batches() {
         cluster.propose(0, text);
     }
     cluster.heal();
-    cluster.delivered.clear();
+    cluster.rounds.clear();
     cluster.beat(0);
     assert_eq!(cluster.node(2).executed(), ["a", "b", "c", "d", "e"]);
-    let count = |kind| cluster.delivered.iter().filter(|k| **k == kind).count();
+    let count = |kind| cluster.delivered().iter().filter(|k| **k == kind).count();
     assert_eq!(count("learn"), 5, "one value fits into a message");
     assert_eq!(count("chosen"), 5);
 }
@@ -145,7 +153,7 @@ fn missing_values_are_asked_for_in_batches() {
 /// A question that is lost is asked again, and not of the leader alone.
 #[test]
 fn learning_is_tried_again_and_from_others() {
-    let mut node = Node::fresh(0, 3);
+    let mut node = Node::fresh(0, 3, &Config::default());
     assert_eq!(
         node.answer(r(1), heartbeat(b(1, 1), 3, 1)),
         [learn(1), echo(b(1, 1), &[], 1, 0)]
@@ -174,7 +182,7 @@ fn a_proposal_that_is_not_answered_is_sent_again() {
     leader.propose("b");
     leader.receive(r(1), accepted(b(1, 0), &[1]));
     leader.take();
-    leader.pass(200);
+    leader.pass(Duration::from_millis(200));
     let sent = leader.take();
     let accepts = sent.iter().filter_map(|(to, message)| match message {
         Message::Accept(accept) if !accept.proposals.is_empty() => {
@@ -196,7 +204,7 @@ fn a_proposal_that_is_not_answered_is_sent_again() {
     leader.receive(r(2), accepted(b(1, 0), &[1, 2]));
     leader.receive(r(3), accepted(b(1, 0), &[2]));
     assert_eq!(leader.executed(), ["a", "b"]);
-    leader.pass(400);
+    leader.pass(Duration::from_millis(400));
     let again = leader.proposed(r(4));
     assert_eq!(again, [], "what is chosen they ask for themselves");
 }
@@ -209,9 +217,8 @@ fn lost_messages_cost_latency_only() {
     cluster.propose(0, "a");
     cluster.heal();
     cluster.propose(0, "b");
-    let asked = cluster.delivered.iter().filter(|kind| **kind == "learn");
     assert_eq!(
-        asked.count(),
+        cluster.count("learn"),
         1,
         "the next proposal said that there is something to learn"
     );
@@ -230,11 +237,11 @@ fn a_leader_learns_nothing_from_others() {
 /// A restart executes again what it had known to be chosen, and asks nobody.
 #[test]
 fn a_restart_remembers_what_it_knew_to_be_chosen() {
-    let mut node = Node::fresh(0, 3);
+    let mut node = Node::fresh(0, 3, &Config::default());
     node.receive(r(1), accept(b(1, 1), &[(1, "a"), (2, "b")], 0));
     node.receive(r(1), accept(b(1, 1), &[(3, "c")], 2));
     node.receive(r(1), accept(b(1, 1), &[(4, "d")], 3));
-    let mut again = node.crash(Config::default(), None);
+    let mut again = node.crash(&Config::default());
     assert_eq!(
         again.executed(),
         ["a", "b"],

@@ -5,7 +5,8 @@ use quorate_core::protocol::Role;
 use quorate_multipaxos::{Config, Message, Timer};
 
 use crate::common::{
-    Node, accept, accepted, b, command, heartbeat, prepare, promise, r, records, rejected,
+    Node, PaxosNode, accept, accepted, b, command, heartbeat, prepare, promise, r, records,
+    rejected,
 };
 
 /// "It responds to the request with a promise not to accept any more proposals numbered less than
@@ -55,9 +56,9 @@ fn an_acceptor_refuses_lower_ballots_after_a_restart() {
         accept(b(5, 2), &[(1, "x")], 0),
     ];
     for message in promising {
-        let mut node = Node::fresh(0, 3);
+        let mut node = Node::fresh(0, 3, &Config::default());
         node.receive(r(2), message);
-        let mut node = node.crash(Config::default(), None);
+        let mut node = node.crash(&Config::default());
         let answers = node.answer(r(1), prepare(b(4, 1), 1));
         assert_eq!(answers, [rejected(b(4, 1), b(5, 2))]);
         let answers = node.answer(r(1), accept(b(4, 1), &[(1, "y")], 0));
@@ -82,7 +83,7 @@ fn accepting_raises_the_promise() {
 /// another after that. [Lamport01 §2.2 P1a]
 #[test]
 fn an_acceptor_takes_the_proposal_of_a_higher_ballot_instead() {
-    let mut node = Node::fresh(0, 3);
+    let mut node = Node::fresh(0, 3, &Config::default());
     node.receive(r(1), accept(b(1, 1), &[(1, "x"), (2, "y")], 0));
     node.receive(r(2), accept(b(2, 2), &[(2, "z")], 0));
     let log = [(1, b(1, 1), "x"), (2, b(2, 2), "z")];
@@ -94,7 +95,7 @@ fn an_acceptor_takes_the_proposal_of_a_higher_ballot_instead() {
 /// leaves before it is durable. [Lamport01 §2.5]
 #[test]
 fn nothing_is_promised_before_it_is_durable() {
-    let mut node = Node::fresh(0, 3);
+    let mut node = Node::fresh(0, 3, &Config::default());
     node.syncs = false;
     for message in [prepare(b(1, 1), 1), accept(b(1, 1), &[(1, "x")], 0)] {
         assert_eq!(node.answer(r(1), message), []);
@@ -115,13 +116,13 @@ fn nothing_is_promised_before_it_is_durable() {
 /// [Lamport01 §2.5]
 #[test]
 fn a_ballot_is_never_used_again() {
-    let mut node = Node::fresh(0, 3);
+    let mut node = Node::fresh(0, 3, &Config::default());
     let mut used = Vec::new();
     for _ in 0..5 {
         node.wait_for_campaign();
         assert!(!used.contains(&node.ballot()));
         used.push(node.ballot());
-        node = node.crash(Config::default(), None);
+        node = node.crash(&Config::default());
         assert_eq!(node.role(), Role::Follower);
     }
     assert!(used.iter().all(|ballot| ballot.replica == r(0)));
@@ -210,7 +211,7 @@ fn a_promise_counts_when_all_its_parts_have_arrived() {
 /// What a candidate knows to be chosen it does not ask about. [Lamport01 §3]
 #[test]
 fn phase_1_begins_with_the_first_slot_that_is_not_known_chosen() {
-    let mut node = Node::fresh(0, 3);
+    let mut node = Node::fresh(0, 3, &Config::default());
     node.receive(r(1), accept(b(1, 1), &[(1, "a"), (2, "b"), (3, "c")], 0));
     node.receive(r(1), heartbeat(b(1, 1), 2, 1));
     assert_eq!(node.executed(), ["a", "b"]);

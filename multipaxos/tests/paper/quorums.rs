@@ -1,9 +1,11 @@
 //! Quorums of unlike size and shape. [Howard16 §3, §5]
 
+use std::time::Duration;
+
 use quorate_core::protocol::{Protocol, Recovered, Role};
 use quorate_multipaxos::{Config, MultiPaxos, QuorumRule};
 
-use crate::common::{Cluster, context, r};
+use crate::common::{Cluster, PaxosCluster, PaxosNode, context, r};
 
 fn with(quorums: QuorumRule) -> Config {
     Config {
@@ -93,7 +95,7 @@ fn in_a_grid_a_row_elects_and_a_column_chooses() {
     for away in [1, 2, 4, 5] {
         cluster.isolate(away);
     }
-    cluster.node(0).pass(200);
+    cluster.node(0).pass(Duration::from_millis(200));
     cluster.deliver();
     assert_eq!(cluster.node(0).executed(), ["a"], "0 and 3 are a column");
     // The other row elects, and finds it in the place where row and column cross.
@@ -104,7 +106,7 @@ fn in_a_grid_a_row_elects_and_a_column_chooses() {
     cluster.elect(5);
     cluster.heal();
     cluster.propose(5, "b");
-    cluster.node(5).pass(200);
+    cluster.node(5).pass(Duration::from_millis(200));
     cluster.deliver();
     assert_eq!(cluster.node(5).executed(), ["a", "b"]);
 }

@@ -7,7 +7,8 @@ use quorate_core::protocol::{ReadId, Role};
 use quorate_multipaxos::{Config, Message, Mutant, Prepare, ReadMode, Timer};
 
 use crate::common::{
-    Cluster, Node, accept, accepted, b, echo, heartbeat, prepare, promise, r, records,
+    Cluster, Node, PaxosCluster, PaxosNode, accept, accepted, b, echo, heartbeat, prepare, promise,
+    r, records,
 };
 
 fn leasing() -> Config {
@@ -25,11 +26,11 @@ fn a_quorum_read_needs_no_leader() {
     cluster.propose(0, "a");
     cluster.beat(0);
     cluster.isolate(0);
-    cluster.delivered.clear();
+    cluster.rounds.clear();
     cluster.node(1).read(7);
     cluster.deliver();
-    assert_eq!(cluster.node(1).answered, [ReadId(7)]);
-    assert_eq!(cluster.delivered, ["read_query", "read_query_reply"]);
+    assert_eq!(cluster.node(1).answered(), [ReadId(7)]);
+    assert_eq!(cluster.delivered(), ["read_query", "read_query_reply"]);
 }
 
 /// A read that no quorum answers is not answered.
@@ -41,18 +42,18 @@ fn a_quorum_read_needs_a_quorum() {
     }
     cluster.node(1).read(7);
     cluster.deliver();
-    assert!(cluster.node(1).answered.is_empty());
+    assert!(cluster.node(1).answered().is_empty());
     cluster.heal();
     cluster.node(1).read(7);
     cluster.deliver();
-    assert_eq!(cluster.node(1).answered, [ReadId(7)]);
+    assert_eq!(cluster.node(1).answered(), [ReadId(7)]);
 }
 
 /// A slot that was accepted may have been chosen, and so answered to a client: the read waits
 /// until it has been executed here. [Charapko19]
 #[test]
 fn a_quorum_read_waits_for_what_has_been_accepted() {
-    let mut node = Node::fresh(0, 3);
+    let mut node = Node::fresh(0, 3, &Config::default());
     node.receive(r(1), accept(b(1, 1), &[(1, "a"), (2, "b")], 1));
     node.take();
     node.read(3);
@@ -62,7 +63,7 @@ fn a_quorum_read_waits_for_what_has_been_accepted() {
     let accepted = Slot(3);
     let answer = Message::ReadQueryReply { ticket, accepted };
     node.receive(r(2), answer);
-    assert!(node.answered.is_empty());
+    assert!(node.answered().is_empty());
     let through = Slot(3);
     assert_eq!(
         node.take(),
@@ -70,15 +71,15 @@ fn a_quorum_read_waits_for_what_has_been_accepted() {
         "it wants to be told"
     );
     node.receive(r(1), accept(b(1, 1), &[(3, "c")], 2));
-    assert!(node.answered.is_empty());
+    assert!(node.answered().is_empty());
     node.receive(r(1), heartbeat(b(1, 1), 3, 1));
-    assert_eq!(node.answered, [ReadId(3)]);
+    assert_eq!(node.answered(), [ReadId(3)]);
 }
 
 /// An answer to another question does not count.
 #[test]
 fn answers_to_other_questions_are_ignored() {
-    let mut node = Node::fresh(0, 3);
+    let mut node = Node::fresh(0, 3, &Config::default());
     node.read(3);
     let accepted = Slot(0);
     node.receive(
@@ -88,7 +89,7 @@ fn answers_to_other_questions_are_ignored() {
             accepted,
         },
     );
-    assert!(node.answered.is_empty());
+    assert!(node.answered().is_empty());
 }
 
 /// A read may see a slot that only a minority had accepted, and that no leader has proposed in
@@ -115,7 +116,7 @@ fn a_slot_that_was_seen_and_never_chosen_is_filled() {
     cluster.beat(1);
     cluster.node(2).read(1);
     cluster.deliver();
-    assert_eq!(cluster.node(2).answered, [ReadId(1)]);
+    assert_eq!(cluster.node(2).answered(), [ReadId(1)]);
     assert_eq!(cluster.node(2).executed(), [""]);
 }
 
@@ -128,7 +129,7 @@ fn without_another_way_reads_go_through_the_log() {
     };
     let mut node = Node::with(0, 3, &config, Vec::new());
     node.read(9);
-    assert_eq!(node.answered, [ReadId(9)]);
+    assert_eq!(node.answered(), [ReadId(9)]);
 }
 
 /// A leader with a lease answers by itself, and a follower asks it. [Chandra07 §5.2]
@@ -136,16 +137,16 @@ fn without_another_way_reads_go_through_the_log() {
 fn a_leader_with_a_lease_reads_by_itself() {
     let mut cluster = Cluster::led_by_0(3, &leasing());
     cluster.propose(0, "a");
-    cluster.delivered.clear();
+    cluster.rounds.clear();
     cluster.node(0).read(1);
-    assert_eq!(cluster.node(0).answered, [ReadId(1)]);
+    assert_eq!(cluster.node(0).answered(), [ReadId(1)]);
     assert_eq!(cluster.node(0).take(), []);
     cluster.node(1).read(2);
     cluster.deliver();
-    assert_eq!(cluster.node(1).answered, [ReadId(2)]);
+    assert_eq!(cluster.node(1).answered(), [ReadId(2)]);
     assert_eq!(cluster.node(1).executed(), ["a"]);
     let kinds = ["read_index", "read_index_reply", "heartbeat"];
-    assert_eq!(cluster.delivered[..3], kinds);
+    assert_eq!(cluster.delivered()[..3], kinds);
 }
 
 /// The lease counts from when the heartbeat was sent that a quorum has answered, and ends before
@@ -157,13 +158,13 @@ fn a_lease_ends_before_the_promise_that_it_rests_on() {
         node.wait_for_campaign();
         node.receive(r(1), promise(b(1, 0), &[]));
         // The answer to the first round takes 100 ms.
-        node.pass(40);
+        node.pass(Duration::from_millis(40));
         node.timers.remove(&Timer::Heartbeat);
-        node.pass(60);
+        node.pass(Duration::from_millis(60));
         node.receive(r(1), echo(b(1, 0), &[], 1, 0));
-        node.pass(millis - 100);
+        node.pass(Duration::from_millis(millis - 100));
         node.read(1);
-        !node.answered.is_empty()
+        !node.answered().is_empty()
     };
     let config = leasing();
     assert_eq!(config.lease, Duration::from_millis(300));
@@ -224,7 +225,7 @@ fn a_restart_waits_for_a_lease() {
     let restarted = || {
         let mut node = Node::with(0, 3, &leasing(), Vec::new());
         node.receive(r(1), heartbeat(b(1, 1), 0, 1));
-        node.crash(leasing(), None)
+        node.crash(&leasing())
     };
     let mut node = restarted();
     node.now = node.now + Duration::from_millis(299);
@@ -263,8 +264,8 @@ fn a_leader_reads_only_when_it_has_executed_what_it_found() {
     node.receive(r(1), promise(b(2, 0), &[]));
     node.receive(r(1), echo(b(2, 0), &[], 1, 0));
     node.read(1);
-    assert!(node.answered.is_empty());
+    assert!(node.answered().is_empty());
     node.receive(r(1), accepted(b(2, 0), &[1]));
     assert_eq!(node.executed(), ["a"]);
-    assert_eq!(node.answered, [ReadId(1)]);
+    assert_eq!(node.answered(), [ReadId(1)]);
 }

@@ -1,29 +1,24 @@
 //! The client's task: one connection at a time, and all that waits for answers.
 
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
-use quorate_core::crypto::PublicKey;
+use quorate_core::crypto::{PublicKey, Signer};
 use quorate_core::id::ReplicaId;
-use quorate_core::request::SessionId;
-use quorate_core::transport::{ClientReplies, Connector, FrameSink, TransportError};
+use quorate_core::transport::{Connector, FrameSink};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::outstanding::{Commands, Kind, Questions};
+use super::dial::{self, CallId, Dialer, News};
+use super::outstanding::{Caller, Commands, Trust, What};
+use super::questions::{Kind, Questions};
 use super::{Call, ClientOptions};
-use crate::client_wire::{self, Reply};
+use crate::client_wire::{self, Ask, Reply};
 
 /// How many calls are taken at a time.
-const TURN: usize = 256;
-
-/// The wait before the next replica is tried after all were tried in vain.
-const BACK_OFF: Duration = Duration::from_millis(50);
+pub(super) const TURN: usize = 256;
 
 pub(super) struct Link {
-    connector: Arc<dyn Connector>,
+    dialer: Dialer,
     key: PublicKey,
     options: ClientOptions,
     commands: Commands,
@@ -33,9 +28,6 @@ pub(super) struct Link {
     failure: String,
     /// When the replica was last heard while something waited for it.
     heard: Instant,
-    /// How many connections were asked for.
-    calls: u64,
-    back: mpsc::UnboundedSender<News>,
     news: mpsc::UnboundedReceiver<News>,
 }
 
@@ -50,62 +42,25 @@ enum State {
     },
 }
 
-/// One connection: to whom, and its number among all that were asked for. News of an earlier
-/// connection to the same replica must not be taken for news of this one.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct CallId {
-    to: ReplicaId,
-    number: u64,
-}
-
-/// What comes from outside.
-enum News {
-    Connected(CallId, Result<Arc<dyn FrameSink>, TransportError>),
-    Frame(CallId, Bytes),
-    Closed(CallId),
-}
-
-struct Back {
-    call: CallId,
-    news: mpsc::UnboundedSender<News>,
-}
-
-impl ClientReplies for Back {
-    fn deliver(&self, _from: ReplicaId, frame: Bytes) {
-        // A client that is gone needs no news.
-        let _gone = self.news.send(News::Frame(self.call, frame));
-    }
-
-    fn closed(&self, _from: ReplicaId) {
-        let _gone = self.news.send(News::Closed(self.call));
-    }
-}
-
-/// A session of `client` with a number of its own.
-fn new_session(client: PublicKey) -> SessionId {
-    let number = RandomState::new().build_hasher().finish();
-    SessionId { client, number }
-}
-
 impl Link {
     pub(super) fn new(
         connector: Arc<dyn Connector>,
         key: PublicKey,
+        signer: Option<Signer>,
         options: ClientOptions,
     ) -> Self {
-        let (back, news) = mpsc::unbounded_channel();
+        let (dialer, news) = Dialer::new(connector);
+        let trust = Trust { needed: 1, signer };
         Link {
             next: options.first.unwrap_or(ReplicaId(0)),
-            connector,
+            dialer,
             key,
             options,
-            commands: Commands::new(new_session(key)),
+            commands: Commands::new(dial::new_session(key), trust),
             questions: Questions::default(),
             state: State::Idle,
             failure: String::from("there was no time to connect"),
             heard: Instant::now(),
-            calls: 0,
-            back,
             news,
         }
     }
@@ -153,7 +108,10 @@ impl Link {
         let deadline = Instant::now() + self.options.timeout;
         for call in calls.drain(..) {
             match call {
-                Call::Propose(command, caller) => self.commands.add(command, caller, deadline),
+                Call::Propose(command, caller) => {
+                    let caller = Caller::Propose(caller);
+                    self.commands.add(What::Apply(command), caller, deadline);
+                }
                 Call::Read(query, level, caller) => {
                     let kind = Kind::Read(query, level, caller);
                     self.questions.add(kind, deadline);
@@ -189,6 +147,7 @@ impl Link {
 
     fn connected(&mut self, call: CallId, sink: Arc<dyn FrameSink>) {
         self.heard = Instant::now();
+        follow_session(&self.commands, &sink);
         self.state = State::Up {
             call,
             sink,
@@ -222,20 +181,31 @@ impl Link {
                     sequence,
                     result,
                 } => {
-                    if self.commands.answer(session, sequence, result) {
-                        self.commands.reopen(new_session(self.key));
+                    let request = (session, sequence);
+                    if self.commands.answer(call.to, request, result) {
+                        self.reopen();
                     }
                 }
                 Reply::Read(number, result) => self.questions.read(number, result),
                 Reply::Status(number, report) => self.questions.status(number, *report),
                 Reply::Leader(leader) => self.follow(leader),
+                Reply::Opened(opened) => self.commands.seen(opened),
+                // This client does not ask so.
+                Reply::Peeked(..) => {}
             }
+        }
+    }
+
+    fn reopen(&mut self) {
+        self.commands.reopen(dial::new_session(self.key));
+        if let State::Up { sink, .. } = &self.state {
+            follow_session(&self.commands, sink);
         }
     }
 
     /// Moves to the leader, keeping the old connection until the new one is up.
     fn follow(&mut self, leader: ReplicaId) {
-        if !self.options.follow_leader || leader.index() >= self.connector.n() {
+        if !self.options.follow_leader || leader.index() >= self.dialer.n() {
             return;
         }
         if let State::Up { call, moving, .. } = &mut self.state
@@ -243,37 +213,16 @@ impl Link {
             && !*moving
         {
             *moving = true;
-            self.connect(leader);
+            self.dialer.call(leader);
         }
     }
 
     fn next_replica(&mut self, after: ReplicaId) {
-        let n = self.connector.n() as u8;
+        let n = self.dialer.n() as u8;
         self.next = match self.options.follow_leader {
             true => ReplicaId((after.0 + 1) % n.max(1)),
             false => after,
         };
-    }
-
-    fn connect(&mut self, to: ReplicaId) {
-        self.calls += 1;
-        let call = CallId {
-            to,
-            number: self.calls,
-        };
-        let connector = self.connector.clone();
-        let news = self.back.clone();
-        tokio::spawn(async move {
-            let replies = Arc::new(Back {
-                call,
-                news: news.clone(),
-            });
-            let result = connector.connect(to, replies).await;
-            if result.is_err() {
-                tokio::time::sleep(BACK_OFF).await;
-            }
-            let _gone = news.send(News::Connected(call, result));
-        });
     }
 
     /// Ends what has waited too long, and leaves a replica that is silent.
@@ -294,6 +243,9 @@ impl Link {
 
     /// Connects if something waits and there is no connection; sends what has not been sent.
     fn advance(&mut self) {
+        if self.commands.is_spent() {
+            self.reopen();
+        }
         if !self.waits() {
             return;
         }
@@ -301,7 +253,7 @@ impl Link {
             State::Connecting => {}
             State::Idle => {
                 self.state = State::Connecting;
-                self.connect(self.next);
+                self.dialer.call(self.next);
             }
             State::Up { call, sink, .. } => {
                 let mut asks = match self.commands.is_empty() {
@@ -323,7 +275,17 @@ impl Link {
     }
 }
 
-async fn sleep_until(instant: Option<Instant>) {
+/// Asks a replica for the answers to the session: who signs must know how many there have been.
+pub(super) fn follow_session(commands: &Commands, sink: &Arc<dyn FrameSink>) {
+    if commands.signs() {
+        let follow = Ask::Follow(commands.session().number);
+        // If it cannot be sent the connection is lost, which is news to come.
+        let _sent = client_wire::seal(&[follow])
+            .is_ok_and(|frames| frames.into_iter().all(|frame| sink.send(frame)));
+    }
+}
+
+pub(super) async fn sleep_until(instant: Option<Instant>) {
     match instant {
         Some(instant) => tokio::time::sleep_until(instant).await,
         None => std::future::pending().await,

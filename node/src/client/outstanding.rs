@@ -1,32 +1,48 @@
-//! What a client has asked and not been answered.
+//! The requests of a client's session that have not been answered.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_core::consensus::{ProposeError, ReadError, ReadLevel};
-use quorate_core::request::{Batch, BatchBuilder, Operation, Request, SessionId};
+use quorate_core::consensus::{ProposeError, ReadError};
+use quorate_core::crypto::Signer;
+use quorate_core::id::ReplicaId;
+use quorate_core::request::{Batch, BatchBuilder, GROUP_BYTES, Operation, Request, SessionId};
 use quorate_core::session::WINDOW;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::Report;
 use crate::client_wire::Ask;
 
 /// The sequence that opens a session.
 const OPEN: u64 = 0;
 
-/// How many bytes of requests make a batch.
+/// How many bytes of requests that need no signature make a batch.
 const BATCH: usize = 1 << 20;
 
-/// How many bytes of commands may be sent and not answered; more waits here. A connection's queue
+/// How many bytes of requests may be sent and not answered; more waits here. A connection's queue
 /// must hold them all at once, for a full one counts as a lost connection.
 const IN_FLIGHT: usize = 16 << 20;
 
-/// The commands of a session, from the caller to the answer.
+/// What a client must do, and wait for, to be safe from replicas that lie.
+#[derive(Clone)]
+pub(super) struct Trust {
+    /// How many replicas must give the same answer.
+    pub(super) needed: usize,
+    /// Signs the requests, if the replicas demand it.
+    pub(super) signer: Option<Signer>,
+}
+
+/// The commands of a session, and queries ordered like commands, from the caller to the answer.
 pub(super) struct Commands {
     session: SessionId,
+    trust: Trust,
     standing: Standing,
+    /// How many sessions have been opened; who signs must say it to open another.
+    seen: Option<u64>,
+    opening: Votes,
+    /// The first sequence whose outcome is unknown for good.
+    lost: Option<u64>,
     next: u64,
     /// By sequence, and so by deadline.
     waiting: BTreeMap<u64, Command>,
@@ -47,20 +63,90 @@ enum Standing {
 }
 
 struct Command {
-    command: Bytes,
-    caller: oneshot::Sender<Result<Bytes, ProposeError>>,
+    what: What,
+    caller: Caller,
     deadline: Instant,
     /// How often it was sent.
     sent: u32,
+    votes: Votes,
+}
+
+/// What is ordered.
+#[derive(Clone)]
+pub(super) enum What {
+    Apply(Bytes),
+    Query(Bytes),
+}
+
+impl What {
+    fn len(&self) -> usize {
+        match self {
+            What::Apply(bytes) | What::Query(bytes) => bytes.len(),
+        }
+    }
+
+    fn operation(&self) -> Operation<'_> {
+        match self {
+            What::Apply(command) => Operation::Apply(command),
+            What::Query(query) => Operation::Query(query),
+        }
+    }
+}
+
+/// Who waits for an answer. One who has gone needs none.
+pub(super) enum Caller {
+    Propose(oneshot::Sender<Result<Bytes, ProposeError>>),
+    Read(oneshot::Sender<Result<Bytes, ReadError>>),
+}
+
+impl Caller {
+    fn tell(self, result: Result<Bytes, ProposeError>) {
+        match self {
+            Caller::Propose(caller) => drop(caller.send(result)),
+            Caller::Read(caller) => drop(caller.send(result.map_err(|error| match error {
+                ProposeError::Unreachable(reason) => ReadError::Unreachable(reason),
+                ProposeError::Overloaded => ReadError::Overloaded,
+                ProposeError::Stopped(reason) | ProposeError::Refused(reason) => {
+                    ReadError::Stopped(reason)
+                }
+                _ => ReadError::Timeout,
+            }))),
+        }
+    }
+}
+
+/// What each replica has answered last.
+#[derive(Default)]
+struct Votes(Vec<(ReplicaId, Result<Bytes, ProposeError>)>);
+
+impl Votes {
+    /// Whether `needed` replicas say `result`, now that `from` says so.
+    fn add(
+        &mut self,
+        from: ReplicaId,
+        result: &Result<Bytes, ProposeError>,
+        needed: usize,
+    ) -> bool {
+        if needed > 1 {
+            self.0.retain(|(replica, _)| *replica != from);
+            self.0.push((from, result.clone()));
+        }
+        let equal = self.0.iter().filter(|(_, other)| other == result).count();
+        equal.max(1) >= needed
+    }
 }
 
 /// How long to wait before a refused command is sent again.
 const REFUSED: Duration = Duration::from_millis(50);
 
 impl Commands {
-    pub(super) fn new(session: SessionId) -> Self {
+    pub(super) fn new(session: SessionId, trust: Trust) -> Self {
         Commands {
             session,
+            trust,
+            seen: None,
+            opening: Votes::default(),
+            lost: None,
             standing: Standing::Closed,
             next: OPEN + 1,
             waiting: BTreeMap::new(),
@@ -70,26 +156,49 @@ impl Commands {
         }
     }
 
-    /// Whether another command fits in the window.
-    pub(super) fn has_room(&self) -> bool {
-        let first = self.waiting.keys().next().copied().unwrap_or(self.next);
-        self.next - first < WINDOW / 2
+    /// The session, which changes when it has to be given up.
+    pub(super) fn session(&self) -> SessionId {
+        self.session
     }
 
-    pub(super) fn add(
-        &mut self,
-        command: Bytes,
-        caller: oneshot::Sender<Result<Bytes, ProposeError>>,
-        deadline: Instant,
-    ) {
+    /// Whether requests are signed.
+    pub(super) fn signs(&self) -> bool {
+        self.trust.signer.is_some()
+    }
+
+    /// Whether another command fits in the window.
+    pub(super) fn has_room(&self) -> bool {
+        let first = self.waiting.keys().next().copied();
+        let first = first.into_iter().chain(self.lost).min();
+        self.next - first.unwrap_or(self.next) < WINDOW / 2
+    }
+
+    /// Whether the session is to be given up: a command of unknown outcome may still be executed
+    /// by those replicas only that have not executed too many after it, where order is free.
+    pub(super) fn is_spent(&self) -> bool {
+        self.waiting.is_empty() && !self.has_room()
+    }
+
+    /// `seen` sessions have been opened.
+    pub(super) fn seen(&mut self, seen: u64) {
+        self.seen = Some(seen);
+    }
+
+    pub(super) fn add(&mut self, what: What, caller: Caller, deadline: Instant) {
         let command = Command {
-            command,
+            what,
             caller,
             deadline,
             sent: 0,
+            votes: Votes::default(),
         };
         self.waiting.insert(self.next, command);
         self.next += 1;
+    }
+
+    /// How many wait for answers.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -130,8 +239,8 @@ impl Commands {
             return self.open();
         }
         let answered = self.waiting.keys().next().copied().unwrap_or(self.next);
-        let session = self.session;
-        let mut asks = Vec::new();
+        let (session, limit) = (self.session, self.batch_bytes());
+        let mut batches = Vec::new();
         let mut builder = BatchBuilder::default();
         let mut first_unsent = self.next;
         for (sequence, command) in self.waiting.range_mut(self.first_unsent..) {
@@ -139,23 +248,37 @@ impl Commands {
                 first_unsent = *sequence;
                 break;
             }
-            self.in_flight += command.command.len();
+            self.in_flight += command.what.len();
             command.sent += 1;
+            if !builder.is_empty() && builder.size() + command.what.len() > limit {
+                batches.push(std::mem::take(&mut builder).finish());
+            }
             builder.push(Request {
                 session,
                 sequence: *sequence,
                 answered,
-                operation: Operation::Apply(&command.command),
+                operation: command.what.operation(),
             });
-            if builder.size() >= BATCH {
-                asks.push(Ask::Propose(std::mem::take(&mut builder).finish()));
-            }
         }
         if !builder.is_empty() {
-            asks.push(Ask::Propose(builder.finish()));
+            batches.push(builder.finish());
         }
         self.first_unsent = first_unsent;
-        asks
+        batches.into_iter().map(|batch| self.ask(batch)).collect()
+    }
+
+    fn batch_bytes(&self) -> usize {
+        match self.trust.signer {
+            Some(_) => GROUP_BYTES,
+            None => BATCH,
+        }
+    }
+
+    fn ask(&self, batch: Batch) -> Ask {
+        Ask::Propose(match &self.trust.signer {
+            Some(signer) => batch.signed(signer),
+            None => batch,
+        })
     }
 
     /// A command of this sequence and length waits no more.
@@ -166,6 +289,13 @@ impl Commands {
     }
 
     fn open(&mut self) -> Vec<Ask> {
+        let seen = match self.trust.signer {
+            None => OPEN,
+            Some(_) => match self.seen {
+                Some(seen) => seen,
+                None => return Vec::new(),
+            },
+        };
         if self.standing == Standing::Opening {
             return Vec::new();
         }
@@ -173,57 +303,83 @@ impl Commands {
         let open = Request {
             session: self.session,
             sequence: OPEN,
-            answered: OPEN,
+            answered: seen,
             operation: Operation::Open,
         };
-        vec![Ask::Propose(Batch::of_one(open))]
+        vec![self.ask(Batch::of_one(open))]
     }
 
     /// Takes an answer. True if the session must be given up.
     pub(super) fn answer(
         &mut self,
-        session: u64,
-        sequence: u64,
+        from: ReplicaId,
+        (session, sequence): (u64, u64),
         result: Result<Bytes, ProposeError>,
     ) -> bool {
         if session != self.session.number {
             return false;
         }
         if sequence == OPEN {
-            match result {
-                Ok(_) => self.standing = Standing::Open,
-                Err(_) => self.again = Some(Instant::now() + REFUSED),
-            }
-            return false;
+            return self.opened(from, result);
         }
+        let (needed, now) = (self.trust.needed, Instant::now());
         let Some(command) = self.waiting.get_mut(&sequence) else {
             return false;
         };
-        if result == Err(ProposeError::Overloaded) && command.sent > 1 {
+        let overloaded = result == Err(ProposeError::Overloaded);
+        if overloaded && (command.sent > 1 || needed > 1) {
             // It may have been taken when it was sent before: only an answer can tell.
-            self.again.get_or_insert(Instant::now() + REFUSED);
+            self.again.get_or_insert(now + REFUSED);
+            return false;
+        }
+        if !command.votes.add(from, &result, needed) {
             return false;
         }
         let result = match result {
             // Another replica, with another limit, may have taken it.
-            Err(ProposeError::TooLarge { .. }) if command.sent > 1 => Err(ProposeError::Unknown),
+            Err(ProposeError::TooLarge { .. }) if command.sent > 1 && needed == 1 => {
+                Err(ProposeError::Unknown)
+            }
             result => result,
         };
         let expired = result == Err(ProposeError::SessionExpired);
         if let Some(command) = self.waiting.remove(&sequence) {
-            self.landed(sequence, command.command.len());
-            drop(command.caller.send(result));
+            self.landed(sequence, command.what.len());
+            command.caller.tell(result);
         }
         expired
+    }
+
+    /// Takes an answer to the request that opens the session.
+    fn opened(&mut self, from: ReplicaId, result: Result<Bytes, ProposeError>) -> bool {
+        if !self.opening.add(from, &result, self.trust.needed) {
+            return false;
+        }
+        match result {
+            Ok(_) => self.standing = Standing::Open,
+            Err(error @ ProposeError::Refused(_)) => self.end_all(&error),
+            // It was too late: there have been too many others since the count was taken.
+            Err(ProposeError::SessionExpired) => return true,
+            Err(_) => self.again = Some(Instant::now() + REFUSED),
+        }
+        false
+    }
+
+    fn end_all(&mut self, error: &ProposeError) {
+        for command in std::mem::take(&mut self.waiting).into_values() {
+            command.caller.tell(Err(error.clone()));
+        }
+        (self.standing, self.opening) = (Standing::Closed, Votes::default());
     }
 
     /// Starts over in another session: what was sent in this one has an unknown outcome, what was
     /// not is kept.
     pub(super) fn reopen(&mut self, session: SessionId) {
-        let old = std::mem::replace(self, Commands::new(session));
+        let fresh = Commands::new(session, self.trust.clone());
+        let old = std::mem::replace(self, fresh);
         for command in old.waiting.into_values() {
             if command.sent > 0 {
-                drop(command.caller.send(Err(ProposeError::SessionExpired)));
+                command.caller.tell(Err(ProposeError::SessionExpired));
             } else {
                 self.waiting.insert(self.next, command);
                 self.next += 1;
@@ -235,104 +391,15 @@ impl Commands {
     pub(super) fn expire(&mut self, now: Instant, reason: &str) {
         let expired = self.waiting.extract_if(.., |_, c| c.deadline <= now);
         for (sequence, command) in expired.collect::<Vec<_>>() {
-            self.landed(sequence, command.command.len());
+            self.landed(sequence, command.what.len());
             let error = match command.sent {
                 0 => ProposeError::Unreachable(String::from(reason)),
                 _ => ProposeError::Unknown,
             };
-            drop(command.caller.send(Err(error)));
-        }
-    }
-}
-
-/// Questions that change nothing, and may be asked again at will.
-#[derive(Default)]
-pub(super) struct Questions {
-    next: u64,
-    /// By number, and so by deadline.
-    waiting: BTreeMap<u64, Question>,
-    /// The first number not yet sent over the connection that is up.
-    first_unsent: u64,
-}
-
-struct Question {
-    kind: Kind,
-    deadline: Instant,
-    sent: bool,
-}
-
-/// What is asked, and who waits for the answer.
-pub(super) enum Kind {
-    Read(Bytes, ReadLevel, oneshot::Sender<Result<Bytes, ReadError>>),
-    Status(bool, oneshot::Sender<Result<Report, ReadError>>),
-}
-
-impl Questions {
-    pub(super) fn add(&mut self, kind: Kind, deadline: Instant) {
-        self.waiting.insert(
-            self.next,
-            Question {
-                kind,
-                deadline,
-                sent: false,
-            },
-        );
-        self.next += 1;
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        let first = self.waiting.values().next();
-        first.map(|question| question.deadline)
-    }
-
-    pub(super) fn renew(&mut self) {
-        self.first_unsent = 0;
-    }
-
-    pub(super) fn unsent(&mut self) -> Vec<Ask> {
-        let unsent = self.waiting.range_mut(self.first_unsent..);
-        self.first_unsent = self.next;
-        let ask = |(number, question): (&u64, &mut Question)| {
-            question.sent = true;
-            match &question.kind {
-                Kind::Read(query, level, _) => Ask::Read(*number, *level, query.clone()),
-                Kind::Status(digest, _) => Ask::Status(*number, *digest),
+            if error == ProposeError::Unknown {
+                self.lost.get_or_insert(sequence);
             }
-        };
-        unsent.map(ask).collect()
-    }
-
-    pub(super) fn read(&mut self, number: u64, result: Result<Bytes, ReadError>) {
-        if let Some(Question { kind, .. }) = self.waiting.remove(&number)
-            && let Kind::Read(.., caller) = kind
-        {
-            drop(caller.send(result));
-        }
-    }
-
-    pub(super) fn status(&mut self, number: u64, report: Report) {
-        if let Some(Question { kind, .. }) = self.waiting.remove(&number)
-            && let Kind::Status(_, caller) = kind
-        {
-            drop(caller.send(Ok(report)));
-        }
-    }
-
-    /// Ends the questions whose deadline has passed; `reason` says why nothing could be sent.
-    pub(super) fn expire(&mut self, now: Instant, reason: &str) {
-        for (_, question) in self.waiting.extract_if(.., |_, q| q.deadline <= now) {
-            let error = match question.sent {
-                true => ReadError::Timeout,
-                false => ReadError::Unreachable(String::from(reason)),
-            };
-            match question.kind {
-                Kind::Read(.., caller) => drop(caller.send(Err(error))),
-                Kind::Status(_, caller) => drop(caller.send(Err(error))),
-            }
+            command.caller.tell(Err(error));
         }
     }
 }

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::consensus::Consensus as _;
-use quorate_core::crypto::{GroupId, Members, PublicKey, SecretKey, Signer, Verifier};
-use quorate_core::id::ReplicaId;
+use quorate_core::crypto::{Admission, GroupId, Members, PublicKey, SecretKey, Signer, Verifier};
+use quorate_core::id::{ReplicaId, UnixTime};
 use quorate_core::machine::{RestoreError, StateMachine};
 use quorate_core::protocol::Context;
 use quorate_core::replica::Settings;
 use quorate_core::storage::{Completions, MemoryStorage, StorageError, Stored};
 use quorate_core::transport::{Connector, Transport};
-use quorate_node::node::{Admission, Opened};
+use quorate_node::node::Opened;
 use quorate_node::{Client, ClientOptions, Node, NodeError, Parts};
 use quorate_raft::{Config, Raft};
 use quorate_transport_quic::MemoryNetwork;
@@ -52,8 +52,8 @@ pub fn key(n: u8) -> SecretKey {
 }
 
 /// The client that is let in.
-pub fn client_key() -> PublicKey {
-    key(100).public()
+pub fn client_signer() -> Signer {
+    Signer::new(key(100), GROUP)
 }
 
 pub struct Cluster {
@@ -108,16 +108,17 @@ impl Cluster {
         let context = Context {
             me: ReplicaId(me),
             signer: Signer::new(key(me), GROUP),
-            verifier: Verifier::new(members.clone()),
+            verifier: Verifier::new(members.clone())
+                .admitting(Admission::of([client_signer().public()])),
             members,
             seed: [me; 32],
+            wall_clock: UnixTime::default(),
         };
         let parts = Parts {
             context,
             config: Config::default(),
             settings: Settings::default(),
             machine: Counter::default(),
-            admission: Admission::Keys(vec![client_key()]),
             client,
         };
         let network = self.network.clone();
@@ -133,7 +134,11 @@ impl Cluster {
     }
 
     pub fn client(&self, options: ClientOptions) -> Client {
-        Client::new(self.connector(client_key()), client_key(), options)
+        Client::new(
+            self.connector(client_signer().public()),
+            client_signer(),
+            options,
+        )
     }
 
     /// The index of the node that the first node takes for the leader.

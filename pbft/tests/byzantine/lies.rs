@@ -1,12 +1,15 @@
 //! Lies that take knowledge of PBFT, each signed by the one who tells it.
 
+use std::collections::BTreeMap;
+
 use quorate_core::codec;
 use quorate_core::crypto::{Digest, Domain, Signature, Signer};
+use quorate_core::id::UnixTime;
 use quorate_core::id::{ReplicaId, Slot};
 use quorate_core::protocol::Context;
 use quorate_core::request::Batch;
 use quorate_pbft::{
-    CheckpointCertificate, CheckpointVote, Message, NewView, Pbft, PrepareVote,
+    CheckpointCertificate, CheckpointVote, Entry, Message, Moment, NewView, Pbft, PrepareVote,
     PreparedCertificate, Proposal, Status, View, ViewChange,
 };
 use quorate_simulator::Tamper;
@@ -26,6 +29,8 @@ pub(crate) struct Lies {
     signer: Signer,
     /// Batches of real requests, and the no-op.
     batches: Vec<Batch>,
+    /// The moments that were given last, by slot.
+    moments: BTreeMap<Slot, Moment>,
 }
 
 impl Lies {
@@ -35,20 +40,45 @@ impl Lies {
             n: context.n(),
             signer: context.signer,
             batches: vec![Batch::noop()],
+            moments: BTreeMap::new(),
         })
     }
 
-    fn remember(&mut self, batch: &Batch) {
+    fn remember(&mut self, slot: Slot, entry: &Entry) {
+        self.moments.insert(slot, entry.moment);
+        if self.moments.len() > REMEMBERED {
+            self.moments.pop_first();
+        }
         if self.batches.len() >= REMEMBERED {
             self.batches.remove(1);
         }
-        self.batches.push(batch.clone());
+        self.batches.push(entry.batch.clone());
     }
 
-    /// The batch that this liar would rather have in a slot.
-    fn other(&self, slot: Slot) -> Batch {
+    /// What this liar would rather have in a slot: another batch, at a time that is good.
+    fn other(&self, slot: Slot) -> Entry {
         let place = slot.0 as usize % self.batches.len();
-        self.batches.get(place).cloned().unwrap_or_default()
+        let moment = self.moments.get(&slot);
+        let latest = self.moments.values().next_back();
+        Entry {
+            batch: self.batches.get(place).cloned().unwrap_or_default(),
+            moment: moment.or(latest).copied().unwrap_or_default(),
+        }
+    }
+
+    /// The same batch, at a time that is too early, too late, or another that is good.
+    fn at_another_time(&self, random: &mut ChaCha8Rng, entry: &Entry) -> Entry {
+        const HOUR: u64 = 3_600_000_000_000;
+        let UnixTime(time) = entry.moment.time;
+        let time = match random.random_range(0..4) {
+            0 => time.saturating_add(HOUR),
+            1 => time.saturating_sub(HOUR),
+            2 => time.saturating_sub(1_000_000),
+            _ => time.saturating_add(1_000_000),
+        };
+        let mut other = entry.clone();
+        other.moment.time = UnixTime(time);
+        other
     }
 
     /// What is signed for a digest in a slot of a view.
@@ -196,11 +226,15 @@ impl Lies {
         Proposal::signed(&self.signer, view, slot, self.other(slot).digest())
     }
 
-    fn pre_prepare(&self, proposal: &Proposal) -> Message {
-        let batch = self.other(proposal.slot);
+    fn pre_prepare(&self, random: &mut ChaCha8Rng, proposal: &Proposal, entry: &Entry) -> Message {
+        let (view, slot) = (proposal.view, proposal.slot);
+        let entry = match random.random_range(0..4) {
+            0 => self.at_another_time(random, entry),
+            _ => self.other(slot),
+        };
         Message::PrePrepare {
-            proposal: self.proposal(proposal.view, proposal.slot),
-            batch,
+            proposal: Proposal::signed(&self.signer, view, slot, entry.digest()),
+            entry,
         }
     }
 
@@ -221,7 +255,7 @@ impl Lies {
                 batch,
                 relayed: random.random_bool(0.5),
             },
-            Message::PrePrepare { proposal, .. } => self.pre_prepare(&proposal),
+            Message::PrePrepare { proposal, entry } => self.pre_prepare(random, &proposal, &entry),
             Message::Prepare { view, votes } => {
                 let view = View(view.0 + random.random_range(0..=1));
                 let other = |vote: &PrepareVote| {
@@ -257,7 +291,7 @@ impl Lies {
             }
             Message::Body { slot, .. } => Message::Body {
                 slot,
-                batch: self.other(slot),
+                entry: self.other(slot),
             },
         }
     }
@@ -270,8 +304,10 @@ impl Tamper<Pbft> for Lies {
         _to: ReplicaId,
         message: Message,
     ) -> Vec<Message> {
-        if let Message::PrePrepare { batch, .. } | Message::Body { batch, .. } = &message {
-            self.remember(batch);
+        match &message {
+            Message::PrePrepare { proposal, entry } => self.remember(proposal.slot, entry),
+            Message::Body { slot, entry } => self.remember(*slot, entry),
+            _ => {}
         }
         let truths = match message {
             // There are few of these, and much hangs on each.

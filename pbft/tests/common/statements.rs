@@ -1,15 +1,35 @@
 //! What replicas sign, right or wrong.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use quorate_core::codec;
 use quorate_core::crypto::{Digest, Domain, Signature};
 use quorate_core::id::{ReplicaId, Slot};
 use quorate_pbft::{
-    CheckpointCertificate, CheckpointVote, Message, NewView, PrepareVote, PreparedCertificate,
-    Proposal, View, ViewChange,
+    CheckpointCertificate, CheckpointVote, Entry, Message, Moment, NewView, PrepareVote,
+    PreparedCertificate, Proposal, View, ViewChange,
 };
 
+use quorate_simulator::harness::WALL_CLOCK;
+
 use super::{command, r, signer};
+
+/// A command in a slot, as a primary gives it one: the clock shows so many nanoseconds.
+pub(crate) fn entry(slot: u64, text: &str) -> Entry {
+    let time = WALL_CLOCK + Duration::from_nanos(slot);
+    let moment = Moment {
+        time,
+        salt: [7; 16],
+    };
+    let batch = command(text);
+    Entry { batch, moment }
+}
+
+/// The digest of a command in a slot.
+pub(crate) fn digest_of(slot: u64, text: &str) -> Digest {
+    entry(slot, text).digest()
+}
 
 fn statement(view: u64, slot: u64, digest: &Digest) -> Vec<u8> {
     let mut bytes = view.to_le_bytes().to_vec();
@@ -29,10 +49,9 @@ pub(crate) fn proposal_by(author: u8, view: u64, slot: u64, digest: Digest) -> P
 }
 
 pub(crate) fn pre_prepare(view: u64, slot: u64, text: &str) -> Message {
-    let batch = command(text);
     Message::PrePrepare {
-        proposal: proposal(view, slot, batch.digest()),
-        batch,
+        proposal: proposal(view, slot, digest_of(slot, text)),
+        entry: entry(slot, text),
     }
 }
 
@@ -41,7 +60,7 @@ pub(crate) fn prepare_signature(author: u8, view: u64, slot: u64, digest: &Diges
 }
 
 pub(crate) fn prepare(author: u8, view: u64, slot: u64, text: &str) -> Message {
-    let digest = command(text).digest();
+    let digest = digest_of(slot, text);
     Message::Prepare {
         view: View(view),
         votes: vec![PrepareVote {
@@ -52,10 +71,23 @@ pub(crate) fn prepare(author: u8, view: u64, slot: u64, text: &str) -> Message {
     }
 }
 
+/// A prepare for what a primary has proposed.
+pub(crate) fn prepare_for(author: u8, proposal: &Proposal) -> Message {
+    let (view, slot, digest) = (proposal.view, proposal.slot, proposal.digest);
+    let signature = prepare_signature(author, view.0, slot.0, &digest);
+    let vote = PrepareVote {
+        slot,
+        digest,
+        signature,
+    };
+    let votes = vec![vote];
+    Message::Prepare { view, votes }
+}
+
 pub(crate) fn commit(view: u64, slot: u64, text: &str) -> Message {
     Message::Commit {
         view: View(view),
-        votes: vec![(Slot(slot), command(text).digest())],
+        votes: vec![(Slot(slot), digest_of(slot, text))],
     }
 }
 
@@ -90,7 +122,7 @@ pub(crate) fn checkpoint_certificate(
 
 /// A prepared certificate, right or wrong, with prepares by `authors`.
 pub(crate) fn prepared(view: u64, slot: u64, text: &str, authors: &[u8]) -> PreparedCertificate {
-    let digest = command(text).digest();
+    let digest = digest_of(slot, text);
     let prepares: Vec<(ReplicaId, Signature)> = authors
         .iter()
         .map(|author| (r(*author), prepare_signature(*author, view, slot, &digest)))

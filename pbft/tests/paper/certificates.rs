@@ -6,7 +6,7 @@ use quorate_core::protocol::Invalid;
 use quorate_pbft::{Message, PreparedCertificate, View, ViewChange};
 
 use crate::common::{
-    checkpoint, checkpoint_certificate, command, new_view, prepare, prepare_signature, prepared,
+    checkpoint, checkpoint_certificate, digest_of, new_view, prepare, prepare_signature, prepared,
     prepared_with, proposal, proposal_by, r, signer, verify, view_change,
 };
 
@@ -38,18 +38,15 @@ fn a_prepared_certificate_needs_the_primary_and_2f_different_backups() {
 /// Signatures from another view, slot, digest or kind of message prove nothing.
 #[test]
 fn signatures_cannot_be_transplanted() {
-    let digest = command("x").digest();
+    let digest = digest_of(1, "x");
     let with = |view, slot, digest: &Digest| {
         let sign = |author| (r(author), prepare_signature(author, view, slot, digest));
-        prepared_with(
-            proposal(0, 1, command("x").digest()),
-            vec![sign(1), sign(2)],
-        )
+        prepared_with(proposal(0, 1, digest_of(1, "x")), vec![sign(1), sign(2)])
     };
     assert!(shown(with(0, 1, &digest)).is_ok());
     assert!(shown(with(1, 1, &digest)).is_err());
     assert!(shown(with(0, 2, &digest)).is_err());
-    assert!(shown(with(0, 1, &command("y").digest())).is_err());
+    assert!(shown(with(0, 1, &digest_of(1, "y"))).is_err());
     let as_prepare = proposal(0, 1, digest).signature;
     let good = prepare_signature(2, 0, 1, &digest);
     let certificate = prepared_with(
@@ -139,7 +136,7 @@ fn a_bad_certificate_spoils_only_the_view_change_that_shows_it() {
             third,
         ]
     };
-    let digests = [command("x").digest()];
+    let digests = [digest_of(1, "x")];
     let spoilt = new_view(2, changes(view_change(3, 2, vec![bad])), &digests);
     assert!(verify(2, &Message::NewView(Box::new(spoilt))).is_err());
     let sound = new_view(2, changes(view_change(2, 2, vec![])), &digests);
@@ -171,7 +168,7 @@ fn a_new_view_has_the_view_changes_of_a_quorum() {
 fn a_new_view_is_its_primarys() {
     let changes: Vec<ViewChange> = (0..3).map(|from| view_change(from, 1, vec![])).collect();
     let by = |author: u8, proposer: u8| {
-        let proposals = vec![proposal_by(proposer, 1, 1, command("x").digest())];
+        let proposals = vec![proposal_by(proposer, 1, 1, digest_of(1, "x"))];
         let view = View(1);
         let new_view =
             quorate_pbft::NewView::signed(&signer(author), view, changes.clone(), proposals);
@@ -187,7 +184,7 @@ fn a_new_view_is_its_primarys() {
 fn views_and_slots_out_of_reach_are_refused() {
     let far = Message::Commit {
         view: View(1),
-        votes: vec![(Slot(u64::MAX), command("x").digest())],
+        votes: vec![(Slot(u64::MAX), digest_of(1, "x"))],
     };
     assert!(verify(1, &far).is_err());
     assert!(

@@ -8,17 +8,18 @@ use quorate_core::protocol::{Protocol, Recovered, SnapshotRef};
 use quorate_pbft::{Message, Record, Timer};
 
 use crate::common::{
-    Cluster, Node, anchor, checkpoint, commit, config, context, kinds, pre_prepare, r, state_of,
+    Cluster, Node, PbftCluster, PbftNode, anchor, checkpoint, commit, config, context, kinds,
+    pre_prepare, r, state_of,
 };
 
 /// Makes `node` execute commands in the slots given, named by them.
 fn execute(node: &mut Node, slots: std::ops::RangeInclusive<u64>) {
     for slot in slots {
         let text = slot.to_string();
-        node.receive(0, pre_prepare(0, slot, &text));
+        node.receive(r(0), pre_prepare(0, slot, &text));
         let others = (0..4).filter(|id| r(*id) != node.me).collect::<Vec<_>>();
         for from in others {
-            node.receive(from, commit(0, slot, &text));
+            node.receive(r(from), commit(0, slot, &text));
         }
     }
 }
@@ -31,13 +32,13 @@ fn state_at_4() -> Digest {
 /// [§4.3]
 #[test]
 fn a_checkpoint_is_announced_when_the_state_is_durable() {
-    let mut node = Node::new(1, &config());
+    let mut node = Node::of_four(1, &config());
     node.saves = false;
     execute(&mut node, 1..=4);
-    assert!(!kinds(&node.sent_to(0)).contains(&"checkpoint"));
+    assert!(!kinds(&node.sent_to(r(0))).contains(&"checkpoint"));
     node.save();
     node.end_turn();
-    let sent = node.sent_to(0);
+    let sent = node.sent_to(r(0));
     assert_eq!(sent, [Message::Checkpoint(checkpoint(1, 4, state_at_4()))]);
 }
 
@@ -54,10 +55,10 @@ fn a_checkpoint_is_stable_with_2f_plus_1_equal_digests() {
         (&[(0, state_at_4()), (2, state_at_4())], true),
     ];
     for (votes, stable) in table {
-        let mut node = Node::new(1, &config());
+        let mut node = Node::of_four(1, &config());
         execute(&mut node, 1..=5);
         for (from, digest) in votes {
-            node.receive(*from, Message::Checkpoint(checkpoint(*from, 4, *digest)));
+            node.receive(r(*from), Message::Checkpoint(checkpoint(*from, 4, *digest)));
         }
         let offered = node.offer.as_ref().map(|(at, _)| at.slot());
         assert_eq!(offered, stable.then_some(Slot(4)), "{votes:?}");
@@ -88,26 +89,29 @@ fn the_log_through_a_stable_checkpoint_is_dropped() {
 /// that has moved. [§4.2, §4.3]
 #[test]
 fn what_is_above_the_high_watermark_waits_and_is_not_lost() {
-    let mut node = Node::new(1, &config());
+    let mut node = Node::of_four(1, &config());
     execute(&mut node, 1..=4);
     node.take();
     for from in [0, 2, 3] {
-        node.receive(from, commit(0, 9, "9"));
+        node.receive(r(from), commit(0, 9, "9"));
     }
-    node.receive(0, pre_prepare(0, 9, "9"));
+    node.receive(r(0), pre_prepare(0, 9, "9"));
     assert!(node.take().is_empty());
     for from in [0, 2] {
-        node.receive(from, Message::Checkpoint(checkpoint(from, 4, state_at_4())));
+        node.receive(
+            r(from),
+            Message::Checkpoint(checkpoint(from, 4, state_at_4())),
+        );
     }
     assert_eq!(
-        kinds(&node.sent_to(2)),
+        kinds(&node.sent_to(r(2))),
         ["prepare"],
         "the window reaches slot 12"
     );
-    node.receive(0, pre_prepare(0, 4, "another"));
+    node.receive(r(0), pre_prepare(0, 4, "another"));
     assert!(node.take().is_empty(), "slot 4 is below it");
     execute(&mut node, 5..=8);
-    assert_eq!(node.executed_through(), 9);
+    assert_eq!(node.committed(), 9);
 }
 
 /// "The high water mark H = h + k": a primary that has given out the window waits. [§4.3]
@@ -120,23 +124,13 @@ fn a_primary_waits_at_the_high_watermark() {
     for slot in 1..=10 {
         cluster.propose(0, &slot.to_string());
     }
-    assert!(
-        cluster
-            .nodes
-            .iter()
-            .all(|node| node.executed_through() == 8)
-    );
+    assert!(cluster.nodes.iter().all(|node| node.committed() == 8));
     for node in &mut cluster.nodes {
         node.saves = true;
         node.end_turn();
     }
     cluster.deliver();
-    assert!(
-        cluster
-            .nodes
-            .iter()
-            .all(|node| node.executed_through() == 10)
-    );
+    assert!(cluster.nodes.iter().all(|node| node.committed() == 10));
 }
 
 /// "If a replica learns about a stable checkpoint beyond the high water mark in its log, it
@@ -148,7 +142,7 @@ fn a_replica_left_behind_fetches_the_state_and_goes_on() {
     for slot in 1..=13 {
         cluster.propose(0, &slot.to_string());
     }
-    assert_eq!(cluster.node(0).executed_through(), 13);
+    assert_eq!(cluster.node(0).committed(), 13);
     cluster.heal();
     for id in 0..4 {
         cluster.node(id).fire(Timer::Status);
@@ -167,11 +161,11 @@ fn a_replica_left_behind_fetches_the_state_and_goes_on() {
 /// A state is believed by its digest and the proof of 2f + 1, and by nothing else. [§5.3]
 #[test]
 fn a_state_without_a_proof_is_not_believed() {
-    let node = Node::new(1, &config());
+    let node = Node::of_four(1, &config());
     let digest = state_at_4();
     let believed = |slot, digest, anchor: Bytes| {
         let at = Frontier::single(Slot(slot));
-        node.pbft.accepts(&SnapshotRef { at, digest, anchor })
+        node.protocol.accepts(&SnapshotRef { at, digest, anchor })
     };
     assert!(believed(4, digest, anchor(4, digest, &[0, 2, 3])));
     assert!(!believed(4, digest, Bytes::new()));
@@ -195,27 +189,30 @@ fn a_state_without_a_proof_is_not_believed() {
 /// The checkpoint's own digest is compared with the proof: a replica whose state is wrong stops.
 #[test]
 fn a_replica_whose_state_is_not_the_one_proved_says_so() {
-    let mut node = Node::new(1, &config());
+    let mut node = Node::of_four(1, &config());
     execute(&mut node, 1..=4);
     node.checks = false;
     let other = Digest::of(b"another state");
     for from in [0, 2, 3] {
-        node.receive(from, Message::Checkpoint(checkpoint(from, 4, other)));
+        node.receive(r(from), Message::Checkpoint(checkpoint(from, 4, other)));
     }
-    let violation = node.pbft.check().unwrap_err();
+    let violation = node.protocol.check().unwrap_err();
     assert!(violation.rule.contains("own checkpoints"), "{violation}");
 }
 
 /// A checkpoint that was durable, and not yet stable, when the replica crashed is announced again.
 #[test]
 fn a_checkpoint_is_announced_again_after_a_restart() {
-    let mut node = Node::new(1, &config());
+    let mut node = Node::of_four(1, &config());
     execute(&mut node, 1..=6);
     let mut node = node.crash(&config());
-    assert_eq!(node.executed_through(), 4);
-    assert!(kinds(&node.sent_to(0)).contains(&"checkpoint"));
+    assert_eq!(node.committed(), 4);
+    assert!(kinds(&node.sent_to(r(0))).contains(&"checkpoint"));
     for from in [0, 2] {
-        node.receive(from, Message::Checkpoint(checkpoint(from, 4, state_at_4())));
+        node.receive(
+            r(from),
+            Message::Checkpoint(checkpoint(from, 4, state_at_4())),
+        );
     }
     assert_eq!(node.offer.as_ref().map(|(at, _)| at.slot()), Some(Slot(4)));
     let node = node.crash(&config());
@@ -229,7 +226,7 @@ fn a_checkpoint_is_announced_again_after_a_restart() {
 /// A crash between saving a fetched state and writing what follows from it.
 #[test]
 fn a_fetched_state_ahead_of_the_records_proves_itself_after_a_restart() {
-    let mut node = Node::new(1, &config());
+    let mut node = Node::of_four(1, &config());
     execute(&mut node, 1..=2);
     let digest = Digest::of(b"state");
     let snapshot = |anchor| SnapshotRef {
@@ -240,7 +237,7 @@ fn a_fetched_state_ahead_of_the_records_proves_itself_after_a_restart() {
     node.saved = Some(snapshot(anchor(8, digest, &[0, 2, 3])));
     let records = node.durable.clone();
     let mut node = node.crash(&config());
-    assert_eq!(node.executed_through(), 8);
+    assert_eq!(node.committed(), 8);
     assert_eq!(node.offer.as_ref().map(|(at, _)| at.slot()), Some(Slot(8)));
     execute(&mut node, 9..=9);
     assert_eq!(node.executed(), ["9"]);
@@ -260,14 +257,17 @@ fn a_fetched_state_ahead_of_the_records_proves_itself_after_a_restart() {
 /// Votes for checkpoints far away do not push out those that matter.
 #[test]
 fn a_replica_cannot_flood_others_with_checkpoints() {
-    let mut node = Node::new(1, &config());
+    let mut node = Node::of_four(1, &config());
     execute(&mut node, 1..=4);
     for slot in 1..100 {
         let far = checkpoint(3, slot * 4_000, Digest::of(b"?"));
-        node.receive(3, Message::Checkpoint(far));
+        node.receive(r(3), Message::Checkpoint(far));
     }
     for from in [0, 2] {
-        node.receive(from, Message::Checkpoint(checkpoint(from, 4, state_at_4())));
+        node.receive(
+            r(from),
+            Message::Checkpoint(checkpoint(from, 4, state_at_4())),
+        );
     }
     assert!(node.offer.is_some() && node.fetch.is_none());
 }

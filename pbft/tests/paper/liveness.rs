@@ -7,20 +7,21 @@ use quorate_core::protocol::Role;
 use quorate_pbft::{Config, Message, Timer, View};
 
 use crate::common::{
-    Cluster, Node, command, commit, config, kinds, new_view, pre_prepare, view_change,
+    Cluster, Node, PbftCluster, PbftNode, command, commit, config, digest_of, entry, kinds,
+    new_view, pre_prepare, r, view_change,
 };
 
 /// "It starts a timer when it receives a request and the timer is not already running. It stops
 /// the timer when it is no longer waiting to execute the request." [§4.4]
 #[test]
 fn a_backup_is_patient_as_long_as_requests_are_executed() {
-    let mut backup = Node::new(1, &config());
+    let mut backup = Node::of_four(1, &config());
     assert!(!backup.timers.contains_key(&Timer::Request));
     backup.propose("x");
     assert!(backup.timers.contains_key(&Timer::Request));
-    backup.receive(0, pre_prepare(0, 1, "x"));
+    backup.receive(r(0), pre_prepare(0, 1, "x"));
     for from in [0, 2, 3] {
-        backup.receive(from, commit(0, 1, "x"));
+        backup.receive(r(from), commit(0, 1, "x"));
     }
     backup.fire(Timer::Request);
     assert_eq!((backup.view(), backup.role()), (0, Role::Follower));
@@ -33,7 +34,7 @@ fn a_backup_is_patient_as_long_as_requests_are_executed() {
 /// "If the timer of backup i expires in view v, the backup starts a view change." [§4.4]
 #[test]
 fn a_backup_whose_request_is_not_executed_leaves_the_view() {
-    let mut backup = Node::new(1, &config());
+    let mut backup = Node::of_four(1, &config());
     backup.propose("x");
     assert_eq!(backup.wait_for_view_change(), config().request_timeout);
     assert_eq!((backup.view(), backup.role()), (1, Role::Candidate));
@@ -42,16 +43,16 @@ fn a_backup_whose_request_is_not_executed_leaves_the_view() {
 /// The primary orders other requests, and leaves one out: it is found out. [Clement09 §4]
 #[test]
 fn a_primary_that_leaves_one_request_out_is_found_out() {
-    let mut backup = Node::new(1, &config());
+    let mut backup = Node::of_four(1, &config());
     backup.propose("left out");
     for slot in 1..=3 {
         let text = slot.to_string();
-        backup.receive(0, pre_prepare(0, slot, &text));
+        backup.receive(r(0), pre_prepare(0, slot, &text));
         for from in [0, 2, 3] {
-            backup.receive(from, commit(0, slot, &text));
+            backup.receive(r(from), commit(0, slot, &text));
         }
     }
-    assert_eq!(backup.executed_through(), 3);
+    assert_eq!(backup.committed(), 3);
     backup.wait_for_view_change();
     assert_eq!(backup.view(), 1);
 }
@@ -83,7 +84,7 @@ fn all_wait_for_what_one_has_waited_for_too_long() {
 /// The primary does not lose patience with itself.
 #[test]
 fn a_primary_does_not_leave_its_own_view() {
-    let mut primary = Node::new(0, &config());
+    let mut primary = Node::of_four(0, &config());
     primary.propose("x");
     assert!(!primary.timers.contains_key(&Timer::Request));
 }
@@ -93,29 +94,29 @@ fn a_primary_does_not_leave_its_own_view() {
 /// set." [§4.5.2]
 #[test]
 fn f_plus_1_view_changes_pull_a_replica_along_to_the_smallest() {
-    let mut node = Node::new(3, &config());
-    node.receive(0, Message::ViewChange(view_change(0, 7, vec![])));
+    let mut node = Node::of_four(3, &config());
+    node.receive(r(0), Message::ViewChange(view_change(0, 7, vec![])));
     assert_eq!(node.view(), 0, "f may lie");
-    node.receive(0, Message::ViewChange(view_change(0, 8, vec![])));
+    node.receive(r(0), Message::ViewChange(view_change(0, 8, vec![])));
     assert_eq!(node.view(), 0, "and are no more for saying it twice");
-    node.receive(1, Message::ViewChange(view_change(1, 5, vec![])));
+    node.receive(r(1), Message::ViewChange(view_change(1, 5, vec![])));
     assert_eq!((node.view(), node.role()), (5, Role::Candidate));
-    assert!(kinds(&node.sent_to(2)).contains(&"view_change"));
+    assert!(kinds(&node.sent_to(r(2))).contains(&"view_change"));
 }
 
 /// Replayed view changes start nothing. [§4.5.2]
 #[test]
 fn view_changes_of_views_long_left_start_nothing() {
-    let mut node = Node::new(3, &config());
+    let mut node = Node::of_four(3, &config());
     let changes: Vec<_> = (0..3).map(|from| view_change(from, 1, vec![])).collect();
     node.receive(
-        1,
+        r(1),
         Message::NewView(Box::new(new_view(1, changes.clone(), &[]))),
     );
     assert_eq!((node.view(), node.role()), (1, Role::Follower));
     for _ in 0..3 {
         for change in &changes {
-            node.receive(change.from.0, Message::ViewChange(change.clone()));
+            node.receive(change.from, Message::ViewChange(change.clone()));
         }
     }
     assert_eq!((node.view(), node.role()), (1, Role::Follower));
@@ -126,7 +127,7 @@ fn view_changes_of_views_long_left_start_nothing() {
 /// will wait 2T." [§4.5.2]
 #[test]
 fn each_view_change_in_a_row_waits_twice_as_long() {
-    let mut node = Node::new(3, &config());
+    let mut node = Node::of_four(3, &config());
     let patience = config().request_timeout;
     node.propose("x");
     assert_eq!(node.wait_for_view_change(), patience);
@@ -136,7 +137,10 @@ fn each_view_change_in_a_row_waits_twice_as_long() {
             "not before a quorum is there"
         );
         for from in [0, 1] {
-            node.receive(from, Message::ViewChange(view_change(from, view, vec![])));
+            node.receive(
+                r(from),
+                Message::ViewChange(view_change(from, view, vec![])),
+            );
         }
         if view == 3 {
             break; // It is the primary of this one.
@@ -150,15 +154,15 @@ fn each_view_change_in_a_row_waits_twice_as_long() {
 /// Progress in the new view makes the patience what it was. [§4.5.2]
 #[test]
 fn progress_makes_the_patience_what_it_was() {
-    let mut node = Node::new(3, &config());
+    let mut node = Node::of_four(3, &config());
     node.propose("x");
     node.wait_for_view_change();
     let changes: Vec<_> = (0..3).map(|from| view_change(from, 1, vec![])).collect();
-    node.receive(1, Message::NewView(Box::new(new_view(1, changes, &[]))));
+    node.receive(r(1), Message::NewView(Box::new(new_view(1, changes, &[]))));
     let restarted = node.now;
-    node.receive(1, pre_prepare(1, 1, "x"));
+    node.receive(r(1), pre_prepare(1, 1, "x"));
     for from in [0, 1, 2] {
-        node.receive(from, commit(1, 1, "x"));
+        node.receive(r(from), commit(1, 1, "x"));
     }
     node.propose("y");
     assert_eq!(node.wait_for_view_change(), config().request_timeout);
@@ -210,11 +214,7 @@ fn lost_messages_of_every_kind_are_sent_again() {
         cluster.heal();
         cluster.tick(12);
         for node in &cluster.nodes {
-            assert_eq!(
-                node.executed_through(),
-                cluster.nodes[0].executed_through(),
-                "{kind}"
-            );
+            assert_eq!(node.committed(), cluster.nodes[0].committed(), "{kind}");
         }
         cluster.propose(3, "last");
         cluster.tick(4);
@@ -232,13 +232,17 @@ fn messages_of_a_view_to_come_wait_within_bounds() {
         max_early_messages: 2,
         ..config()
     };
-    let mut node = Node::new(3, &config);
+    let mut node = Node::of_four(3, &config);
     for (slot, text) in [(1, "a"), (2, "b"), (3, "c")] {
-        node.receive(1, pre_prepare(1, slot, text));
+        node.receive(r(1), pre_prepare(1, slot, text));
     }
     assert!(node.take().is_empty());
     let changes = (0..3).map(|from| view_change(from, 1, vec![])).collect();
-    let sent = node.answer(1, Message::NewView(Box::new(new_view(1, changes, &[]))), 2);
+    let sent = node.answer_to(
+        r(1),
+        Message::NewView(Box::new(new_view(1, changes, &[]))),
+        r(2),
+    );
     let slots: Vec<bool> = (1..=3)
         .map(|slot| crate::common::digest_voted(&sent, slot).is_some())
         .collect();
@@ -253,15 +257,15 @@ fn forwarded_batches_are_waited_for_within_bounds() {
         request_timeout: Duration::from_secs(1),
         ..config()
     };
-    let mut node = Node::new(2, &config);
+    let mut node = Node::of_four(2, &config);
     for text in ["a", "b"] {
         let batch = command(text);
         let relayed = false;
-        node.receive(3, Message::Forward { batch, relayed });
+        node.receive(r(3), Message::Forward { batch, relayed });
     }
-    node.receive(0, pre_prepare(0, 1, "a"));
+    node.receive(r(0), pre_prepare(0, 1, "a"));
     for from in [0, 1, 3] {
-        node.receive(from, commit(0, 1, "a"));
+        node.receive(r(from), commit(0, 1, "a"));
     }
     node.fire(Timer::Request);
     assert!(
@@ -273,23 +277,23 @@ fn forwarded_batches_are_waited_for_within_bounds() {
 /// What f + 1 replicas have executed is believed, and no less; then the batch is asked for.
 #[test]
 fn a_replica_left_behind_believes_f_plus_1_that_a_slot_is_decided() {
-    let decided = |text| Message::Decided(vec![(Slot(1), command(text).digest())]);
-    let mut node = Node::new(3, &config());
+    let decided = |text| Message::Decided(vec![(Slot(1), digest_of(1, text))]);
+    let mut node = Node::of_four(3, &config());
     node.propose("z");
     node.wait_for_view_change();
-    node.receive(0, pre_prepare(0, 1, "x"));
-    node.receive(0, decided("y"));
-    node.receive(0, decided("x"));
-    node.receive(1, decided("x"));
+    node.receive(r(0), pre_prepare(0, 1, "x"));
+    node.receive(r(0), decided("y"));
+    node.receive(r(0), decided("x"));
+    node.receive(r(1), decided("x"));
     node.take();
     assert!(
         node.executed().is_empty(),
         "one has said something else first"
     );
-    node.receive(2, decided("x"));
-    assert!(kinds(&node.sent_to(0)).contains(&"fetch_bodies"));
-    let (slot, batch) = (Slot(1), command("x"));
-    node.receive(1, Message::Body { slot, batch });
+    node.receive(r(2), decided("x"));
+    assert!(kinds(&node.sent_to(r(0))).contains(&"fetch_bodies"));
+    let (slot, entry) = (Slot(1), entry(1, "x"));
+    node.receive(r(1), Message::Body { slot, entry });
     assert_eq!(node.executed(), ["x"]);
 }
 
@@ -313,7 +317,10 @@ fn a_replica_is_answered_once_a_round() {
         node.fire(Timer::Status);
         node.take();
         for _ in 0..3 {
-            answers.push(node.answer(3, Message::Status(nothing.clone()), 3).len());
+            answers.push(
+                node.answer_to(r(3), Message::Status(nothing.clone()), r(3))
+                    .len(),
+            );
         }
     }
     assert_eq!(answers, [0, 0, 0, 3, 0, 0, 4, 0, 0]);
@@ -322,12 +329,12 @@ fn a_replica_is_answered_once_a_round() {
 /// A replica that has gone on to the next view does not keep the others waiting for it in theirs.
 #[test]
 fn view_changes_for_later_views_start_the_timer_too() {
-    let mut node = Node::new(3, &config());
+    let mut node = Node::of_four(3, &config());
     node.propose("x");
     node.wait_for_view_change();
-    node.receive(1, Message::ViewChange(view_change(1, 1, vec![])));
+    node.receive(r(1), Message::ViewChange(view_change(1, 1, vec![])));
     assert!(!node.timers.contains_key(&Timer::NewView));
-    node.receive(2, Message::ViewChange(view_change(2, 2, vec![])));
+    node.receive(r(2), Message::ViewChange(view_change(2, 2, vec![])));
     assert_eq!(node.view(), 1, "one alone pulls nobody along");
     assert!(node.timers.contains_key(&Timer::NewView));
 }

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use quorate_core::id::ReplicaId;
 use quorate_core::protocol::Input;
 use quorate_core::quorum::Byzantine;
-use quorate_pbft::{Config, Message, View};
+use quorate_pbft::{Config, Message, Record, View};
 
 use crate::common::{
-    Cluster, Node, command, commit, config, digest_voted, kinds, pre_prepare, prepare, proposal_by,
-    verify,
+    Cluster, Node, PbftNode, command, commit, config, digest_of, digest_voted, entry, kinds,
+    pre_prepare, prepare, prepare_for, proposal_by, r, verify,
 };
 
 /// "They intersect in at least one correct replica": any two quorums of 2f + 1, with f liars
@@ -36,16 +36,16 @@ fn views_have_primaries_in_turn() {
 /// prepare message to all other replicas." [§4.2]
 #[test]
 fn a_backup_prepares_what_it_accepts() {
-    let mut backup = Node::new(1, &config());
+    let mut backup = Node::of_four(1, &config());
     for to in [0, 2, 3] {
-        let mut backup = Node::new(1, &config());
-        let answers = backup.answer(0, pre_prepare(0, 1, "x"), to);
+        let mut backup = Node::of_four(1, &config());
+        let answers = backup.answer_to(r(0), pre_prepare(0, 1, "x"), r(to));
         assert_eq!(kinds(&answers), ["prepare"]);
-        assert_eq!(digest_voted(&answers, 1), Some(command("x").digest()));
+        assert_eq!(digest_voted(&answers, 1), Some(digest_of(1, "x")));
     }
-    backup.receive(0, pre_prepare(0, 1, "x"));
+    backup.receive(r(0), pre_prepare(0, 1, "x"));
     backup.take();
-    backup.receive(0, pre_prepare(0, 1, "x"));
+    backup.receive(r(0), pre_prepare(0, 1, "x"));
     assert!(backup.take().is_empty(), "it says so once");
 }
 
@@ -53,10 +53,9 @@ fn a_backup_prepares_what_it_accepts() {
 /// m." [§4.2]
 #[test]
 fn a_pre_prepare_counts_only_with_the_signature_of_the_views_primary() {
-    let batch = command("x");
     let by = |author, view| Message::PrePrepare {
-        proposal: proposal_by(author, view, 1, batch.digest()),
-        batch: batch.clone(),
+        proposal: proposal_by(author, view, 1, digest_of(1, "x")),
+        entry: entry(1, "x"),
     };
     assert!(verify(0, &by(0, 0)).is_ok());
     assert!(verify(2, &by(0, 0)).is_ok(), "anyone may show it");
@@ -65,8 +64,8 @@ fn a_pre_prepare_counts_only_with_the_signature_of_the_views_primary() {
         assert!(error.reason.contains("signed by the primary"), "{error}");
     }
     let other_body = Message::PrePrepare {
-        proposal: proposal_by(0, 0, 1, batch.digest()),
-        batch: command("y"),
+        proposal: proposal_by(0, 0, 1, digest_of(1, "x")),
+        entry: entry(1, "y"),
     };
     assert!(verify(0, &other_body).is_err());
 }
@@ -75,13 +74,13 @@ fn a_pre_prepare_counts_only_with_the_signature_of_the_views_primary() {
 /// different digest." [§4.2]
 #[test]
 fn a_backup_accepts_one_digest_for_a_view_and_slot() {
-    let mut backup = Node::new(1, &config());
-    backup.receive(0, pre_prepare(0, 1, "x"));
-    let answers = backup.answer(0, pre_prepare(0, 1, "y"), 2);
+    let mut backup = Node::of_four(1, &config());
+    backup.receive(r(0), pre_prepare(0, 1, "x"));
+    let answers = backup.answer_to(r(0), pre_prepare(0, 1, "y"), r(2));
     assert!(answers.is_empty());
     // Nor does it help others to prepare the second.
-    backup.receive(2, prepare(2, 0, 1, "y"));
-    backup.receive(3, prepare(3, 0, 1, "y"));
+    backup.receive(r(2), prepare(2, 0, 1, "y"));
+    backup.receive(r(3), prepare(3, 0, 1, "y"));
     assert!(backup.take().is_empty());
 }
 
@@ -98,12 +97,12 @@ fn a_batch_prepares_with_2f_matching_prepares_of_different_backups() {
         (&[(2, "y"), (3, "x")], true),
     ];
     for (prepares, enough) in table {
-        let mut backup = Node::new(1, &config());
-        backup.receive(0, pre_prepare(0, 1, "x"));
+        let mut backup = Node::of_four(1, &config());
+        backup.receive(r(0), pre_prepare(0, 1, "x"));
         for (from, text) in prepares {
-            backup.receive(*from, prepare(*from, 0, 1, text));
+            backup.receive(r(*from), prepare(*from, 0, 1, text));
         }
-        let commits = kinds(&backup.sent_to(2)).contains(&"commit");
+        let commits = kinds(&backup.sent_to(r(2))).contains(&"commit");
         assert_eq!(commits, enough, "{prepares:?}");
     }
 }
@@ -111,10 +110,10 @@ fn a_batch_prepares_with_2f_matching_prepares_of_different_backups() {
 /// The pre-prepare is the primary's vote: a prepare of it is not another one. [§4.2]
 #[test]
 fn a_prepare_of_the_primary_does_not_count() {
-    let mut backup = Node::new(1, &config());
-    backup.receive(0, pre_prepare(0, 1, "x"));
-    backup.receive(0, prepare(0, 0, 1, "x"));
-    assert!(!kinds(&backup.sent_to(2)).contains(&"commit"));
+    let mut backup = Node::of_four(1, &config());
+    backup.receive(r(0), pre_prepare(0, 1, "x"));
+    backup.receive(r(0), prepare(0, 0, 1, "x"));
+    assert!(!kinds(&backup.sent_to(r(2))).contains(&"commit"));
 }
 
 /// "committed-local(m, v, n, i) is true if and only if prepared(m, v, n, i) is true and i has
@@ -130,11 +129,11 @@ fn a_batch_commits_with_2f_plus_1_matching_commits() {
         (&[(2, "x"), (3, "x")], true),
     ];
     for (commits, enough) in table {
-        let mut backup = Node::new(1, &config());
-        backup.receive(0, pre_prepare(0, 1, "x"));
-        backup.receive(2, prepare(2, 0, 1, "x"));
+        let mut backup = Node::of_four(1, &config());
+        backup.receive(r(0), pre_prepare(0, 1, "x"));
+        backup.receive(r(2), prepare(2, 0, 1, "x"));
         for (from, text) in commits {
-            backup.receive(*from, commit(0, 1, text));
+            backup.receive(r(*from), commit(0, 1, text));
         }
         let executed: &[&str] = if enough { &["x"] } else { &[] };
         assert_eq!(backup.executed(), executed, "{commits:?}");
@@ -144,26 +143,24 @@ fn a_batch_commits_with_2f_plus_1_matching_commits() {
 /// What a quorum has committed is decided, also for a replica that was told another digest.
 #[test]
 fn a_replica_that_was_told_another_digest_learns_what_was_decided() {
-    let mut backup = Node::new(1, &config());
-    backup.receive(0, pre_prepare(0, 1, "y"));
+    let mut backup = Node::of_four(1, &config());
+    backup.receive(r(0), pre_prepare(0, 1, "y"));
     for from in [0, 2, 3] {
-        backup.receive(from, commit(0, 1, "x"));
+        backup.receive(r(from), commit(0, 1, "x"));
     }
     assert!(backup.executed().is_empty());
-    let asked = kinds(&backup.sent_to(0));
+    let asked = kinds(&backup.sent_to(r(0)));
     assert!(asked.contains(&"fetch_bodies"), "{asked:?}");
     let slot = quorate_core::id::Slot(1);
-    let forged = command("z");
-    backup.receive(
-        3,
-        Message::Body {
-            slot,
-            batch: forged,
-        },
-    );
+    let forged = entry(1, "z");
+    let forged = Message::Body {
+        slot,
+        entry: forged,
+    };
+    backup.receive(r(3), forged);
     assert!(backup.executed().is_empty());
-    let batch = command("x");
-    backup.receive(3, Message::Body { slot, batch });
+    let entry = entry(1, "x");
+    backup.receive(r(3), Message::Body { slot, entry });
     assert_eq!(backup.executed(), ["x"]);
 }
 
@@ -171,17 +168,17 @@ fn a_replica_that_was_told_another_digest_learns_what_was_decided() {
 /// [§4.2]
 #[test]
 fn what_is_decided_out_of_order_is_executed_in_order() {
-    let mut backup = Node::new(1, &config());
+    let mut backup = Node::of_four(1, &config());
     for (slot, text) in [(3, "c"), (2, "b")] {
-        backup.receive(0, pre_prepare(0, slot, text));
+        backup.receive(r(0), pre_prepare(0, slot, text));
         for from in [0, 2, 3] {
-            backup.receive(from, commit(0, slot, text));
+            backup.receive(r(from), commit(0, slot, text));
         }
     }
     assert!(backup.executed().is_empty());
-    backup.receive(0, pre_prepare(0, 1, "a"));
+    backup.receive(r(0), pre_prepare(0, 1, "a"));
     for from in [0, 2, 3] {
-        backup.receive(from, commit(0, 1, "a"));
+        backup.receive(r(from), commit(0, 1, "a"));
     }
     assert_eq!(backup.executed(), ["a", "b", "c"]);
 }
@@ -203,7 +200,8 @@ fn a_batch_costs_what_the_closed_form_says() {
 }
 
 /// One signature by each replica, and each prepare checked by all others: n made, and
-/// n(n - 1) checked a batch; the rest of the path is authenticated by its connection.
+/// n(n - 1) checked a batch; the rest of the path is authenticated by its connection. Each backup
+/// checks each client's signature besides.
 #[test]
 fn a_batch_costs_one_signature_a_replica() {
     let n = 4;
@@ -212,27 +210,28 @@ fn a_batch_costs_one_signature_a_replica() {
         cluster
             .nodes
             .iter()
-            .map(|node| node.verifier.checked())
+            .map(|node| node.context.verifier.checked())
             .sum()
     };
     let before = checked(&cluster);
     cluster.propose(0, "x");
     // The bench verifies a replica's messages to itself too, which the driver does not: the
-    // primary's pre-prepare and each backup's prepare.
-    let own = n as u64;
-    assert_eq!(checked(&cluster) - before - own, (n * (n - 1)) as u64);
+    // primary's pre-prepare with the client's request, and each backup's prepare.
+    let (own, clients) = (n as u64 + 1, n as u64 - 1);
+    let votes = (n * (n - 1)) as u64;
+    assert_eq!(checked(&cluster) - before - own, votes + clients);
 }
 
 /// Several sequence numbers are under way at once, and the votes of a turn share a message.
 #[test]
 fn the_votes_of_a_turn_share_a_message() {
-    let mut backup = Node::new(1, &config());
+    let mut backup = Node::of_four(1, &config());
     for (slot, text) in [(1, "a"), (2, "b"), (3, "c")] {
         let input = backup.input(ReplicaId(0), pre_prepare(0, slot, text));
         backup.step(input);
     }
     backup.turn(Input::EndOfTurn);
-    let sent = backup.sent_to(2);
+    let sent = backup.sent_to(r(2));
     assert_eq!(kinds(&sent), ["prepare"]);
     let slots: BTreeSet<u64> = (1..=3)
         .filter(|s| digest_voted(&sent, *s).is_some())
@@ -243,35 +242,43 @@ fn the_votes_of_a_turn_share_a_message() {
 /// Nothing that binds a replica leaves before it is durable, nor counts here before.
 #[test]
 fn no_vote_leaves_or_counts_before_it_is_durable() {
-    let mut backup = Node::new(1, &config());
+    let mut backup = Node::of_four(1, &config());
     backup.syncs = false;
-    backup.receive(0, pre_prepare(0, 1, "x"));
-    backup.receive(2, prepare(2, 0, 1, "x"));
+    backup.receive(r(0), pre_prepare(0, 1, "x"));
+    backup.receive(r(2), prepare(2, 0, 1, "x"));
     assert!(backup.take().is_empty());
     backup.sync();
     backup.end_turn();
     assert_eq!(
-        kinds(&backup.sent_to(0)),
+        kinds(&backup.sent_to(r(0))),
         ["prepare"],
         "and its own now counts"
     );
     backup.sync();
     backup.end_turn();
-    assert_eq!(kinds(&backup.sent_to(0)), ["commit"]);
+    assert_eq!(kinds(&backup.sent_to(r(0))), ["commit"]);
 
-    let mut primary = Node::new(0, &config());
+    let mut primary = Node::of_four(0, &config());
     primary.syncs = false;
     primary.propose("x");
     assert!(primary.take().is_empty(), "a claim on a slot is a promise");
-    primary.receive(1, prepare(1, 0, 1, "x"));
-    primary.receive(2, prepare(2, 0, 1, "x"));
+    let given = primary
+        .records()
+        .into_iter()
+        .find_map(|record| match record {
+            Record::PrePrepared { proposal, .. } => Some(proposal.clone()),
+            _ => None,
+        });
+    let given = given.expect("a slot is given");
+    primary.receive(r(1), prepare_for(1, &given));
+    primary.receive(r(2), prepare_for(2, &given));
     assert!(primary.take().is_empty());
     primary.sync();
     primary.end_turn();
-    assert_eq!(kinds(&primary.sent_to(1)), ["pre_prepare"]);
+    assert_eq!(kinds(&primary.sent_to(r(1))), ["pre_prepare"]);
     primary.sync();
     primary.end_turn();
-    assert_eq!(kinds(&primary.sent_to(1)), ["commit"]);
+    assert_eq!(kinds(&primary.sent_to(r(1))), ["commit"]);
 }
 
 /// Requests that come in at a backup are ordered by the primary, once.
@@ -290,11 +297,11 @@ fn backups_forward_to_the_primary_and_all_execute_the_same() {
 /// A batch that is under way is not given a second slot.
 #[test]
 fn a_batch_under_way_is_ordered_once() {
-    let mut primary = Node::new(0, &config());
+    let mut primary = Node::of_four(0, &config());
     primary.propose("x");
     primary.propose("x");
     let batch = command("x");
     let relayed = true;
-    primary.receive(2, Message::Forward { batch, relayed });
-    assert_eq!(kinds(&primary.sent_to(1)), ["pre_prepare"]);
+    primary.receive(r(2), Message::Forward { batch, relayed });
+    assert_eq!(kinds(&primary.sent_to(r(1))), ["pre_prepare"]);
 }

@@ -1,12 +1,11 @@
 //! View changes. [Castro99 §4.4, §4.5.1]
 
 use quorate_core::protocol::Role;
-use quorate_core::request::Batch;
-use quorate_pbft::{Message, NewView, Record};
+use quorate_pbft::{Entry, Message, NewView, Record};
 
 use crate::common::{
-    Cluster, Node, command, commit, config, digest_voted, kinds, new_view, pre_prepare, prepare,
-    prepared, view_change,
+    Cluster, Node, PbftCluster, PbftNode, commit, config, digest_of, digest_voted, entry, kinds,
+    new_view, pre_prepare, prepare, prepared, r, view_change,
 };
 
 fn begin(new_view: NewView) -> Message {
@@ -19,7 +18,7 @@ fn begin(new_view: NewView) -> Message {
 fn two_batches_for_one_slot_do_not_both_prepare() {
     let mut cluster = Cluster::new(4, &config());
     for (to, text) in [(1, "x"), (2, "y"), (3, "y")] {
-        cluster.node(to).receive(0, pre_prepare(0, 1, text));
+        cluster.node(to).receive(r(0), pre_prepare(0, 1, text));
     }
     cluster.isolate(0);
     cluster.deliver();
@@ -44,14 +43,16 @@ fn what_was_executed_by_one_keeps_its_slot_in_the_next_view() {
     let mut cluster = Cluster::new(4, &config());
     // All backups prepare; only replica 3 hears the commits of the others.
     for id in [1, 2, 3] {
-        cluster.node(id).receive(0, pre_prepare(0, 1, "x"));
+        cluster.node(id).receive(r(0), pre_prepare(0, 1, "x"));
     }
     for id in [1, 2] {
         let other = 3 - id;
-        cluster.node(id).receive(other, prepare(other, 0, 1, "x"));
+        cluster
+            .node(id)
+            .receive(r(other), prepare(other, 0, 1, "x"));
     }
     for from in [0, 1, 2] {
-        cluster.node(3).receive(from, commit(0, 1, "x"));
+        cluster.node(3).receive(r(from), commit(0, 1, "x"));
     }
     assert_eq!(cluster.node(3).executed(), ["x"]);
     for node in &mut cluster.nodes {
@@ -69,15 +70,15 @@ fn what_was_executed_by_one_keeps_its_slot_in_the_next_view() {
 /// number higher than n." [§4.4]
 #[test]
 fn a_view_change_shows_what_has_prepared() {
-    let mut node = Node::new(2, &config());
-    node.receive(0, pre_prepare(0, 1, "x"));
-    node.receive(1, prepare(1, 0, 1, "x"));
-    node.receive(0, pre_prepare(0, 2, "y"));
+    let mut node = Node::of_four(2, &config());
+    node.receive(r(0), pre_prepare(0, 1, "x"));
+    node.receive(r(1), prepare(1, 0, 1, "x"));
+    node.receive(r(0), pre_prepare(0, 2, "y"));
     node.propose("z");
     node.take();
     node.wait_for_view_change();
     let change = node
-        .sent_to(1)
+        .sent_to(r(1))
         .into_iter()
         .find_map(|message| match message {
             Message::ViewChange(change) => Some(change),
@@ -92,19 +93,19 @@ fn a_view_change_shows_what_has_prepared() {
 /// [§4.4]
 #[test]
 fn a_replica_that_has_left_a_view_prepares_nothing_in_it() {
-    let mut node = Node::new(2, &config());
+    let mut node = Node::of_four(2, &config());
     node.propose("z");
     node.wait_for_view_change();
     node.take();
-    node.receive(0, pre_prepare(0, 1, "x"));
-    node.receive(1, prepare(1, 0, 1, "x"));
+    node.receive(r(0), pre_prepare(0, 1, "x"));
+    node.receive(r(1), prepare(1, 0, 1, "x"));
     assert!(node.take().is_empty());
     for from in [0, 1, 3] {
-        node.receive(from, commit(0, 1, "x"));
+        node.receive(r(from), commit(0, 1, "x"));
     }
     let slot = quorate_core::id::Slot(1);
-    let batch = command("x");
-    node.receive(0, Message::Body { slot, batch });
+    let entry = entry(1, "x");
+    node.receive(r(0), Message::Body { slot, entry });
     assert_eq!(
         node.executed(),
         ["x"],
@@ -116,7 +117,7 @@ fn a_replica_that_has_left_a_view_prepares_nothing_in_it() {
 /// nothing did. [§4.4]
 #[test]
 fn a_new_view_takes_the_latest_certificate_and_fills_gaps_with_null_requests() {
-    let mut primary = Node::new(3, &config());
+    let mut primary = Node::of_four(3, &config());
     let shows = [
         (
             0,
@@ -127,12 +128,12 @@ fn a_new_view_takes_the_latest_certificate_and_fills_gaps_with_null_requests() {
     ];
     for (from, certificates) in shows {
         primary.receive(
-            from,
+            r(from),
             Message::ViewChange(view_change(from, 3, certificates)),
         );
     }
     let made = primary
-        .sent_to(0)
+        .sent_to(r(0))
         .into_iter()
         .find_map(|message| match message {
             Message::NewView(new_view) => Some(new_view),
@@ -144,8 +145,8 @@ fn a_new_view_takes_the_latest_certificate_and_fills_gaps_with_null_requests() {
         .iter()
         .map(|p| (p.slot.0, p.digest))
         .collect();
-    let null = Batch::noop().digest();
-    let expected = [command("new").digest(), null, command("c").digest()];
+    let null = Entry::default().digest();
+    let expected = [digest_of(1, "new"), null, digest_of(3, "c")];
     assert_eq!(digests, (1..).zip(expected).collect::<Vec<_>>());
     assert_eq!(primary.role(), Role::Leader);
 }
@@ -154,25 +155,25 @@ fn a_new_view_takes_the_latest_certificate_and_fills_gaps_with_null_requests() {
 /// primary." [§4.4]
 #[test]
 fn a_new_view_that_does_not_follow_from_its_view_changes_is_refused() {
-    let x = command("x").digest();
+    let x = digest_of(1, "x");
     let changes = || {
         let shows = view_change(0, 1, vec![prepared(0, 1, "x", &[1, 2])]);
         vec![shows, view_change(1, 1, vec![]), view_change(3, 1, vec![])]
     };
     let takes = |digests: &[_]| {
-        let mut node = Node::new(2, &config());
-        let sent = node.answer(1, begin(new_view(1, changes(), digests)), 0);
+        let mut node = Node::of_four(2, &config());
+        let sent = node.answer_to(r(1), begin(new_view(1, changes(), digests)), r(0));
         (node.view() == 1, digest_voted(&sent, 1).is_some())
     };
-    let (y, null) = (command("y").digest(), Batch::noop().digest());
+    let (y, null) = (digest_of(1, "y"), Entry::default().digest());
     assert_eq!(takes(&[x]), (true, false), "it has not the batch yet");
     assert!(!takes(&[]).0, "it leaves out what prepared");
     assert!(!takes(&[y]).0, "it changes it");
     assert!(!takes(&[null]).0, "it passes over it");
     assert!(!takes(&[x, y]).0, "it invents one");
-    let mut node = Node::new(2, &config());
-    node.receive(0, pre_prepare(0, 1, "x"));
-    let sent = node.answer(1, begin(new_view(1, changes(), &[x])), 0);
+    let mut node = Node::of_four(2, &config());
+    node.receive(r(0), pre_prepare(0, 1, "x"));
+    let sent = node.answer_to(r(1), begin(new_view(1, changes(), &[x])), r(0));
     assert_eq!(
         digest_voted(&sent, 1),
         Some(x),
@@ -183,35 +184,29 @@ fn a_new_view_that_does_not_follow_from_its_view_changes_is_refused() {
 /// What the new view has said of a slot, its primary cannot say differently.
 #[test]
 fn slots_before_those_of_a_new_view_are_not_given_out_again() {
-    let mut node = Node::new(2, &config());
+    let mut node = Node::of_four(2, &config());
     let shows = |from| view_change(from, 1, vec![prepared(0, 1, "x", &[1, 2])]);
     let changes = vec![shows(0), shows(1), shows(3)];
-    node.receive(1, begin(new_view(1, changes, &[command("x").digest()])));
+    node.receive(r(1), begin(new_view(1, changes, &[digest_of(1, "x")])));
     node.take();
-    node.receive(1, pre_prepare(1, 1, "y"));
+    node.receive(r(1), pre_prepare(1, 1, "y"));
     assert!(node.take().is_empty());
-    let sent = node.answer(1, pre_prepare(1, 2, "y"), 0);
-    assert_eq!(digest_voted(&sent, 2), Some(command("y").digest()));
+    let sent = node.answer_to(r(1), pre_prepare(1, 2, "y"), r(0));
+    assert_eq!(digest_voted(&sent, 2), Some(digest_of(2, "y")));
 }
 
 /// Missing batches are asked for by digest, and nothing prepares without. [§4.4]
 #[test]
 fn a_batch_known_by_its_digest_is_fetched() {
-    let mut node = Node::new(2, &config());
-    let x = command("x").digest();
+    let mut node = Node::of_four(2, &config());
+    let x = digest_of(1, "x");
     let shows = |from| view_change(from, 1, vec![prepared(0, 1, "x", &[1, 3])]);
     let changes = vec![shows(0), shows(1), shows(3)];
-    let sent = node.answer(1, begin(new_view(1, changes, &[x])), 0);
+    let sent = node.answer_to(r(1), begin(new_view(1, changes, &[x])), r(0));
     assert_eq!(kinds(&sent), ["fetch_bodies"]);
     let slot = quorate_core::id::Slot(1);
-    let sent = node.answer(
-        0,
-        Message::Body {
-            slot,
-            batch: command("x"),
-        },
-        0,
-    );
+    let entry = entry(1, "x");
+    let sent = node.answer(r(0), Message::Body { slot, entry });
     assert_eq!(digest_voted(&sent, 1), Some(x));
 }
 
@@ -229,16 +224,11 @@ fn what_was_executed_is_agreed_on_again_but_not_executed_again() {
     for node in &cluster.nodes {
         assert_eq!(node.executed(), ["a", "b", "c"]);
         assert_eq!(node.view(), 1);
-        let slots: Vec<u64> = node.commits.iter().map(|(slot, _)| slot.0).collect();
+        let slots: Vec<u64> = node.slots();
         assert_eq!(slots, [1, 2, 3]);
     }
     cluster.propose(2, "d");
-    assert!(
-        cluster
-            .nodes
-            .iter()
-            .all(|node| node.executed_through() == 4)
-    );
+    assert!(cluster.nodes.iter().all(|node| node.committed() == 4));
 }
 
 /// What prepared in a view survives any number of view changes that follow. [§4.5.1]
@@ -262,24 +252,24 @@ fn what_prepared_survives_several_view_changes() {
 /// A restart neither votes twice nor forgets. [Castro02 §4]
 #[test]
 fn a_restart_neither_votes_twice_nor_forgets() {
-    let mut node = Node::new(2, &config());
-    node.receive(0, pre_prepare(0, 1, "x"));
-    node.receive(1, prepare(1, 0, 1, "x"));
+    let mut node = Node::of_four(2, &config());
+    node.receive(r(0), pre_prepare(0, 1, "x"));
+    node.receive(r(1), prepare(1, 0, 1, "x"));
     let mut node = node.crash(&config());
-    let again = node.sent_to(3);
+    let again = node.sent_to(r(3));
     assert_eq!(
         kinds(&again),
         ["prepare", "commit"],
         "it says what it has said"
     );
-    let sent = node.answer(0, pre_prepare(0, 1, "y"), 3);
+    let sent = node.answer_to(r(0), pre_prepare(0, 1, "y"), r(3));
     assert_eq!(digest_voted(&sent, 1), None);
     node.propose("z");
     node.wait_for_view_change();
     let mut node = node.crash(&config());
     assert_eq!((node.view(), node.role()), (1, Role::Candidate));
     let change = node
-        .sent_to(3)
+        .sent_to(r(3))
         .into_iter()
         .find_map(|message| match message {
             Message::ViewChange(change) => Some(change),
@@ -291,13 +281,13 @@ fn a_restart_neither_votes_twice_nor_forgets() {
 /// A primary that restarts goes on after the slots that it has given out.
 #[test]
 fn a_primary_gives_no_slot_out_twice_after_a_restart() {
-    let mut primary = Node::new(0, &config());
+    let mut primary = Node::of_four(0, &config());
     primary.propose("x");
     let mut primary = primary.crash(&config());
     primary.take();
     primary.propose("y");
     let slots = primary
-        .sent_to(1)
+        .sent_to(r(1))
         .into_iter()
         .filter_map(|message| match message {
             Message::PrePrepare { proposal, .. } => Some(proposal.slot.0),

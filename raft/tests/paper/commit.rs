@@ -4,7 +4,9 @@ use quorate_core::id::{ReplicaId, Slot};
 use quorate_core::protocol::Recovered;
 use quorate_raft::{Config, Timer};
 
-use crate::common::{Cluster, Node, accepted, append, at, context, heartbeat, r, text, vote};
+use crate::common::{
+    Cluster, Node, RaftCluster, RaftNode, accepted, append, at, context, heartbeat, r, text, vote,
+};
 
 /// A leader of three whose first entry, in slot 1, is known to all.
 fn settled_leader() -> Node {
@@ -131,7 +133,7 @@ fn a_leader_commits_preceding_entries() {
         leader.propose("x");
         let last = log.len() as u64 + 2;
         leader.receive(r(1), accepted(3, last));
-        let slots: Vec<u64> = leader.commits.iter().map(|(slot, _)| slot.0).collect();
+        let slots: Vec<u64> = leader.slots();
         assert_eq!(slots, (1..=last).collect::<Vec<_>>());
         assert_eq!(leader.executed().last().map(String::as_str), Some("x"));
     }
@@ -145,7 +147,7 @@ fn a_follower_commits_what_it_is_told() {
     for (commit, through) in [(0, 0), (1, 1), (2, 2), (3, 3), (9, 3)] {
         let mut follower = Node::follower(0, 3, 1, &[]);
         follower.receive(r(1), append(1, at(0, 0), &[1, 1, 1], commit));
-        let slots: Vec<u64> = follower.commits.iter().map(|(slot, _)| slot.0).collect();
+        let slots: Vec<u64> = follower.slots();
         assert_eq!(slots, (1..=through).collect::<Vec<_>>());
     }
 }

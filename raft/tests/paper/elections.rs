@@ -7,7 +7,9 @@ use quorate_core::id::ReplicaId;
 use quorate_core::protocol::{Event, Recovered, Role};
 use quorate_raft::{Config, Message, Timer};
 
-use crate::common::{Cluster, Node, append, at, context, heartbeat, r, request_vote, vote};
+use crate::common::{
+    Cluster, Node, RaftCluster, RaftNode, append, at, context, heartbeat, r, request_vote, vote,
+};
 
 /// "Leaders send periodic heartbeats (AppendEntries RPCs that carry no log entries) to all
 /// followers in order to maintain their authority." [§5.2]
@@ -142,7 +144,7 @@ fn a_follower_votes_once_a_term() {
         "the same again"
     );
     assert_eq!(node.durable_vote(), (2, Some(r(1))));
-    let mut node = node.crash(Config::default(), None);
+    let mut node = node.crash(&Config::default());
     assert_eq!(
         node.answer(r(2), request_vote(2, at(0, 0))),
         [vote(2, false)]

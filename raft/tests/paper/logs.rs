@@ -4,7 +4,7 @@ use quorate_core::id::Slot;
 use quorate_core::protocol::Role;
 use quorate_raft::{Message, Term, Timer};
 
-use crate::common::{Cluster, Node, accepted, append, at, heartbeat, r};
+use crate::common::{Cluster, Node, RaftCluster, RaftNode, accepted, append, at, heartbeat, r};
 
 /// "If the follower does not find an entry in its log with the same index and term, then it
 /// refuses the new entries." [§5.3]

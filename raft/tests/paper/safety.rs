@@ -3,7 +3,9 @@
 use quorate_core::protocol::Role;
 use quorate_raft::{Config, Message};
 
-use crate::common::{Cluster, Node, accepted, append, at, r, request_vote, vote};
+use crate::common::{
+    Cluster, Node, RaftCluster, RaftNode, accepted, append, at, r, request_vote, vote,
+};
 
 /// "The RPC includes information about the candidate's log": the term and index of its last
 /// entry. [§5.4.1]

@@ -4,7 +4,7 @@ use quorate_core::id::Slot;
 use quorate_core::protocol::Role;
 use quorate_raft::{Message, Position, Term};
 
-use crate::common::{Node, accepted, append, at, heartbeat, r, request_vote, vote};
+use crate::common::{Node, RaftNode, accepted, append, at, heartbeat, r, request_vote, vote};
 
 /// Messages of term 9, of every kind that has a term.
 fn messages_of_term_9() -> Vec<Message> {
@@ -101,6 +101,6 @@ fn a_replica_starts_as_follower() {
     assert_eq!(node.role(), Role::Follower);
     assert_eq!(node.known_leader(), None);
     let led = Node::leader(3, 2, &[1]);
-    let again = led.crash(quorate_raft::Config::default(), None);
+    let again = led.crash(&quorate_raft::Config::default());
     assert_eq!((again.role(), again.term()), (Role::Follower, 2));
 }

@@ -17,10 +17,9 @@ impl<P: Protocol> World<P> {
         let (n, liars) = (self.n(), self.plan.liars);
         let patience = self.config.liar_patience.as_nanos() as u64;
         for liar in liars.iter() {
-            let context = self.host(liar).context([liar.0; 32]);
+            let context = self.host(liar).context([liar.0; 32], 0);
             let tamper = self.config.tamper.map(|make| make(context));
-            let keys = self.host(liar).member_keys();
-            let adversary = Adversary::new(seed, (liar, n), keys, patience, tamper);
+            let adversary = Adversary::new(seed, (liar, n), patience, tamper);
             self.adversaries.insert(liar, adversary);
             let second = host::second(&self.hosts[liar.index()], &self.conditions);
             self.hosts.push(second);
@@ -100,16 +99,8 @@ impl<P: Protocol> World<P> {
             return Vec::new();
         };
         let changed = adversary.reconsider(self.now);
-        let (envelope, receiver) = (
-            self.hosts[member.index()].envelope(),
-            &self.hosts[to.index()],
-        );
-        let lies = adversary.lies(
-            (twin, to),
-            message,
-            |message| envelope.seal(message).ok(),
-            |frame| receiver.open(member, frame).is_some(),
-        );
+        let envelope = self.hosts[member.index()].envelope();
+        let lies = adversary.lies((twin, to), message, |message| envelope.seal(message).ok());
         if let Some(text) = changed {
             self.note(member, &[20, u64::from(member.0)], true, &text);
         }

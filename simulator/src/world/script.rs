@@ -8,7 +8,7 @@ use quorate_core::protocol::Protocol;
 use quorate_core::replica::ReadToken;
 
 use super::World;
-use crate::client::{self, Ask, OwnedRequest, PER_CLIENT, Told};
+use crate::client::{self, Ask, PER_CLIENT, Requested, Told};
 use crate::conditions::Conditions;
 use crate::config::SimulationConfig;
 use crate::plan::Direction;
@@ -113,12 +113,9 @@ impl<P: Protocol> World<P> {
         command: impl FnOnce(Submission) -> Option<Command>,
     ) -> Submission {
         let submission = self.script.next();
-        let request = OwnedRequest {
-            session: client::session(SCRIPT, 0),
-            sequence: submission.0,
-            answered: 0,
-            command: command(submission).map(|command| command.encode()),
-        };
+        let session = client::session(SCRIPT, 0);
+        let command = command(submission).map(|command| command.encode());
+        let request = Requested::new(session, submission.0, command.as_deref());
         self.ask_arrives(SCRIPT as usize, at, Ask::Request(request));
         submission
     }

@@ -126,6 +126,7 @@ impl FixedLeader {
                     false => self.log[self.commit].clone(),
                 },
                 checkpoint: false,
+                agreed: None,
             });
             self.commit += 1;
         }
