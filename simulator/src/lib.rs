@@ -13,7 +13,7 @@
 //! | the way of a frame | `World::transmit`, `network.rs` |
 //! | replicas that lie | `adversary.rs`, `world/liars.rs` |
 //! | what a crash leaves on a disk | `disk.rs` |
-//! | what is checked: after every turn, and at the end | `check.rs`, `world/ending.rs`, [`linearizability`] |
+//! | what is checked: after every turn, and at the end | `check.rs`, `key_order.rs`, `world/ending.rs`, [`linearizability`] |
 //! | how a failing plan is made shorter | `simulate.rs` |
 
 pub mod history;
@@ -28,6 +28,7 @@ mod config;
 mod diagram;
 mod disk;
 mod host;
+mod key_order;
 mod network;
 mod plan;
 mod queue;
