@@ -39,8 +39,8 @@ mod trace;
 mod world;
 
 pub use adversary::{Tamper, TamperMaker};
-pub use conditions::{Conditions, Noise, Spread};
-pub use config::SimulationConfig;
+pub use conditions::{Conditions, Distances, Noise, Spread};
+pub use config::{Settled, SimulationConfig};
 pub use diagram::{Excerpt, sequence_diagram};
 pub use plan::{Direction, Fault, Faults, Plan, Planned, UnknownFaults, Victim};
 pub use report::{Broken, Failure, Report, Rule, Summary};
