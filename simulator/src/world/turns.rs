@@ -183,6 +183,9 @@ impl<P: Protocol> World<P> {
                     };
                     (text, *regime)
                 }
+                Told::Decided { path } => (format!("decides, {path:?}"), 1 + *path as u64),
+                Told::Recovery => (String::from("recovers"), 0),
+                Told::Component { size } => (format!("executes {size} at once"), *size as u64),
             };
             self.note(replica, &[4, u64::from(replica.0), regime], true, &text);
         }
