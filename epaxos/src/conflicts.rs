@@ -8,7 +8,7 @@
 //!
 //! # What the sets hold, and why that is enough
 //!
-//! Visibility \[Ryabinin25 §3\] rests on this: a replica that preaccepts a command answers with *at
+//! Visibility \[Ryabinin25\] rests on this: a replica that preaccepts a command answers with *at
 //! least* all conflicting commands it has heard of. [`Conflicts::of`] gives all of those, and some
 //! more, with one exception that is argued below.
 //!

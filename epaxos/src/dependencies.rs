@@ -8,7 +8,7 @@
 //! conflicts. If a set named the highest conflicting instance of a lane and left it to that
 //! one's own dependencies to lead further back, a recovery that commits it as a Nop, which
 //! depends on nothing, would cut the chain, and older conflicting commands would be in no order
-//! with this one. Naming more than what conflicts is always safe: Visibility \[Ryabinin25 §3\] asks
+//! with this one. Naming more than what conflicts is always safe: Visibility \[Ryabinin25\] asks
 //! of two conflicting commands that one be among the dependencies of the other, and of commands
 //! that do not conflict nothing.
 

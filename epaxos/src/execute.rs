@@ -47,6 +47,7 @@ impl EPaxos {
                     id,
                     batch: self.batch_of(id),
                     checkpoint: self.snapshot_wanted && Some(id) == last,
+                    agreed: None,
                 });
             }
             self.snapshot_wanted &= !checkpoint;
