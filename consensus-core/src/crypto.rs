@@ -1,6 +1,6 @@
 //! Keys, signatures with domain separation, digests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::str::FromStr;

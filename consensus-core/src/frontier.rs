@@ -55,6 +55,38 @@ impl Frontier {
         true
     }
 
+    /// Adds all slots of `lane` through `slot`.
+    pub fn complete(&mut self, lane: Lane, slot: Slot) {
+        if slot <= self.through(lane) {
+            return;
+        }
+        let reach = self.lanes.entry(lane).or_default();
+        reach.through = slot;
+        reach.beyond = reach.beyond.split_off(&slot.next());
+        while reach.beyond.remove(&reach.through.next()) {
+            reach.through = reach.through.next();
+        }
+    }
+
+    /// Adds all that is in `other`.
+    pub fn union_with(&mut self, other: &Frontier) {
+        for (lane, through, beyond) in other.lanes() {
+            self.complete(lane, through);
+            for slot in beyond {
+                self.insert(EntryId { lane, slot });
+            }
+        }
+    }
+
+    /// Without exceptions: each lane through where it is complete.
+    pub fn complete_part(&self) -> Frontier {
+        let mut part = Frontier::default();
+        for (lane, through, _) in self.lanes() {
+            part.complete(lane, through);
+        }
+        part
+    }
+
     /// Whether `entry` is in the frontier.
     pub fn contains(&self, entry: EntryId) -> bool {
         self.lanes
@@ -70,6 +102,13 @@ impl Frontier {
     /// The slot through which the only lane of a protocol with one log is complete.
     pub fn slot(&self) -> Slot {
         self.through(Lane(0))
+    }
+
+    /// The lanes, ascending, each with the slot through which it is complete and the slots beyond
+    /// that are in the frontier too, ascending.
+    pub fn lanes(&self) -> impl Iterator<Item = (Lane, Slot, impl Iterator<Item = Slot>)> {
+        let lanes = self.lanes.iter();
+        lanes.map(|(lane, reach)| (*lane, reach.through, reach.beyond.iter().copied()))
     }
 
     /// Whether every entry of `other` is in this frontier.
@@ -107,6 +146,33 @@ mod tests {
         assert!(frontier.insert(entry(1, 1)));
         assert_eq!(frontier.through(Lane(1)), Slot(2));
         assert!(!frontier.insert(entry(1, 2)));
+    }
+
+    #[test]
+    fn lanes_are_told_with_their_exceptions() {
+        let mut frontier = Frontier::single(Slot(3));
+        frontier.insert(entry(2, 5));
+        frontier.insert(entry(2, 4));
+        let told = frontier.lanes();
+        let told: Vec<_> = told
+            .map(|(lane, through, beyond)| (lane.0, through.0, beyond.map(|s| s.0).collect()))
+            .collect();
+        assert_eq!(told, [(0, 3, vec![]), (2, 0, vec![4, 5])]);
+    }
+
+    #[test]
+    fn a_union_closes_holes() {
+        let mut frontier = Frontier::default();
+        [2, 5, 6, 8].map(|slot| frontier.insert(entry(1, slot)));
+        frontier.complete(Lane(1), Slot(4));
+        assert_eq!(frontier.through(Lane(1)), Slot(6));
+        assert_eq!(frontier.complete_part().through(Lane(1)), Slot(6));
+        let mut other = Frontier::single(Slot(2));
+        other.insert(entry(1, 7));
+        frontier.union_with(&other);
+        assert!(frontier.covers(&other) && frontier.contains(entry(1, 5)));
+        assert_eq!(frontier.through(Lane(1)), Slot(8));
+        assert!(frontier.complete_part().covers(&frontier));
     }
 
     #[test]

@@ -396,4 +396,27 @@ pub enum Event {
         /// In which regime.
         regime: u64,
     },
+    /// What this replica coordinates or recovers was decided, in a protocol without a leader.
+    Decided {
+        /// How.
+        path: Path,
+    },
+    /// The replica tries to get something decided that another replica began.
+    Recovery,
+    /// Entries that depend on each other were handed over for execution together.
+    Component {
+        /// How many.
+        size: usize,
+    },
+}
+
+/// How an entry was decided, in a protocol without a leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// In one round trip.
+    Fast,
+    /// In two.
+    Slow,
+    /// By another replica than the one that began it, or by that one anew.
+    Recovered,
 }

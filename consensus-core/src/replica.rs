@@ -417,6 +417,10 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         for commit in std::mem::take(&mut self.out.commits) {
             self.execute(commit);
         }
+        // Not in between: entries that a protocol hands over together may belong together.
+        if self.execution.snapshot_is_due(&self.settings) && !self.snapshots.is_busy() {
+            self.take_snapshot();
+        }
         for (id, answer) in std::mem::take(&mut self.out.reads) {
             self.answer_reads(id, answer);
         }
@@ -537,8 +541,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         let checkpoint = commit.checkpoint;
         self.ledger.entries += 1;
         self.effects.executed.push(commit);
-        let due = self.execution.snapshot_is_due(&self.settings) && !self.snapshots.is_busy();
-        if (checkpoint || due) && !self.snapshots.is_installing() {
+        if checkpoint && !self.snapshots.is_installing() {
             self.take_snapshot();
         }
     }

@@ -270,6 +270,9 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                     self.replies.leader(*leader);
                 }
             }
+            Event::Decided { path } => tracing::trace!(?path, "decided"),
+            Event::Recovery => tracing::debug!("recovers an instance"),
+            Event::Component { size } => tracing::trace!(size, "executes a component"),
         }
     }
 

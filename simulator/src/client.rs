@@ -4,6 +4,7 @@
 //! correct ([`FaultModel::replies`](quorate_core::protocol::FaultModel::replies)): it asks its
 //! replica first and all of them after a time-out, and reads from all at once.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
@@ -20,8 +21,11 @@ use crate::history;
 use crate::host::GROUP;
 use crate::register::{self, Change, Command, CommandId, Outcome};
 
-/// How many registers clients use.
+/// How many registers clients use that share all of them.
 const KEYS: u8 = 3;
+
+/// The register that clients share which have registers of their own: beyond those.
+const SHARED: u8 = u8::MAX;
 
 /// How often an operation is sent at most before the client gives up, if it ever does.
 const TRIES: u32 = 6;
@@ -129,7 +133,10 @@ pub(crate) struct Client {
     doing: Doing,
     /// Who has said what about the operation under way, as long as it is not believed.
     tally: Vec<(Told, ReplicaSet)>,
-    seen: [Option<u64>; KEYS as usize],
+    /// How many of a hundred operations are on [`SHARED`], if it has a register of its own.
+    pub(crate) conflicts: Option<u32>,
+    /// What it last saw in the registers.
+    seen: BTreeMap<u8, u64>,
 }
 
 #[derive(Debug)]
@@ -174,7 +181,8 @@ impl Client {
             waiting: 0,
             doing: Doing::Opening,
             tally: Vec::new(),
-            seen: [None; KEYS as usize],
+            conflicts: None,
+            seen: BTreeMap::new(),
         }
     }
 
@@ -233,7 +241,7 @@ impl Client {
         self.sequence += 1;
         self.tries = 0;
         self.tally.clear();
-        let key = random.random_range(0..KEYS);
+        let key = self.draw_key(random);
         let id = self.command();
         let value = id.0;
         let call = match random.random_range(0..100) {
@@ -242,7 +250,7 @@ impl Client {
             0..35 => Call::Get,
             35..75 => Call::Change(Change::Put(value)),
             75..92 => Call::Change(Change::Cas {
-                expected: self.seen[usize::from(key)],
+                expected: self.seen.get(&key).copied(),
                 value,
             }),
             _ => Call::Change(Change::Delete),
@@ -261,6 +269,21 @@ impl Client {
             ask,
         };
         self.send(random)
+    }
+
+    fn draw_key(&self, random: &mut ChaCha8Rng) -> u8 {
+        match self.conflicts {
+            None => random.random_range(0..KEYS),
+            Some(percent) if random.random_range(0..100) < percent => SHARED,
+            Some(_) => self.number as u8,
+        }
+    }
+
+    fn saw(&mut self, key: u8, value: Option<u64>) {
+        match value {
+            Some(value) => self.seen.insert(key, value),
+            None => self.seen.remove(&key),
+        };
     }
 
     fn request(&self, command: Option<&[u8]>) -> Requested {
@@ -390,7 +413,7 @@ impl Client {
             (Call::Get, Told::Read(token, Ok(answer))) if self.asked(*token) => {
                 let value = register::decode_value(answer);
                 if let Some(value) = value {
-                    self.seen[usize::from(key)] = value;
+                    self.saw(key, value);
                 }
                 value.map(|value| answered(now, history::Answer::Value(value.map(text))))
             }
@@ -421,8 +444,8 @@ impl Client {
         if matches!(outcome, history::Outcome::Ok { .. }) {
             records.acknowledged.push(self.command());
             match change {
-                Change::Put(value) => self.seen[usize::from(key)] = Some(value),
-                Change::Delete => self.seen[usize::from(key)] = None,
+                Change::Put(value) => self.saw(key, Some(value)),
+                Change::Delete => self.saw(key, None),
                 Change::Cas { .. } => {}
             }
         }
@@ -535,6 +558,25 @@ mod tests {
         assert!(!probe.believes(R[0], &yes));
         assert!(!probe.believes(R[1], &yes));
         assert!(probe.believes(R[2], &yes));
+    }
+
+    #[test]
+    fn as_many_operations_conflict_as_are_asked_for() {
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        for percent in [0, 2, 50, 100] {
+            let mut shared = 0;
+            for number in 0..4 {
+                let mut client = Client::new(number, (3, 1), 1, 0);
+                client.conflicts = Some(percent);
+                for _ in 0..2_500 {
+                    let key = client.draw_key(&mut random);
+                    shared += u32::from(key == SHARED);
+                    assert!(key == SHARED || usize::from(key) == number);
+                }
+            }
+            let expected = 100 * percent;
+            assert!(shared.abs_diff(expected) <= expected.min(10_000 - expected) / 4);
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use quorate_core::id::ReplicaId;
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
@@ -57,6 +58,47 @@ impl Spread {
     }
 }
 
+/// How far apart replicas are: how long a message takes from each to each, always the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Distances {
+    n: usize,
+    /// One way, in nanoseconds, of each ordered pair.
+    one_way: Vec<u64>,
+}
+
+impl Distances {
+    /// `n` replicas that are all `one_way` apart.
+    pub fn equal(n: usize, one_way: Duration) -> Distances {
+        Distances {
+            n,
+            one_way: vec![one_way.as_nanos() as u64; n * n],
+        }
+    }
+
+    /// Sets how long a message takes from one replica to another, but not how long one takes
+    /// back. A pair that the cluster does not have changes nothing.
+    pub fn set(&mut self, from: ReplicaId, to: ReplicaId, one_way: Duration) {
+        let n = self.n;
+        let inside = from.index() < n && to.index() < n;
+        let pair = self.one_way.get_mut(from.index() * n + to.index());
+        if let Some(known) = pair.filter(|_| inside) {
+            *known = one_way.as_nanos() as u64;
+        }
+    }
+
+    /// Sets both ways to half of a measured round trip.
+    pub fn set_round_trip(&mut self, one: ReplicaId, other: ReplicaId, round_trip: Duration) {
+        self.set(one, other, round_trip / 2);
+        self.set(other, one, round_trip / 2);
+    }
+
+    /// One way, in nanoseconds.
+    pub(crate) fn between(&self, from: ReplicaId, to: ReplicaId) -> u64 {
+        let pair = self.one_way.get(from.index() * self.n + to.index());
+        pair.copied().unwrap_or(0)
+    }
+}
+
 /// How often frames go wrong, in frames of a thousand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Noise {
@@ -73,6 +115,8 @@ pub struct Noise {
 pub struct Conditions {
     /// From one replica to another.
     pub latency: Spread,
+    /// From each replica to each other; instead of `latency`, if given.
+    pub distances: Option<Distances>,
     /// From a client to a replica, or back.
     pub client_latency: Spread,
     /// What goes wrong with frames between replicas while there are faults.
@@ -96,6 +140,7 @@ impl Conditions {
         let instant = Spread::exactly(0);
         Conditions {
             latency: Spread::exactly(latency.as_nanos() as u64),
+            distances: None,
             client_latency: instant,
             noise: Noise::default(),
             sync: instant,
@@ -103,6 +148,16 @@ impl Conditions {
             turn: instant,
             drift: 0,
             skew: 0,
+        }
+    }
+
+    /// Messages between replicas take what the distance says, and nothing else takes any time:
+    /// each client is at its replica's site, disks sync and replicas work at once. Commit latency
+    /// is then what follows from the distances alone.
+    pub fn wide_area(distances: Distances) -> Conditions {
+        Conditions {
+            distances: Some(distances),
+            ..Conditions::unit_delay(Duration::ZERO)
         }
     }
 
@@ -124,6 +179,7 @@ impl Conditions {
         };
         Conditions {
             latency: Spread::between(latency / 2, latency * 2),
+            distances: None,
             client_latency: Spread::between(50 * MICROSECOND, 500 * MICROSECOND),
             noise,
             sync: Spread::between(sync / 2, sync * 3),

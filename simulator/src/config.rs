@@ -8,6 +8,10 @@ use quorate_core::replica::Settings;
 use crate::adversary::TamperMaker;
 use crate::plan::Faults;
 
+/// Whether a replica has come to rest, in the protocol's own terms; if not, what is missing. For
+/// what executing the same does not show: an instance that is known and will never be committed.
+pub type Settled<P> = fn(&P) -> Result<(), String>;
+
 /// What is simulated, but for the seed.
 #[derive(Debug)]
 pub struct SimulationConfig<P: Protocol> {
@@ -27,6 +31,9 @@ pub struct SimulationConfig<P: Protocol> {
     pub tamper: Option<TamperMaker<P>>,
     /// How many clients there are.
     pub clients: usize,
+    /// How many of a hundred operations are on one register that all clients share; the others are
+    /// on a register of the client's own. If not given, all are on three that all share.
+    pub conflicts: Option<u32>,
     /// How many operations they do, all together.
     pub operations: u64,
     /// How long faults last, in virtual time. Clients spread their operations over it.
@@ -35,6 +42,8 @@ pub struct SimulationConfig<P: Protocol> {
     /// and a read through every replica are answered, the clients have done all operations, and
     /// all replicas have executed the same.
     pub recovery_limit: Duration,
+    /// What must hold of each replica in the end beside that: what it says is missing.
+    pub settled: Option<Settled<P>>,
     /// How many runs may be spent on a shorter plan for a failure; 0 leaves it as it is.
     pub shrink_runs: u32,
     /// Whether to keep a readable trace.
@@ -72,9 +81,11 @@ impl<P: Protocol> SimulationConfig<P> {
             liar_patience: Duration::from_millis(200),
             tamper: None,
             clients: 5,
+            conflicts: None,
             operations: 120,
             fault_time: Duration::from_secs(3),
             recovery_limit: Duration::from_secs(10),
+            settled: None,
             shrink_runs: 60,
             record: false,
         }

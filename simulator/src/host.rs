@@ -14,6 +14,7 @@ use quorate_core::wire::Envelope;
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
+use crate::check::Place;
 use crate::client::{self, Ask, Told};
 use crate::conditions::Conditions;
 use crate::disk::Disk;
@@ -83,7 +84,7 @@ pub(crate) struct Host<P: Protocol> {
     /// The snapshot that peers may fetch.
     pub(crate) offer: Option<Arc<Snapshot>>,
     /// The next place in the world's order.
-    pub(crate) place: usize,
+    pub(crate) place: Place,
     /// The fetched snapshot that is being saved.
     pub(crate) installing: Option<Ticket>,
     /// Whose frames may be anything.
@@ -167,7 +168,7 @@ fn machine<P: Protocol>(
         timer_at: None,
         busy_until: 0,
         offer: None,
-        place: 0,
+        place: Place::default(),
         installing: None,
         distrusts: ReplicaSet::EMPTY,
         spent: Ledger::default(),

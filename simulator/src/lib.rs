@@ -13,7 +13,7 @@
 //! | the way of a frame | `World::transmit`, `network.rs` |
 //! | replicas that lie | `adversary.rs`, `world/liars.rs` |
 //! | what a crash leaves on a disk | `disk.rs` |
-//! | what is checked: after every turn, and at the end | `check.rs`, `world/ending.rs`, [`linearizability`] |
+//! | what is checked: after every turn, and at the end | `check.rs`, `key_order.rs`, `world/ending.rs`, [`linearizability`] |
 //! | how a failing plan is made shorter | `simulate.rs` |
 //! | how tests steer single replicas by hand | [`harness`] |
 
@@ -30,6 +30,7 @@ mod config;
 mod diagram;
 mod disk;
 mod host;
+mod key_order;
 mod network;
 mod plan;
 mod queue;
@@ -40,8 +41,8 @@ mod trace;
 mod world;
 
 pub use adversary::{Tamper, TamperMaker};
-pub use conditions::{Conditions, Noise, Spread};
-pub use config::SimulationConfig;
+pub use conditions::{Conditions, Distances, Noise, Spread};
+pub use config::{Settled, SimulationConfig};
 pub use diagram::{Excerpt, sequence_diagram};
 pub use plan::{Direction, Fault, Faults, Plan, Planned, UnknownFaults, Victim};
 pub use report::{Broken, Failure, Report, Rule, Summary};

@@ -4,7 +4,7 @@ use quorate_core::id::{ReplicaId, ReplicaSet};
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
-use crate::conditions::{Noise, Spread};
+use crate::conditions::{Conditions, Distances, Noise, Spread};
 use crate::plan::Direction;
 
 /// The network between replicas: a link for each ordered pair.
@@ -12,6 +12,7 @@ use crate::plan::Direction;
 pub(crate) struct Network {
     n: usize,
     latency: Spread,
+    distances: Option<Distances>,
     usual: Noise,
     noise: Noise,
     links: Vec<Link>,
@@ -33,12 +34,13 @@ const GOOD: Link = Link {
 pub(crate) type Arrivals = [Option<u64>; 2];
 
 impl Network {
-    pub(crate) fn new(n: usize, latency: Spread, usual: Noise) -> Self {
+    pub(crate) fn new(n: usize, conditions: &Conditions) -> Self {
         Network {
             n,
-            latency,
-            usual,
-            noise: usual,
+            latency: conditions.latency,
+            distances: conditions.distances.clone(),
+            usual: conditions.noise,
+            noise: conditions.noise,
             links: vec![GOOD; n * n],
         }
     }
@@ -54,18 +56,26 @@ impl Network {
         if link.cut || happens(self.noise.lost, random) {
             return [None, None];
         }
-        let mut delay = self.latency.draw(random) * link.factor;
+        let mut delay = self.latency(from, to, random) * link.factor;
         if happens(self.noise.overtaken, random) {
-            delay += self.latency.draw(random) * random.random_range(1..=4);
+            delay += self.latency(from, to, random) * random.random_range(1..=4);
         }
         let again = happens(self.noise.repeated, random)
-            .then(|| delay + self.latency.draw(random) * random.random_range(1..=16));
+            .then(|| delay + self.latency(from, to, random) * random.random_range(1..=16));
         [Some(delay), again]
     }
 
     /// How long something takes over the link, loss and cuts apart.
     pub(crate) fn delay(&self, from: ReplicaId, to: ReplicaId, random: &mut ChaCha8Rng) -> u64 {
-        self.latency.draw(random) * self.link(from, to).factor
+        self.latency(from, to, random) * self.link(from, to).factor
+    }
+
+    /// How long the way takes when nothing is amiss.
+    fn latency(&self, from: ReplicaId, to: ReplicaId, random: &mut ChaCha8Rng) -> u64 {
+        match &self.distances {
+            Some(distances) => distances.between(from, to),
+            None => self.latency.draw(random),
+        }
     }
 
     /// Whether nothing passes.
@@ -142,6 +152,7 @@ fn happens(in_thousand: u32, random: &mut ChaCha8Rng) -> bool {
 mod tests {
     use super::*;
     use rand::SeedableRng as _;
+    use std::time::Duration;
 
     const A: ReplicaId = ReplicaId(0);
     const B: ReplicaId = ReplicaId(1);
@@ -149,7 +160,26 @@ mod tests {
 
     fn network(noise: Noise) -> (Network, ChaCha8Rng) {
         let random = ChaCha8Rng::seed_from_u64(7);
-        (Network::new(3, Spread::exactly(100), noise), random)
+        let conditions = Conditions {
+            noise,
+            ..Conditions::unit_delay(Duration::from_nanos(100))
+        };
+        (Network::new(3, &conditions), random)
+    }
+
+    #[test]
+    fn each_way_has_its_own_distance() {
+        let mut distances = Distances::equal(3, Duration::from_nanos(100));
+        distances.set(A, B, Duration::from_nanos(30));
+        distances.set_round_trip(B, C, Duration::from_nanos(50));
+        distances.set(ReplicaId(3), A, Duration::ZERO);
+        distances.set(A, ReplicaId(3), Duration::ZERO);
+        let network = Network::new(3, &Conditions::wide_area(distances));
+        let mut random = ChaCha8Rng::seed_from_u64(7);
+        let mut takes = |from, to| network.carry(from, to, &mut random)[0];
+        assert_eq!((takes(A, B), takes(B, A)), (Some(30), Some(100)));
+        assert_eq!((takes(B, C), takes(C, B)), (Some(25), Some(25)));
+        assert_eq!((takes(C, A), takes(A, C)), (Some(100), Some(100)));
     }
 
     #[test]

@@ -128,7 +128,7 @@ impl<P: Protocol> World<P> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let hosts = host::cluster(config.replicas, &conditions, &mut random);
         World {
-            network: Network::new(config.replicas, conditions.latency, conditions.noise),
+            network: Network::new(config.replicas, &conditions),
             trace: Trace::new(config.record),
             config,
             conditions,

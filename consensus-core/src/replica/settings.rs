@@ -70,7 +70,10 @@ impl Settings {
         let positive = [
             ("max_pending", self.max_pending > 0),
             ("max_pending_bytes", self.max_pending_bytes > 0),
-            ("max_batches_in_flight", self.max_batches_in_flight != Some(0)),
+            (
+                "max_batches_in_flight",
+                self.max_batches_in_flight != Some(0),
+            ),
             ("retry_after_ms", !self.retry_after.is_zero()),
         ];
         match positive.iter().find(|(_, positive)| !positive) {

@@ -108,6 +108,11 @@ impl QuorumLink {
                     if count == 0 {
                         return;
                     }
+                    // Callers that were answered together call together: they share a signature.
+                    tokio::task::yield_now().await;
+                    while gathered.len() < TURN && let Ok(call) = calls.try_recv() {
+                        gathered.push(call);
+                    }
                     self.take(&mut gathered);
                 }
                 Some(news) = self.news.recv() => {

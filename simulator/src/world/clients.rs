@@ -20,7 +20,8 @@ impl<P: Protocol> World<P> {
         let idle = self.config.fault_time.as_nanos() as u64 * 3 / 2 / each.max(1);
         let sizes = self.sizes();
         for number in 0..count {
-            let client = Client::new(number, sizes, each, idle);
+            let mut client = Client::new(number, sizes, each, idle);
+            client.conflicts = self.config.conflicts;
             self.clients.push(client);
             self.queue.schedule(0, Event::Wake(number, 0));
         }
@@ -43,7 +44,8 @@ impl<P: Protocol> World<P> {
                 continue;
             }
             let number = self.clients.len();
-            let probe = Client::probe(number, self.sizes(), replica);
+            let mut probe = Client::probe(number, self.sizes(), replica);
+            probe.conflicts = self.config.conflicts;
             self.clients.push(probe);
             self.unfinished += 1;
             self.after(0, Event::Wake(number, 0));

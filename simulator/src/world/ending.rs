@@ -1,16 +1,18 @@
 //! When a world has come to its end, and what must hold then.
 
+use quorate_core::id::ReplicaId;
 use quorate_core::protocol::Protocol;
 use quorate_core::replica::Replica;
 
 use super::World;
 use crate::history::{History, Outcome};
+use crate::host::Host;
 use crate::linearizability;
 use crate::report::Rule;
 
 impl<P: Protocol> World<P> {
     /// Whether the faults have ended, all clients have done what they wanted, and all replicas
-    /// that do not lie have executed the same.
+    /// that do not lie have executed the same and come to rest.
     pub(super) fn is_done(&self) -> bool {
         if self.healed_at.is_none() || self.unfinished > 0 {
             return false;
@@ -21,7 +23,17 @@ impl<P: Protocol> World<P> {
             .filter(|host| !self.plan.liars.contains(host.id))
             .map(|host| host.replica.as_ref().map(Replica::applied));
         let first = applied.next().flatten();
-        first.is_some() && applied.all(|other| other == first)
+        first.is_some() && applied.all(|other| other == first) && self.unsettled().is_none()
+    }
+
+    /// A replica that does not lie and has not come to rest, with what it lacks.
+    fn unsettled(&self) -> Option<(ReplicaId, String)> {
+        let settled = self.config.settled?;
+        let correct = |host: &&Host<P>| !self.plan.liars.contains(host.id);
+        self.hosts.iter().filter(correct).find_map(|host| {
+            let lacks = settled(host.replica.as_ref()?.protocol()).err()?;
+            Some((host.id, lacks))
+        })
     }
 
     pub(super) fn check_deadline(&mut self) {
@@ -36,6 +48,9 @@ impl<P: Protocol> World<P> {
                     let (status, applied) = (replica.status(), replica.applied());
                     detail.push_str(&format!("; {status:?} has executed {applied:?}"));
                 }
+            }
+            if let Some((replica, lacks)) = self.unsettled() {
+                detail.push_str(&format!("; {replica} is not at rest: {lacks}"));
             }
             self.found((Rule::Liveness, detail));
         }

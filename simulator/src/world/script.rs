@@ -132,6 +132,21 @@ impl<P: Protocol> World<P> {
         }
     }
 
+    /// Asks `at` to have a register changed, and lets things happen until it is told that this is
+    /// done: how long that took. `None` if it takes longer than `limit`.
+    pub fn latency(
+        &mut self,
+        at: ReplicaId,
+        (key, change): (u8, Change),
+        limit: Duration,
+    ) -> Option<Duration> {
+        let from = self.now;
+        let submission = self.submit(at, key, change);
+        self.run_until(limit, |world| world.answered(submission).is_some());
+        let answered = self.answered(submission)?;
+        Some(Duration::from_nanos(answered.at - from))
+    }
+
     /// Asks `at` what a register holds.
     pub fn read(&mut self, at: ReplicaId, key: u8) -> Submission {
         let submission = self.script.next();

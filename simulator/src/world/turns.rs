@@ -34,10 +34,10 @@ impl<P: Protocol> World<P> {
         // What its snapshot holds: starting may execute more, which the first turn will tell.
         host.place = self.checker.place(running.applied());
         running.start(Time::ZERO);
-        if host.place > 0 {
+        if host.place.entries > 0 {
             self.summary.snapshots_recovered += 1;
         }
-        let place = host.place;
+        let place = host.place.entries;
         self.trace
             .note(now, &[1, u64::from(replica.0)], || Happening::Local {
                 party: Party::Replica(replica),
@@ -133,7 +133,7 @@ impl<P: Protocol> World<P> {
             return;
         }
         let host = &mut self.hosts[replica.index()];
-        let before = host.place;
+        let before = host.place.entries;
         for commit in commits {
             let place = &mut host.place;
             let found = self.checker.executed(replica, place, installed, commit);
@@ -153,7 +153,7 @@ impl<P: Protocol> World<P> {
         }
         let Some(running) = &host.replica else { return };
         host.place = self.checker.place(running.applied());
-        if host.place > before + commits.len() {
+        if host.place.entries > before + commits.len() {
             self.summary.snapshots_installed += 1;
             self.note(
                 replica,
@@ -190,6 +190,9 @@ impl<P: Protocol> World<P> {
                     }
                     (text, *regime)
                 }
+                Told::Decided { path } => (format!("decides, {path:?}"), 1 + *path as u64),
+                Told::Recovery => (String::from("recovers"), 0),
+                Told::Component { size } => (format!("executes {size} at once"), *size as u64),
             };
             self.note(replica, &[4, u64::from(replica.0), regime], true, &text);
         }

@@ -9,7 +9,8 @@ use quorate_core::id::ReplicaId;
 use quorate_core::replica::Mutant;
 use quorate_simulator::register::{Change, Outcome};
 use quorate_simulator::{
-    Conditions, Faults, Report, Rule, Scenario, SimulationConfig, Summary, World, simulate,
+    Conditions, Distances, Faults, Report, Rule, Scenario, SimulationConfig, Summary, World,
+    simulate,
 };
 
 fn config(flaw: Option<Flaw>) -> SimulationConfig<FixedLeader> {
@@ -142,6 +143,66 @@ fn messages_and_their_delays_are_counted() {
     let get = world.read(leader, 3);
     world.run_for(5 * delay);
     assert_eq!(world.answered(get).and_then(|read| read.value), Some(5));
+}
+
+/// The leader's latency follows from the distances alone: to the nearest other replica and back.
+#[test]
+fn latency_is_that_of_the_nearest_majority() {
+    let [a, b, c] = [0, 1, 2].map(ReplicaId);
+    let millis = Duration::from_millis;
+    let mut distances = Distances::equal(3, millis(50));
+    distances.set(a, b, millis(30));
+    distances.set(b, a, millis(40));
+    let mut nearer = distances.clone();
+    nearer.set_round_trip(a, c, millis(60));
+    for (distances, expected) in [(distances, 70), (nearer, 60)] {
+        let mut world = World::scripted(1, config(None), Conditions::wide_area(distances));
+        world.open_session(a);
+        world.run_for(millis(500));
+        for value in 1..=3 {
+            let put = (a.0, Change::Put(value));
+            assert_eq!(world.latency(a, put, millis(100)), Some(millis(expected)));
+        }
+        assert_eq!(world.latency(a, (a.0, Change::Put(4)), millis(9)), None);
+    }
+}
+
+#[test]
+fn operations_conflict_as_often_as_is_asked_for() {
+    for percent in [0, 25, 100] {
+        let config = SimulationConfig {
+            conflicts: Some(percent),
+            faults: Faults::None,
+            ..config(None)
+        };
+        let report = simulate(1, &config);
+        assert!(report.failure.is_none() && report.summary.ok > 100);
+        let keys: Vec<_> = report.history.iter().map(|o| o.key.as_str()).collect();
+        let shared = keys.iter().filter(|key| **key == "k255").count();
+        let share = (100 * shared / keys.len()) as u32;
+        assert!(
+            share.abs_diff(percent) <= percent / 2,
+            "{share} for {percent}"
+        );
+        assert!(percent < 100 || shared == keys.len());
+    }
+}
+
+#[test]
+fn a_replica_that_does_not_come_to_rest_is_not_live() {
+    let with = |settled| SimulationConfig {
+        settled: Some(settled),
+        conflicts: Some(2),
+        shrink_runs: 0,
+        ..config(None)
+    };
+    assert!(simulate(1, &with(|_| Ok(()))).failure.is_none());
+    let report = simulate(1, &with(|_| Err(String::from("peace"))));
+    let failure = report.failure.unwrap();
+    assert_eq!(failure.broken.rule, Rule::Liveness);
+    let text = failure.to_string();
+    assert!(text.contains("not at rest: peace"), "{failure}");
+    assert!(text.contains("--faults all --conflicts 2 "), "{failure}");
 }
 
 #[test]

@@ -1,0 +1,66 @@
+//! What must hold in every replica after every step. The simulator and the driver ask.
+//!
+//! | rule | source |
+//! |---|---|
+//! | an instance is decided one way | [Ryabinin25 §3 Agreement] |
+//! | nothing is accepted in a higher ballot than the one joined | [Ryabinin25 §4] |
+//! | what this replica leads it leads in the ballot it has joined | [Ryabinin25 §4] |
+//! | trimmed ⊆ executed, and the floor ⊆ executed | `checkpoint.rs` |
+//!
+//! What concerns several replicas (equal decisions, Visibility, order) the tests and the simulator
+//! check from outside.
+
+use quorate_core::protocol::Violation;
+
+use crate::replica::EPaxos;
+
+fn holds(
+    rule: &'static str,
+    holds: bool,
+    detail: impl FnOnce() -> String,
+) -> Result<(), Violation> {
+    match holds {
+        true => Ok(()),
+        false => Err(Violation {
+            rule,
+            detail: detail(),
+        }),
+    }
+}
+
+impl EPaxos {
+    pub(crate) fn check_invariants(&self) -> Result<(), Violation> {
+        holds(
+            "an instance is decided one way",
+            self.conflict.is_none(),
+            || format!("two decisions for {:?}", self.conflict),
+        )?;
+        for (id, leading) in &self.leading {
+            let Some(instance) = self.instances.known(*id) else {
+                continue;
+            };
+            holds(
+                "nothing is accepted in a ballot higher than joined",
+                instance.abal <= instance.bal,
+                || format!("{id:?}: {:?} and {:?}", instance.abal, instance.bal),
+            )?;
+            holds(
+                "a replica leads in the ballot it has joined",
+                instance.is_committed() || leading.ballot == instance.bal,
+                || format!("{id:?}: {:?} and {:?}", leading.ballot, instance.bal),
+            )?;
+        }
+        let executed = self.graph.executed();
+        holds(
+            "trimmed and floor are executed",
+            executed.covers(self.instances.trimmed()) && executed.covers(&self.floor),
+            || {
+                format!(
+                    "trimmed {:?}, floor {:?}, executed {executed:?}",
+                    self.instances.trimmed(),
+                    self.floor
+                )
+            },
+        )
+    }
+}

@@ -1,0 +1,39 @@
+//! Rules of EPaxos that can be switched off, to show that the tests would notice.
+
+/// A safety rule of EPaxos, named by what a replica does without it.
+///
+/// Only the feature `mutants` lets a [`Config`](crate::Config) name one; without it every rule
+/// holds, at no cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// One variable for the ballot joined and the ballot of the last acceptance, as in the
+    /// original: having joined a recovery passes for having accepted in it. \[Sutra19\]
+    SingleBallot,
+    /// What a recovery finds accepted is proposed again without its dependencies.
+    DependenciesDroppedInRecovery,
+    /// A PreAccept is answered before it is durable.
+    PreAcceptNotDurable,
+    /// The slow path commits without an Accept, and so before a quorum could tell.
+    CommitBeforeAccept,
+    /// Validate finds no conflicts.
+    ConflictsIgnoredInValidate,
+    /// n - e - 1 equal answers pass for a fast quorum.
+    FastQuorumTooSmall,
+    /// The fast path does not ask that the answers equal the coordinator's dependencies.
+    EqualityNotRequired,
+    /// A component is executed although a member is not committed yet.
+    ComponentMemberMissing,
+    /// The order inside a component depends on the replica.
+    OrderDependsOnReplica,
+    /// Recoveries that wait do not hear of each other.
+    WaitingLeftOut,
+    /// Asked about an instance that is trimmed, a replica knows nothing of it.
+    TrimmedForgotten,
+    /// A restart begins the replica's own lane again from what is not trimmed.
+    OwnSlotReused,
+    /// A coordinator that has restarted passes for one that has not committed.
+    DoubtForgotten,
+    /// Accept compares the ballot joined with what is committed, not the ballot accepted in: a
+    /// replica takes a command of a lower ballot than the one it has joined.
+    AcceptIgnoresBallot,
+}

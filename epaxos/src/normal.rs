@@ -1,0 +1,533 @@
+//! The failure-free path: PreAccept, Accept, Commit. [Ryabinin25 §4]
+
+use quorate_core::id::{EntryId, Lane, ReplicaId, Slot, Time};
+use quorate_core::machine::Keys;
+use quorate_core::protocol::{Dest, Event, Path};
+use quorate_core::quorum::Tally;
+use quorate_core::request::Batch;
+
+use crate::dependencies::Dependencies;
+use crate::instances::{Ballot, Command, Decision, Phase, Value, lane_of};
+use crate::message::Message;
+use crate::mutant::Mutant;
+use crate::record::Record;
+use crate::recovery::{Asking, Validating, Waiting};
+use crate::replica::{EPaxos, Out};
+
+/// An instance that this replica coordinates at ballot 0, or recovers.
+#[derive(Clone, Debug)]
+pub(crate) struct Leading {
+    pub(crate) ballot: Ballot,
+    pub(crate) stage: Stage,
+    /// How often it has been sent again.
+    pub(crate) tries: u32,
+}
+
+/// How far it has come.
+#[derive(Clone, Debug)]
+pub(crate) enum Stage {
+    PreAccepting(Box<PreAccepting>),
+    Accepting(Box<Accepting>),
+    Asking(Box<Asking>),
+    Validating(Box<Validating>),
+    Waiting(Box<Waiting>),
+}
+
+/// Answers to a PreAccept.
+#[derive(Clone, Debug)]
+pub(crate) struct PreAccepting {
+    /// D0, as it was sent.
+    initial: Dependencies,
+    /// Who has answered.
+    answered: Tally,
+    /// Who has answered with D0 itself.
+    equal: Tally,
+    union: Dependencies,
+    /// Until when it waits for a fast quorum, now that it has a slow one.
+    patient_until: Option<Time>,
+}
+
+/// Answers to an Accept.
+#[derive(Clone, Debug)]
+pub(crate) struct Accepting {
+    value: Value,
+    dependencies: Dependencies,
+    accepted: Tally,
+}
+
+/// Coordinator. [Ryabinin25 §4]
+impl EPaxos {
+    /// Takes requests from the driver, unless execution has fallen behind: then the driver will
+    /// propose them again.
+    pub(crate) fn propose(&mut self, now: Time, batch: Batch, keys: Keys, out: &mut Out) {
+        let executed = self.graph.executed().through(lane_of(self.me));
+        let unexecuted = self.next.0.saturating_sub(executed.next().0);
+        if unexecuted >= self.config.max_window as u64 {
+            return;
+        }
+        let id = self.next_id();
+        let command = Command::new(batch, keys);
+        let mut initial = self.conflicts.of(id, command.keys(), command.batch());
+        self.add_wanted(&mut initial, id);
+        let stage = Stage::PreAccepting(Box::new(PreAccepting {
+            initial: initial.clone(),
+            answered: Tally::default(),
+            equal: Tally::default(),
+            union: Dependencies::default(),
+            patient_until: None,
+        }));
+        self.lead(now, id, Ballot::ZERO, stage);
+        let message = Message::PreAccept {
+            id,
+            command: command.clone(),
+            dependencies: initial.clone(),
+        };
+        self.pre_accept(self.me, id, command, initial, out);
+        out.send(Dest::Others, message);
+    }
+
+    /// Names what others may have trimmed or are about to, so that their answers need not. Of the
+    /// own lane, all below the id is at most what has been proposed before.
+    fn add_wanted(&self, dependencies: &mut Dependencies, id: EntryId) {
+        for (lane, slot, _) in self.wanted.lanes() {
+            let slot = match lane == id.lane {
+                true => slot.min(id.slot.previous()),
+                false => slot,
+            };
+            dependencies.insert_through(lane, slot);
+        }
+    }
+
+    /// Begins, or goes on with, an instance.
+    pub(crate) fn lead(&mut self, now: Time, id: EntryId, ballot: Ballot, stage: Stage) {
+        self.waiting.remove(&id);
+        let leading = Leading {
+            ballot,
+            stage,
+            tries: 0,
+        };
+        self.leading.insert(id, leading);
+        self.unanswered.set(id, now + self.config.retransmit);
+    }
+
+    /// Gives an instance up, if it is led at a ballot lower than `below`.
+    pub(crate) fn give_up(&mut self, id: EntryId, below: Ballot) {
+        if self.leading.get(&id).is_some_and(|l| l.ballot < below) {
+            self.leading.remove(&id);
+            self.unanswered.remove(id);
+            self.waiting.remove(&id);
+        }
+    }
+
+    /// A PreAccept was answered. Counts only at ballot 0, and as long as nobody recovers.
+    pub(crate) fn pre_accepted(
+        &mut self,
+        now: Time,
+        from: ReplicaId,
+        id: EntryId,
+        dependencies: &Dependencies,
+        out: &mut Out,
+    ) {
+        let Some(Leading {
+            ballot: Ballot::ZERO,
+            stage: Stage::PreAccepting(answers),
+            ..
+        }) = self.leading.get_mut(&id)
+        else {
+            return;
+        };
+        if !answers.answered.count(from) {
+            return;
+        }
+        if *dependencies == answers.initial {
+            answers.equal.count(from);
+        }
+        answers.union.union_with(dependencies);
+        self.instances.heard_of_all(dependencies);
+        self.decide_path(now, id, out);
+    }
+
+    /// The fast path, the slow path, or neither yet. [Ryabinin25 §4]
+    pub(crate) fn decide_path(&mut self, now: Time, id: EntryId, out: &mut Out) {
+        let Some(Leading {
+            stage: Stage::PreAccepting(answers),
+            ..
+        }) = self.leading.get_mut(&id)
+        else {
+            return;
+        };
+        let (fast, n) = (self.sizes.fast, self.sizes.n);
+        let (answered, equal) = (
+            answers.answered.voters().len(),
+            answers.equal.voters().len(),
+        );
+        if !answers.answered.meets(&self.sizes.quorums.slow) && equal < fast {
+            return;
+        }
+        let any = self.config.mutated(Mutant::EqualityNotRequired) && answered >= fast;
+        if equal >= fast || any {
+            let dependencies = answers.union.clone();
+            return self.decide(now, id, Value::Initial, dependencies, Path::Fast, out);
+        }
+        // As long as all answers that came were equal, the missing ones may be too.
+        if equal == answered && equal + (n - answered) >= fast {
+            let until = now + self.config.fast_wait;
+            let until = *answers.patient_until.get_or_insert(until);
+            if now < until {
+                return self.unanswered.set(id, until);
+            }
+        }
+        let (union, told) = (answers.union.clone(), answers.answered);
+        if self.config.mutated(Mutant::CommitBeforeAccept) {
+            return self.decide(now, id, Value::Initial, union, Path::Slow, out);
+        }
+        self.propose_accept(now, (id, Ballot::ZERO), (Value::Initial, union), told, out);
+    }
+
+    /// Proposes a value to all. Those who are `told` have the initial command.
+    pub(crate) fn propose_accept(
+        &mut self,
+        now: Time,
+        (id, ballot): (EntryId, Ballot),
+        (value, dependencies): (Value, Dependencies),
+        told: Tally,
+        out: &mut Out,
+    ) {
+        let stage = Stage::Accepting(Box::new(Accepting {
+            value: value.clone(),
+            dependencies: dependencies.clone(),
+            accepted: Tally::default(),
+        }));
+        self.lead(now, id, ballot, stage);
+        let full = self.in_full(id, &value);
+        for peer in self.peers_of(self.me) {
+            let value = match told.voters().contains(peer) {
+                true => value.clone(),
+                false => full.clone(),
+            };
+            let message = Message::Accept {
+                id,
+                ballot,
+                value,
+                dependencies: dependencies.clone(),
+            };
+            out.send(Dest::One(peer), message);
+        }
+        self.accept(self.me, (id, ballot), value, dependencies, out);
+    }
+
+    /// `value` for those who do not have the initial command.
+    fn in_full(&self, id: EntryId, value: &Value) -> Value {
+        let command = self.instances.known(id).and_then(|i| i.command.clone());
+        match (value, command) {
+            (Value::Initial, Some(command)) => Value::Command(command),
+            (value, _) => value.clone(),
+        }
+    }
+
+    /// An Accept was answered. A slow quorum decides. [Ryabinin25 §4]
+    pub(crate) fn accepted(
+        &mut self,
+        now: Time,
+        from: ReplicaId,
+        (id, ballot): (EntryId, Ballot),
+        out: &mut Out,
+    ) {
+        let Some(leading) = self.leading.get_mut(&id).filter(|l| l.ballot == ballot) else {
+            return;
+        };
+        let Stage::Accepting(accepting) = &mut leading.stage else {
+            return;
+        };
+        accepting.accepted.count(from);
+        if accepting.accepted.meets(&self.sizes.quorums.slow) {
+            let (value, dependencies) = (accepting.value.clone(), accepting.dependencies.clone());
+            let path = match ballot == Ballot::ZERO {
+                true => Path::Slow,
+                false => Path::Recovered,
+            };
+            self.decide(now, id, value, dependencies, path, out);
+        }
+    }
+
+    /// What this replica leads is decided: tells all.
+    fn decide(
+        &mut self,
+        now: Time,
+        id: EntryId,
+        value: Value,
+        dependencies: Dependencies,
+        path: Path,
+        out: &mut Out,
+    ) {
+        out.event(Event::Decided { path });
+        // Those who preaccepted the command have it. Whoever recovers cannot know who has.
+        let value = match path {
+            Path::Fast | Path::Slow => value,
+            Path::Recovered => self.in_full(id, &value),
+        };
+        let decision = Decision {
+            id,
+            value,
+            dependencies,
+        };
+        out.send(Dest::Others, Message::Commit(decision.clone()));
+        self.commit(now, self.me, decision, out);
+    }
+
+    /// Sends again what was not answered.
+    pub(crate) fn send_again(&mut self, now: Time, out: &mut Out) {
+        for id in self.unanswered.take_due(now) {
+            let Some(leading) = self.leading.get_mut(&id) else {
+                continue;
+            };
+            leading.tries += 1;
+            let wait = self.config.retransmit * (1 << leading.tries.min(3));
+            let (ballot, tries) = (leading.ballot, leading.tries);
+            let Some(Leading { stage, .. }) = self.leading.get(&id) else {
+                continue;
+            };
+            match stage {
+                Stage::PreAccepting(answers) if answers.patient_until.is_some() => {
+                    self.decide_path(now, id, out);
+                    continue;
+                }
+                Stage::PreAccepting(answers) => {
+                    let answered = answers.answered;
+                    self.pre_accept_again(id, answered, out);
+                }
+                Stage::Accepting(accepting) => {
+                    let message = Message::Accept {
+                        id,
+                        ballot,
+                        value: self.in_full(id, &accepting.value),
+                        dependencies: accepting.dependencies.clone(),
+                    };
+                    let accepted = accepting.accepted;
+                    self.send_to_missing(accepted, &message, out);
+                }
+                Stage::Asking(_) | Stage::Validating(_) | Stage::Waiting(_) => {
+                    self.recover_again(now, id, tries, out);
+                }
+            }
+            if self.leading.contains_key(&id) && !self.unanswered.contains(id) {
+                self.unanswered.set(id, now + wait);
+            }
+        }
+    }
+
+    fn pre_accept_again(&mut self, id: EntryId, answered: Tally, out: &mut Out) {
+        let initial = self.instances.known(id).and_then(|i| i.initial());
+        if let Some((command, dependencies)) = initial {
+            let message = Message::PreAccept {
+                id,
+                command: command.clone(),
+                dependencies: dependencies.clone(),
+            };
+            self.send_to_missing(answered, &message, out);
+        }
+    }
+
+    pub(crate) fn send_to_missing(&self, answered: Tally, message: &Message, out: &mut Out) {
+        for peer in self.peers_of(self.me) {
+            if !answered.voters().contains(peer) {
+                out.send(Dest::One(peer), message.clone());
+            }
+        }
+    }
+}
+
+/// Acceptor. [Ryabinin25 §4]
+impl EPaxos {
+    /// Only if nobody recovers the instance, and nothing is known of it: takes the command, and
+    /// answers with the coordinator's dependencies and the conflicts known here.
+    pub(crate) fn pre_accept(
+        &mut self,
+        from: ReplicaId,
+        id: EntryId,
+        command: Command,
+        initial: Dependencies,
+        out: &mut Out,
+    ) {
+        let conflicts = self.conflicts.of(id, command.keys(), command.batch());
+        let Some(instance) = self.instances.of(id) else {
+            return;
+        };
+        if instance.bal > Ballot::ZERO {
+            let ballot = instance.bal;
+            return out.send(Dest::One(from), Message::Rejected { id, ballot });
+        }
+        if instance.phase == Phase::Initial {
+            instance.phase = Phase::PreAccepted;
+            instance.dep = initial.clone();
+            instance.dep.union_with(&conflicts);
+            instance.dep.remove(id);
+            instance.command = Some(command.clone());
+            instance.init_dep = Some(initial.clone());
+            if !self.config.mutated(Mutant::PreAcceptNotDurable) || from == self.me {
+                out.persist(Record::PreAccepted {
+                    id,
+                    command: command.clone(),
+                    initial: initial.clone(),
+                    dependencies: instance.dep.clone(),
+                });
+            }
+            self.conflicts.record(id, command.keys(), command.batch());
+            self.instances.heard_of_all(&initial);
+        }
+        // Asked again, it says the same again.
+        if let Some(instance) = self.instances.known(id)
+            && instance.phase == Phase::PreAccepted
+        {
+            let dependencies = instance.dep.clone();
+            out.send(Dest::One(from), Message::PreAcceptOk { id, dependencies });
+        }
+    }
+
+    /// Takes a value in a ballot, unless it has joined a higher one. [Ryabinin25 §4]
+    pub(crate) fn accept(
+        &mut self,
+        from: ReplicaId,
+        (id, ballot): (EntryId, Ballot),
+        value: Value,
+        dependencies: Dependencies,
+        out: &mut Out,
+    ) {
+        let ignores_ballot = self.config.mutated(Mutant::AcceptIgnoresBallot);
+        let Some(instance) = self.instances.of(id) else {
+            return;
+        };
+        if instance.bal > ballot && !ignores_ballot {
+            let ballot = instance.bal;
+            return out.send(Dest::One(from), Message::Rejected { id, ballot });
+        }
+        if instance.phase == Phase::Accepted && instance.abal == ballot {
+            return out.send(Dest::One(from), Message::AcceptOk { id, ballot });
+        }
+        let had = instance.command.is_some();
+        let nop = value == Value::Nop;
+        if !instance.hold(value.clone(), dependencies.clone()) {
+            // The PreAccept was lost; what is sent again is sent in full.
+            return;
+        }
+        (instance.bal, instance.abal) = (ballot.max(instance.bal), ballot);
+        instance.phase = Phase::Accepted;
+        instance.doubtful = false;
+        let value = match had && !nop {
+            true => Value::Initial,
+            false => value,
+        };
+        self.note_command(id);
+        self.instances.heard_of_all(&dependencies);
+        out.persist(Record::Accepted {
+            id,
+            ballot,
+            value,
+            dependencies,
+        });
+        self.give_up(id, ballot);
+        out.send(Dest::One(from), Message::AcceptOk { id, ballot });
+    }
+
+    /// Lets others be told to depend on the instance. A Nop conflicts with everything.
+    pub(crate) fn note_command(&mut self, id: EntryId) {
+        let Some(instance) = self.instances.known(id) else {
+            return;
+        };
+        match &instance.command {
+            Some(command) => self.conflicts.record(id, command.keys(), command.batch()),
+            None => self.conflicts.record(id, &Keys::All, &Batch::noop()),
+        }
+    }
+
+    /// Takes a decision. It is the same in whatever ballot it was made, so that it counts whatever
+    /// ballot was joined here.
+    pub(crate) fn commit(&mut self, now: Time, from: ReplicaId, decision: Decision, out: &mut Out) {
+        let Decision {
+            id,
+            value,
+            dependencies,
+        } = decision;
+        let Some(instance) = self.instances.of(id) else {
+            return;
+        };
+        if instance.is_committed() {
+            if !instance.is_decided_as(&value, &dependencies) {
+                self.conflict = Some(id);
+            }
+            return;
+        }
+        let had = instance.command.is_some();
+        let nop = value == Value::Nop;
+        if !instance.hold(value.clone(), dependencies.clone()) {
+            // The PreAccept was lost.
+            return out.send(Dest::One(from), Message::Learn { ids: vec![id] });
+        }
+        instance.phase = Phase::Committed;
+        instance.init_dep = None;
+        let value = match had && !nop {
+            true => Value::Initial,
+            false => value,
+        };
+        self.instances.set_committed(id);
+        self.instances.heard_of_all(&dependencies);
+        self.note_command(id);
+        out.persist(Record::Committed {
+            id,
+            value,
+            dependencies: dependencies.clone(),
+        });
+        self.forget_troubles(id);
+        self.enter_graph(id, dependencies);
+        self.untold = true;
+        self.resolve_waiting(now, out);
+    }
+
+    pub(crate) fn forget_troubles(&mut self, id: EntryId) {
+        self.leading.remove(&id);
+        self.unanswered.remove(id);
+        self.waiting.remove(&id);
+        self.heard_waiting.remove(&id);
+        self.watched.remove(id);
+        self.troubles.remove(&id);
+    }
+
+    /// Considers the instances heard of since, and begins to look after those not committed: of
+    /// each lane the first that are not, and the first beyond what peers have trimmed, which need
+    /// not be known.
+    pub(crate) fn watch_more(&mut self, now: Time) {
+        for lane in ReplicaId::all(self.sizes.n).map(lane_of) {
+            let through = self.instances.committed().through(lane);
+            self.watch_from(now, (lane, Part::Lowest), through);
+            let adopted = self.adopted_through(lane);
+            if adopted > through {
+                self.watch_from(now, (lane, Part::BeyondTrimmed), adopted);
+            }
+        }
+    }
+
+    fn watch_from(&mut self, now: Time, part: (Lane, Part), through: Slot) {
+        let lane = part.0;
+        let watched = self.watched_through.get(&part).copied().unwrap_or_default();
+        let limit = Slot(through.0 + self.config.max_watched as u64);
+        let height = self.instances.height(lane).min(limit);
+        for slot in watched.max(through).0 + 1..=height.0 {
+            let slot = Slot(slot);
+            let id = EntryId { lane, slot };
+            if !self.instances.is_committed(id) && !self.watched.contains(id) {
+                let wait = self.drawn(self.config.recover_after, 0);
+                self.watched.set(id, now + wait);
+            }
+        }
+        self.watched_through.insert(part, watched.max(height));
+    }
+}
+
+/// A part of a lane, whose instances are looked after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Part {
+    /// From the first that is not committed.
+    Lowest,
+    /// From the first that peers have not trimmed.
+    BeyondTrimmed,
+}

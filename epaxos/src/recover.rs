@@ -1,0 +1,122 @@
+//! A replica after a restart.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use quorate_core::id::{MAX_REPLICAS, Slot};
+use quorate_core::protocol::{Context, Recovered, SnapshotRef};
+use rand::SeedableRng as _;
+use rand_chacha::ChaCha8Rng;
+
+use crate::checkpoint::Peer;
+use crate::config::Config;
+use crate::conflicts::Conflicts;
+use crate::graph::Graph;
+use crate::instances::{coordinator, lane_of};
+use crate::mutant::Mutant;
+use crate::record::{Durable, Record};
+use crate::replica::EPaxos;
+use crate::watch::Deadlines;
+
+impl EPaxos {
+    /// The replica that its records and snapshot make; an error says what does not fit.
+    ///
+    /// It goes on in no ballot that it led. What it had coordinated and does not know committed is
+    /// *doubtful*: it may have committed it on the fast path, executed it, and crashed before the
+    /// record of that was durable. In the paper, where replicas do not come back, an initial
+    /// coordinator that answers a recovery has not committed, which is why the answer leads to Nop.
+    /// One that has come back must not answer as if it were sure: of these instances it stays as
+    /// silent as if it were still down.
+    pub(crate) fn recovered(
+        context: &Context,
+        config: Config,
+        past: Recovered<Record>,
+    ) -> Result<EPaxos, String> {
+        let (me, n) = (context.me, context.n());
+        if n > MAX_REPLICAS || me.index() >= n {
+            return Err(format!(
+                "{me} is not one of 1 to {MAX_REPLICAS} replicas: there are {n}"
+            ));
+        }
+        config.validate()?;
+        let sizes = config.sizes(n)?;
+        let durable = Durable::fold(past.records)?;
+        let stray = durable.instances.iter().map(|(id, _)| id);
+        if let Some(id) = stray.into_iter().find(|id| coordinator(*id).index() >= n) {
+            return Err(format!("an instance {id:?}, of {n} replicas"));
+        }
+        let executed = past.snapshot.as_ref().map(|s| s.at.clone());
+        let mut replica = EPaxos {
+            me,
+            sizes,
+            rng: ChaCha8Rng::from_seed(context.seed),
+            next: durable.instances.trimmed().through(lane_of(me)).next(),
+            instances: durable.instances,
+            floor: durable.floor,
+            conflicts: Conflicts::default(),
+            snapshot: executed.clone().unwrap_or_default(),
+            graph: Graph::new(executed.unwrap_or_default()),
+            leading: BTreeMap::new(),
+            unanswered: Deadlines::default(),
+            waiting: BTreeSet::new(),
+            heard_waiting: BTreeMap::new(),
+            watched: Deadlines::default(),
+            watched_through: BTreeMap::new(),
+            troubles: BTreeMap::new(),
+            peers: vec![Peer::default(); n],
+            wanted: Default::default(),
+            snapshots: VecDeque::new(),
+            offered: None,
+            rewrite_due: false,
+            adoption: None,
+            snapshot_wanted: false,
+            untold: false,
+            armed: [None; 3],
+            conflict: None,
+            config,
+        };
+        replica.next = replica.next.max(Slot(1));
+        if !replica.config.mutated(Mutant::DoubtForgotten) {
+            replica.instances.doubt(lane_of(me));
+        }
+        replica.go_on_from(past.snapshot.as_ref())?;
+        Ok(replica)
+    }
+
+    /// Makes conflicts and graph from what is known, and goes on from the snapshot that the state
+    /// machine was restored from.
+    fn go_on_from(&mut self, snapshot: Option<&SnapshotRef>) -> Result<(), String> {
+        let (trimmed, floor) = (self.instances.trimmed().clone(), self.floor.clone());
+        if !self.graph.executed().covers(&trimmed) {
+            return Err(format!(
+                "instances through {trimmed:?} are trimmed, and the snapshot does not hold them"
+            ));
+        }
+        self.conflicts.trim(&trimmed);
+        self.conflicts.trim(&floor);
+        self.wanted.union_with(&floor);
+        self.settle_own_floor();
+        let ids: Vec<_> = self.instances.iter().map(|(id, _)| id).collect();
+        for id in ids {
+            self.note_command(id);
+            let known = self.instances.known(id);
+            if let Some(instance) = known.filter(|instance| instance.is_committed()) {
+                let dependencies = instance.dep.clone();
+                self.instances.heard_of_all(&dependencies);
+                self.enter_graph(id, dependencies);
+            }
+        }
+        let Some(snapshot) = snapshot else {
+            return Ok(());
+        };
+        if !self.instances.committed().covers(&snapshot.at) {
+            if !self.is_acceptable(snapshot) {
+                return Err(String::from("the snapshot is ahead of the records"));
+            }
+            self.take_over(snapshot);
+            self.rewrite_due = true;
+        }
+        self.wanted.union_with(&snapshot.at.complete_part());
+        self.snapshots.push_back(snapshot.at.clone());
+        Ok(())
+    }
+}

@@ -1,0 +1,605 @@
+//! Recovery: getting an instance committed whose coordinator does not. [Ryabinin25 §5]
+//!
+//! A recoverer must find out whether the instance may have been committed on the fast path with
+//! the coordinator's command and dependencies. If so many of a quorum preaccepted it that way that
+//! it may have, it asks them what speaks against it: a conflicting instance that is not among the
+//! dependencies and does not, as far as they know, depend on it either. If that one turns out to be
+//! committed without depending on it, the fast path was not taken; if not, the recoverer must wait
+//! until it is decided. Two recoveries may wait for each other so. They tell each other, and how
+//! many had preaccepted their instance, which shows one of them that it need not wait.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use quorate_core::id::{EntryId, ReplicaId, ReplicaSet, Time};
+use quorate_core::protocol::{Dest, Event};
+use quorate_core::quorum::{Quorum as _, Tally};
+
+use crate::dependencies::Dependencies;
+use crate::instances::{Ballot, Command, Phase, Value, coordinator};
+use crate::message::{Blocker, MAX_ASKED, Message, Report};
+use crate::mutant::Mutant;
+use crate::normal::{Leading, Stage};
+use crate::record::Record;
+use crate::replica::{EPaxos, Out};
+
+/// How often an instance is asked for before it is recovered, where others know it committed.
+const ASKED_FIRST: u32 = 3;
+
+/// How often a question about a command goes unanswered before the recovery begins anew, with
+/// another quorum.
+const VALIDATE_TRIES: u32 = 4;
+
+/// A recovery that asks all what they know.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asking {
+    reports: BTreeMap<ReplicaId, Report>,
+}
+
+/// A recovery that asks its quorum what speaks against a command.
+#[derive(Clone, Debug)]
+pub(crate) struct Validating {
+    /// Q.
+    quorum: ReplicaSet,
+    /// |Rmax|: how many of Q had preaccepted the command with the coordinator's dependencies.
+    preaccepted: usize,
+    /// D: those dependencies.
+    dependencies: Dependencies,
+    answered: Tally,
+    /// I.
+    blockers: BTreeMap<EntryId, bool>,
+    /// What came from outside Q.
+    late: BTreeMap<ReplicaId, Report>,
+}
+
+/// A recovery that waits for other instances.
+#[derive(Clone, Debug)]
+pub(crate) struct Waiting {
+    quorum: ReplicaSet,
+    preaccepted: usize,
+    dependencies: Dependencies,
+    /// I.
+    blockers: BTreeSet<EntryId>,
+    late: BTreeMap<ReplicaId, Report>,
+}
+
+/// Who recovers what, and when.
+impl EPaxos {
+    /// Looks after instances that have been known for long and are not committed: asks those who
+    /// know what was decided, and recovers what nobody is known to know.
+    pub(crate) fn look_after(&mut self, now: Time, out: &mut Out) {
+        let mut asked: BTreeMap<ReplicaId, Vec<EntryId>> = BTreeMap::new();
+        for id in self.watched.take_due(now) {
+            if self.instances.is_committed(id) {
+                continue;
+            }
+            if self.leading.contains_key(&id) {
+                let wait = self.drawn(self.config.recover_after, 0);
+                self.watched.set(id, now + wait);
+                continue;
+            }
+            let trouble = self.troubles.entry(id).or_default();
+            let tries = trouble.tries;
+            trouble.tries = trouble.tries.saturating_add(1);
+            let turn = usize::try_from(tries).unwrap_or(usize::MAX);
+            match self.who_knows(id, turn) {
+                Some(peer) if tries % (ASKED_FIRST + 1) < ASKED_FIRST => {
+                    asked.entry(peer).or_default().push(id);
+                    self.watched.set(id, now + self.config.retransmit);
+                }
+                _ => {
+                    let wait = self.drawn(self.config.recover_after, tries);
+                    self.watched.set(id, now + wait);
+                    self.recover(now, id, out);
+                }
+            }
+        }
+        for (peer, ids) in asked {
+            for ids in ids.chunks(MAX_ASKED) {
+                let ids = ids.to_vec();
+                out.send(Dest::One(peer), Message::Learn { ids });
+            }
+        }
+    }
+
+    /// One of the peers that know `id` committed, another at each turn.
+    fn who_knows(&self, id: EntryId, turn: usize) -> Option<ReplicaId> {
+        let knows = |peer: &ReplicaId| {
+            let peer = self.peers.get(peer.index());
+            peer.is_some_and(|peer| peer.committed.contains(id))
+        };
+        let who: Vec<ReplicaId> = self.peers_of(self.me).filter(knows).collect();
+        who.get(turn % who.len().max(1)).copied()
+    }
+
+    /// Leaves an instance to another, for a while.
+    fn stand_back(&mut self, now: Time, id: EntryId) {
+        let tries = self.troubles.get(&id).map_or(0, |trouble| trouble.tries);
+        let wait = self.drawn(self.config.recover_after, tries);
+        self.watched.set(id, now + wait);
+    }
+
+    /// Somebody has joined a higher ballot than this replica's.
+    pub(crate) fn rejected(&mut self, now: Time, id: EntryId, ballot: Ballot) {
+        if self.leading.get(&id).is_some_and(|l| l.ballot < ballot) {
+            let trouble = self.troubles.entry(id).or_default();
+            trouble.round = trouble.round.max(ballot.round);
+            self.give_up(id, ballot);
+            self.stand_back(now, id);
+        }
+    }
+}
+
+/// Recoverer. [Ryabinin25 §5]
+impl EPaxos {
+    /// Begins a recovery, in a ballot higher than all heard of. It is durable before anybody
+    /// hears of it.
+    pub(crate) fn recover(&mut self, now: Time, id: EntryId, out: &mut Out) {
+        let heard = self.troubles.get(&id).map_or(0, |trouble| trouble.round);
+        let single = self.config.mutated(Mutant::SingleBallot);
+        let Some(instance) = self.instances.of(id) else {
+            return;
+        };
+        let ballot = Ballot {
+            round: instance.bal.round.max(heard) + 1,
+            replica: self.me,
+        };
+        instance.bal = ballot;
+        if single {
+            instance.abal = ballot;
+        }
+        out.persist(Record::Joined {
+            id,
+            ballot,
+            doubtful: instance.doubtful,
+        });
+        out.event(Event::Recovery);
+        self.lead(now, id, ballot, Stage::Asking(Box::default()));
+        out.send(Dest::Others, Message::Recover { id, ballot });
+        self.report(self.me, id, ballot, out);
+    }
+
+    /// Sends again what a recovery waits for.
+    pub(crate) fn recover_again(&mut self, now: Time, id: EntryId, tries: u32, out: &mut Out) {
+        let Some(Leading { ballot, stage, .. }) = self.leading.get(&id) else {
+            return;
+        };
+        let ballot = *ballot;
+        let recover = Message::Recover { id, ballot };
+        let from = |reports: &BTreeMap<ReplicaId, Report>, quorum: ReplicaSet| {
+            let mut tally = Tally::default();
+            reports
+                .keys()
+                .copied()
+                .chain(quorum.iter())
+                .for_each(|replica| {
+                    tally.count(replica);
+                });
+            tally
+        };
+        match stage {
+            Stage::PreAccepting(_) | Stage::Accepting(_) => {}
+            Stage::Asking(asking) => {
+                let told = from(&asking.reports, ReplicaSet::EMPTY);
+                self.send_to_missing(told, &recover, out);
+            }
+            Stage::Validating(_) if tries >= VALIDATE_TRIES => self.recover(now, id, out),
+            Stage::Validating(validating) => {
+                let initial = self.instances.known(id).and_then(|i| i.command.clone());
+                let answered = validating.answered.voters();
+                let missing = validating.quorum.iter().filter(|r| !answered.contains(*r));
+                for replica in missing.filter(|replica| *replica != self.me) {
+                    let Some(command) = initial.clone() else {
+                        return;
+                    };
+                    let dependencies = validating.dependencies.clone();
+                    let message = Message::Validate {
+                        id,
+                        ballot,
+                        command,
+                        dependencies,
+                    };
+                    out.send(Dest::One(replica), message);
+                }
+            }
+            Stage::Waiting(waiting) => {
+                let told = from(&waiting.late, waiting.quorum);
+                self.send_to_missing(told, &recover, out);
+                self.tell_waiting(id, waiting.preaccepted, out);
+            }
+        }
+    }
+
+    /// A replica has joined the recovery, and says what it knows.
+    pub(crate) fn recovered_from(
+        &mut self,
+        now: Time,
+        from: ReplicaId,
+        (id, ballot): (EntryId, Ballot),
+        report: Report,
+        out: &mut Out,
+    ) {
+        let Some(leading) = self.leading.get_mut(&id).filter(|l| l.ballot == ballot) else {
+            return;
+        };
+        self.instances.heard_of_all(&report.dependencies);
+        match &mut leading.stage {
+            Stage::PreAccepting(_) | Stage::Accepting(_) => {}
+            Stage::Asking(asking) => {
+                asking.reports.insert(from, report);
+                let quorum: ReplicaSet = asking.reports.keys().copied().collect();
+                if self.sizes.quorums.slow.is_met(quorum) {
+                    let reports = std::mem::take(&mut asking.reports);
+                    self.choose(now, (id, ballot), &reports, out);
+                }
+            }
+            Stage::Validating(validating) => {
+                validating.late.insert(from, report);
+            }
+            Stage::Waiting(waiting) => {
+                waiting.late.insert(from, report);
+                self.resolve(now, id, out);
+            }
+        }
+    }
+
+    /// What a slow quorum's reports lead to. [Ryabinin25 §5]
+    fn choose(
+        &mut self,
+        now: Time,
+        (id, ballot): (EntryId, Ballot),
+        reports: &BTreeMap<ReplicaId, Report>,
+        out: &mut Out,
+    ) {
+        let highest = reports.values().map(|report| report.abal).max();
+        let accepted = reports
+            .values()
+            .find(|report| report.phase == Phase::Accepted && Some(report.abal) == highest);
+        if let Some(report) = accepted {
+            let mut dependencies = report.dependencies.clone();
+            if self.config.mutated(Mutant::DependenciesDroppedInRecovery) {
+                dependencies = Dependencies::default();
+            }
+            let value = (report.value.clone(), dependencies);
+            return self.propose_accept(now, (id, ballot), value, Tally::default(), out);
+        }
+        // As a member of the quorum the initial coordinator does not go on at ballot 0, and has
+        // not committed.
+        if reports.get(&coordinator(id)).is_some_and(|r| !r.doubtful) {
+            return self.accept_nop(now, id, ballot, out);
+        }
+        let unchanged = reports.values().filter(|report| {
+            report.phase == Phase::PreAccepted
+                && report.initial.as_ref() == Some(&report.dependencies)
+                && (!self.config.mutated(Mutant::SingleBallot) || Some(report.abal) == highest)
+        });
+        let preaccepted = unchanged.clone().count();
+        let found = unchanged.clone().find_map(|report| match &report.value {
+            Value::Command(command) => Some((command.clone(), report.dependencies.clone())),
+            Value::Nop | Value::Initial => None,
+        });
+        let enough = preaccepted + self.sizes.e >= reports.len();
+        match found.filter(|_| enough) {
+            Some((command, dependencies)) => {
+                let validating = Validating {
+                    quorum: reports.keys().copied().collect(),
+                    preaccepted,
+                    dependencies,
+                    answered: Tally::default(),
+                    blockers: BTreeMap::new(),
+                    late: BTreeMap::new(),
+                };
+                self.ask_to_validate(now, (id, ballot), command, validating, out);
+            }
+            // Too few preaccepted it for a fast quorum.
+            None => self.accept_nop(now, id, ballot, out),
+        }
+    }
+
+    fn accept_nop(&mut self, now: Time, id: EntryId, ballot: Ballot, out: &mut Out) {
+        let nop = (Value::Nop, Dependencies::default());
+        self.propose_accept(now, (id, ballot), nop, Tally::default(), out);
+    }
+
+    fn ask_to_validate(
+        &mut self,
+        now: Time,
+        (id, ballot): (EntryId, Ballot),
+        command: Command,
+        validating: Validating,
+        out: &mut Out,
+    ) {
+        let dependencies = validating.dependencies.clone();
+        let quorum = validating.quorum;
+        self.lead(now, id, ballot, Stage::Validating(Box::new(validating)));
+        // Also if it is not in the quorum: it may have to propose the command.
+        self.learn_initial(id, &command, &dependencies, out);
+        for replica in quorum.iter().filter(|replica| *replica != self.me) {
+            let message = Message::Validate {
+                id,
+                ballot,
+                command: command.clone(),
+                dependencies: dependencies.clone(),
+            };
+            out.send(Dest::One(replica), message);
+        }
+        if quorum.contains(self.me) {
+            self.validate(self.me, (id, ballot), command, dependencies, out);
+        }
+    }
+
+    /// A member of the quorum says what speaks against the command. [Ryabinin25 §5]
+    pub(crate) fn validated(
+        &mut self,
+        now: Time,
+        from: ReplicaId,
+        (id, ballot): (EntryId, Ballot),
+        (blockers, impossible): (&[Blocker], bool),
+        out: &mut Out,
+    ) {
+        let Some(leading) = self.leading.get_mut(&id).filter(|l| l.ballot == ballot) else {
+            return;
+        };
+        let Stage::Validating(validating) = &mut leading.stage else {
+            return;
+        };
+        if !validating.quorum.contains(from) {
+            return;
+        }
+        if impossible {
+            return self.accept_nop(now, id, ballot, out);
+        }
+        validating.answered.count(from);
+        for blocker in blockers {
+            *validating.blockers.entry(blocker.id).or_default() |= blocker.committed;
+            self.instances.heard_of(blocker.id);
+        }
+        if validating.answered.voters() != validating.quorum {
+            return;
+        }
+        let Validating {
+            quorum,
+            preaccepted,
+            dependencies,
+            blockers,
+            late,
+            ..
+        } = (**validating).clone();
+        if blockers.is_empty() {
+            let value = (Value::Initial, dependencies);
+            return self.propose_accept(now, (id, ballot), value, Tally::default(), out);
+        }
+        let least = preaccepted + self.sizes.e == quorum.len();
+        let outside = |id: &EntryId| !quorum.contains(coordinator(*id));
+        if blockers.values().any(|committed| *committed) || (least && blockers.keys().any(outside))
+        {
+            return self.accept_nop(now, id, ballot, out);
+        }
+        let waiting = Waiting {
+            quorum,
+            preaccepted,
+            dependencies,
+            blockers: blockers.into_keys().collect(),
+            late,
+        };
+        self.lead(now, id, ballot, Stage::Waiting(Box::new(waiting)));
+        self.waiting.insert(id);
+        self.tell_waiting(id, preaccepted, out);
+        self.resolve(now, id, out);
+    }
+
+    fn tell_waiting(&self, id: EntryId, preaccepted: usize, out: &mut Out) {
+        if !self.config.mutated(Mutant::WaitingLeftOut) {
+            out.send(Dest::All, Message::Waiting { id, preaccepted });
+        }
+    }
+
+    /// The recovery of `id` waits somewhere.
+    pub(crate) fn other_waits(
+        &mut self,
+        now: Time,
+        id: EntryId,
+        preaccepted: usize,
+        out: &mut Out,
+    ) {
+        self.instances.heard_of(id);
+        let most = self.heard_waiting.entry(id).or_default();
+        *most = preaccepted.max(*most);
+        self.resolve_waiting(now, out);
+    }
+
+    /// Looks whether recoveries of this replica's still have to wait.
+    pub(crate) fn resolve_waiting(&mut self, now: Time, out: &mut Out) {
+        for id in self.waiting.iter().copied().collect::<Vec<_>>() {
+            self.resolve(now, id, out);
+        }
+    }
+
+    /// The four ways in which waiting ends. [Ryabinin25 §5]
+    fn resolve(&mut self, now: Time, id: EntryId, out: &mut Out) {
+        let Some(Leading {
+            ballot,
+            stage: Stage::Waiting(waiting),
+            ..
+        }) = self.leading.get(&id)
+        else {
+            return;
+        };
+        let ballot = *ballot;
+        let accepted = waiting.late.values().find(|r| r.phase == Phase::Accepted);
+        if let Some(report) = accepted {
+            let value = (report.value.clone(), report.dependencies.clone());
+            return self.propose_accept(now, (id, ballot), value, Tally::default(), out);
+        }
+        let enough = self.sizes.n - self.sizes.f - self.sizes.e;
+        let other_need_not = |other: &EntryId| {
+            let most = self.heard_waiting.get(other);
+            most.is_some_and(|preaccepted| *preaccepted > enough)
+        };
+        let (mut against, mut all_settled) = (false, true);
+        for other in &waiting.blockers {
+            match self.speaks_against(id, *other) {
+                Some(speaks) => against |= speaks,
+                None => all_settled = false,
+            }
+        }
+        if against
+            || waiting.late.contains_key(&coordinator(id))
+            || waiting.blockers.iter().any(other_need_not)
+        {
+            return self.accept_nop(now, id, ballot, out);
+        }
+        if all_settled {
+            let value = (Value::Initial, waiting.dependencies.clone());
+            self.propose_accept(now, (id, ballot), value, Tally::default(), out);
+        }
+    }
+
+    /// Whether `other`, which blocks `id`, is committed as a command that does not depend on it;
+    /// `None` as long as it is not committed.
+    fn speaks_against(&self, id: EntryId, other: EntryId) -> Option<bool> {
+        if !self.instances.is_committed(other) {
+            return None;
+        }
+        // Where something is trimmed that the dependencies of `id` do not name, `id` was not
+        // committed on the fast path: see `checkpoint.rs`. Nop is safe.
+        let known = self.instances.known(other);
+        Some(known.is_none_or(|i| !i.nop && !i.dep.contains(id)))
+    }
+}
+
+/// Acceptor. [Ryabinin25 §5]
+impl EPaxos {
+    /// Joins a recovery: only `bal` changes.
+    pub(crate) fn join(
+        &mut self,
+        now: Time,
+        from: ReplicaId,
+        id: EntryId,
+        ballot: Ballot,
+        out: &mut Out,
+    ) {
+        let single = self.config.mutated(Mutant::SingleBallot);
+        let Some(instance) = self.instances.of(id) else {
+            return;
+        };
+        if instance.bal > ballot {
+            let ballot = instance.bal;
+            return out.send(Dest::One(from), Message::Rejected { id, ballot });
+        }
+        if instance.bal < ballot {
+            instance.bal = ballot;
+            if single {
+                instance.abal = ballot;
+            }
+            out.persist(Record::Joined {
+                id,
+                ballot,
+                doubtful: instance.doubtful,
+            });
+            self.give_up(id, ballot);
+            self.stand_back(now, id);
+        }
+        self.report(from, id, ballot, out);
+    }
+
+    fn report(&self, to: ReplicaId, id: EntryId, ballot: Ballot, out: &mut Out) {
+        let Some(instance) = self.instances.known(id) else {
+            return;
+        };
+        // Where no crash is survived, all must answer, and what all have preaccepted equally is
+        // all that can have been committed on the fast path.
+        if instance.doubtful && self.sizes.f > 0 {
+            return;
+        }
+        let preaccepted = instance.phase == Phase::PreAccepted;
+        let report = Report {
+            abal: instance.abal,
+            phase: instance.phase,
+            value: match instance.phase {
+                Phase::Initial => Value::Nop,
+                _ => instance.value(),
+            },
+            dependencies: instance.dep.clone(),
+            initial: instance.init_dep.clone().filter(|_| preaccepted),
+            doubtful: instance.doubtful,
+        };
+        out.send(Dest::One(to), Message::RecoverOk { id, ballot, report });
+    }
+
+    /// Notes the command, so that others will be told to depend on it, and says which instances
+    /// would be in no order with it.
+    pub(crate) fn validate(
+        &mut self,
+        from: ReplicaId,
+        (id, ballot): (EntryId, Ballot),
+        command: Command,
+        dependencies: Dependencies,
+        out: &mut Out,
+    ) {
+        let trimmed = Dependencies::from(self.instances.trimmed());
+        let impossible = !dependencies.covers(&trimmed);
+        // Having installed a snapshot it may lack what speaks against the command.
+        if !impossible && !self.knows_what_it_executed() {
+            return;
+        }
+        if self.instances.known(id).is_none_or(|i| i.bal != ballot) {
+            return;
+        }
+        self.learn_initial(id, &command, &dependencies, out);
+        let message = Message::ValidateOk {
+            id,
+            ballot,
+            blockers: self.blockers(id, &command, &dependencies),
+            impossible,
+        };
+        out.send(Dest::One(from), message);
+    }
+
+    fn learn_initial(
+        &mut self,
+        id: EntryId,
+        command: &Command,
+        dependencies: &Dependencies,
+        out: &mut Out,
+    ) {
+        let Some(instance) = self.instances.of(id) else {
+            return;
+        };
+        if instance.init_dep.as_ref() == Some(dependencies) {
+            return;
+        }
+        instance.command = Some(command.clone());
+        instance.init_dep = Some(dependencies.clone());
+        out.persist(Record::Validated {
+            id,
+            command: command.clone(),
+            initial: dependencies.clone(),
+        });
+        self.note_command(id);
+        self.instances.heard_of_all(dependencies);
+    }
+
+    /// Instances that conflict with the command, are not among its dependencies, and are not known
+    /// to depend on it.
+    fn blockers(&self, id: EntryId, command: &Command, initial: &Dependencies) -> Vec<Blocker> {
+        if self.config.mutated(Mutant::ConflictsIgnoredInValidate) {
+            return Vec::new();
+        }
+        let others = self.instances.iter();
+        let others = others.filter(|(other, _)| *other != id && !initial.contains(*other));
+        let blocking = others.filter_map(|(other, instance)| {
+            let committed = instance.is_committed();
+            let (theirs, their_dependencies) = match committed {
+                true if instance.nop => return None,
+                true => (instance.command.as_ref()?, &instance.dep),
+                false => instance.initial()?,
+            };
+            let blocks = !their_dependencies.contains(id) && theirs.conflicts(command);
+            blocks.then_some(Blocker {
+                id: other,
+                committed,
+            })
+        });
+        blocking.collect()
+    }
+}
