@@ -252,3 +252,12 @@ fn a_slot_used_again_after_a_restart_is_two_commands() {
         })
     });
 }
+
+/// r0 and r1 have executed it and trimmed it; r2 has never heard of it, and recovers it.
+#[test]
+fn what_is_trimmed_and_taken_for_unknown_becomes_a_nop() {
+    harms_only(
+        Mutant::TrimmedForgotten,
+        scripts::recovery_of_trimmed_is_nop,
+    );
+}

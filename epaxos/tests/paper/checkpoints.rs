@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_core::crypto::Digest;
 use quorate_core::frontier::Frontier;
 use quorate_core::id::EntryId;
-use quorate_core::protocol::{Input, Protocol as _, SnapshotRef};
+use quorate_core::protocol::{Protocol as _, SnapshotRef};
 use quorate_epaxos::{Ballot, Command, Config, Message};
 use quorate_simulator::harness::command;
 
 use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, r, set, writes};
+use crate::scripts::{LONG, executed, left_behind, offered, recovery_of_trimmed_is_nop, snapshot};
 
 /// Commands enough to be worth a snapshot, from all replicas.
 fn worked(n: usize, config: &Config) -> Cluster {
@@ -23,38 +23,6 @@ fn worked(n: usize, config: &Config) -> Cluster {
     }
     cluster
 }
-
-fn executed(node: &Node) -> Frontier {
-    let mut frontier = Frontier::default();
-    for id in node.order() {
-        frontier.insert(id);
-    }
-    frontier
-}
-
-/// A snapshot of what it has executed is durable here.
-fn snapshot(node: &mut Node) -> SnapshotRef {
-    let taken = SnapshotRef {
-        at: executed(node),
-        digest: Digest::of(b"state"),
-        anchor: Bytes::new(),
-    };
-    node.saved = Some(taken.clone());
-    node.turn(Input::Snapshotted(taken.clone()));
-    taken
-}
-
-/// The snapshot offered, as peers get it.
-fn offered(node: &Node) -> SnapshotRef {
-    let (at, anchor) = node.offer.clone().expect("a snapshot is offered");
-    SnapshotRef {
-        at,
-        digest: Digest::of(b"state"),
-        anchor,
-    }
-}
-
-const LONG: Duration = Duration::from_secs(2);
 
 /// Alone it may not: others must name in their answers what it forgets.
 #[test]
@@ -90,38 +58,6 @@ fn a_replica_that_is_down_is_waited_for_and_not_for_ever() {
     assert!(!cluster.node(0).protocol.trimmed().contains(id(0, 5)));
     cluster.pass_time(&[0, 1], Config::default().patience);
     assert!(cluster.node(0).protocol.trimmed().contains(id(0, 5)));
-}
-
-/// Replicas 0 and 1 have trimmed what 2 never heard of.
-fn left_behind(config: &Config) -> Cluster {
-    let mut cluster = Cluster::quiet(3, config);
-    cluster.isolate(2);
-    for round in 0..4 {
-        for at in [0, 1] {
-            cluster.submit(at, &format!("{round} of {at}"), "k");
-            cluster.deliver();
-        }
-    }
-    for at in [0, 1] {
-        snapshot(cluster.node(at));
-    }
-    cluster.pass_time(&[0, 1], config.patience + LONG);
-    for node in &mut cluster.nodes {
-        node.sent.clear();
-    }
-    assert!(cluster.node(0).protocol.trimmed().contains(id(0, 4)));
-    assert!(cluster.node(1).protocol.trimmed().contains(id(0, 4)));
-    cluster.heal();
-    cluster
-}
-
-/// Whether a recovery of the first of them ends in a Nop, which contradicts what was executed.
-pub(crate) fn recovery_of_trimmed_is_nop(config: &Config) -> bool {
-    let mut cluster = left_behind(config);
-    cluster.nodes[2].checks = false;
-    cluster.node(2).recover_instance(id(0, 1));
-    cluster.settle(&[1, 2]);
-    cluster.node(2).decided(id(0, 1)).is_some()
 }
 
 /// Asked about what is trimmed, a replica says so, and does not pass for one that never heard of it.

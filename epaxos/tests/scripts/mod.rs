@@ -3,9 +3,13 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use quorate_core::crypto::Digest;
+use quorate_core::frontier::Frontier;
+use quorate_core::protocol::{Input, SnapshotRef};
 use quorate_epaxos::{Config, Timer};
 
-use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, id, unchecked};
+use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, unchecked};
 
 /// What went wrong with one variable for two ballots. \[Sutra19\]
 ///
@@ -92,4 +96,70 @@ pub(crate) fn only_send_again(cluster: &mut Cluster, among: &[u8], times: usize)
         }
     }
     cluster.settle(among);
+}
+
+/// What a replica has executed in this life.
+pub(crate) fn executed(node: &Node) -> Frontier {
+    let mut frontier = Frontier::default();
+    for id in node.order() {
+        frontier.insert(id);
+    }
+    frontier
+}
+
+/// A snapshot of what it has executed is durable here.
+pub(crate) fn snapshot(node: &mut Node) -> SnapshotRef {
+    let taken = SnapshotRef {
+        at: executed(node),
+        digest: Digest::of(b"state"),
+        anchor: Bytes::new(),
+    };
+    node.saved = Some(taken.clone());
+    node.turn(Input::Snapshotted(taken.clone()));
+    taken
+}
+
+/// The snapshot offered, as peers get it.
+pub(crate) fn offered(node: &Node) -> SnapshotRef {
+    let (at, anchor) = node.offer.clone().expect("a snapshot is offered");
+    SnapshotRef {
+        at,
+        digest: Digest::of(b"state"),
+        anchor,
+    }
+}
+
+/// Long enough for all to have told each other.
+pub(crate) const LONG: Duration = Duration::from_secs(2);
+
+/// Replicas 0 and 1 have trimmed what 2 never heard of.
+pub(crate) fn left_behind(config: &Config) -> Cluster {
+    let mut cluster = Cluster::quiet(3, config);
+    cluster.isolate(2);
+    for round in 0..4 {
+        for at in [0, 1] {
+            cluster.submit(at, &format!("{round} of {at}"), "k");
+            cluster.deliver();
+        }
+    }
+    for at in [0, 1] {
+        snapshot(cluster.node(at));
+    }
+    cluster.pass_time(&[0, 1], config.patience + LONG);
+    for node in &mut cluster.nodes {
+        node.sent.clear();
+    }
+    assert!(cluster.node(0).protocol.trimmed().contains(id(0, 4)));
+    assert!(cluster.node(1).protocol.trimmed().contains(id(0, 4)));
+    cluster.heal();
+    cluster
+}
+
+/// Whether a recovery of the first of them ends in a Nop, which contradicts what was executed.
+pub(crate) fn recovery_of_trimmed_is_nop(config: &Config) -> bool {
+    let mut cluster = left_behind(config);
+    cluster.nodes[2].checks = false;
+    cluster.node(2).recover_instance(id(0, 1));
+    cluster.settle(&[1, 2]);
+    cluster.node(2).decided(id(0, 1)).is_some()
 }
