@@ -14,6 +14,9 @@ use quorate_core::protocol::Violation;
 
 use crate::replica::EPaxos;
 
+/// How many instances are looked at after each step.
+const LOOKED_AT: usize = 16;
+
 fn holds(
     rule: &'static str,
     holds: bool,
@@ -35,7 +38,7 @@ impl EPaxos {
             self.conflict.is_none(),
             || format!("two decisions for {:?}", self.conflict),
         )?;
-        for (id, leading) in &self.leading {
+        for (id, leading) in self.leading.iter().take(LOOKED_AT) {
             let Some(instance) = self.instances.known(*id) else {
                 continue;
             };

@@ -135,7 +135,6 @@ impl EPaxos {
     /// hears of it.
     pub(crate) fn recover(&mut self, now: Time, id: EntryId, out: &mut Out) {
         let heard = self.troubles.get(&id).map_or(0, |trouble| trouble.round);
-        let single = self.config.mutated(Mutant::SingleBallot);
         let Some(instance) = self.instances.of(id) else {
             return;
         };
@@ -144,9 +143,6 @@ impl EPaxos {
             replica: self.me,
         };
         instance.bal = ballot;
-        if single {
-            instance.abal = ballot;
-        }
         out.persist(Record::Joined {
             id,
             ballot,
@@ -270,7 +266,6 @@ impl EPaxos {
         let unchanged = reports.values().filter(|report| {
             report.phase == Phase::PreAccepted
                 && report.initial.as_ref() == Some(&report.dependencies)
-                && (!self.config.mutated(Mutant::SingleBallot) || Some(report.abal) == highest)
         });
         let preaccepted = unchanged.clone().count();
         let found = unchanged.clone().find_map(|report| match &report.value {
@@ -478,7 +473,6 @@ impl EPaxos {
         ballot: Ballot,
         out: &mut Out,
     ) {
-        let single = self.config.mutated(Mutant::SingleBallot);
         let Some(instance) = self.instances.of(id) else {
             return;
         };
@@ -488,9 +482,6 @@ impl EPaxos {
         }
         if instance.bal < ballot {
             instance.bal = ballot;
-            if single {
-                instance.abal = ballot;
-            }
             out.persist(Record::Joined {
                 id,
                 ballot,
@@ -502,8 +493,8 @@ impl EPaxos {
         self.report(from, id, ballot, out);
     }
 
-    fn report(&self, to: ReplicaId, id: EntryId, ballot: Ballot, out: &mut Out) {
-        let Some(instance) = self.instances.known(id) else {
+    fn report(&mut self, to: ReplicaId, id: EntryId, ballot: Ballot, out: &mut Out) {
+        let Some(instance) = self.instances.of(id) else {
             return;
         };
         // Where no crash is survived, all must answer, and what all have preaccepted equally is
@@ -523,6 +514,9 @@ impl EPaxos {
             initial: instance.init_dep.clone().filter(|_| preaccepted),
             doubtful: instance.doubtful,
         };
+        if self.config.mutated(Mutant::SingleBallot) {
+            instance.abal = ballot;
+        }
         out.send(Dest::One(to), Message::RecoverOk { id, ballot, report });
     }
 
