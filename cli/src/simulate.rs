@@ -98,6 +98,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Ending> {
         ProtocolKind::Pbft => {
             simulate::<quorate_pbft::Pbft>(arguments, quorate_pbft::Config::cramped())
         }
+        ProtocolKind::EPaxos => {
+            simulate::<quorate_epaxos::EPaxos>(arguments, quorate_epaxos::Config::cramped())
+        }
+        ProtocolKind::HotStuff => {
+            let config = quorate_hotstuff::Config::cramped();
+            simulate::<quorate_hotstuff::Hotstuff>(arguments, config)
+        }
         other => bail!("{other} cannot be simulated"),
     }
 }

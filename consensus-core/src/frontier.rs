@@ -163,7 +163,9 @@ mod tests {
     #[test]
     fn a_union_closes_holes() {
         let mut frontier = Frontier::default();
-        [2, 5, 6, 8].map(|slot| frontier.insert(entry(1, slot)));
+        for slot in [2, 5, 6, 8] {
+            frontier.insert(entry(1, slot));
+        }
         frontier.complete(Lane(1), Slot(4));
         assert_eq!(frontier.through(Lane(1)), Slot(6));
         assert_eq!(frontier.complete_part().through(Lane(1)), Slot(6));

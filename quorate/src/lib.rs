@@ -16,8 +16,16 @@
 //! # Ok(()) }
 //! ```
 
-#[cfg(not(any(feature = "raft", feature = "multipaxos", feature = "pbft")))]
-compile_error!("quorate needs a protocol: enable the feature `raft`, `multipaxos` or `pbft`");
+#[cfg(not(any(
+    feature = "raft",
+    feature = "multipaxos",
+    feature = "epaxos",
+    feature = "pbft",
+    feature = "hotstuff"
+)))]
+compile_error!(
+    "quorate needs a protocol: enable the feature `raft`, `multipaxos`, `epaxos`, `pbft` or `hotstuff`"
+);
 
 mod builder;
 mod client;

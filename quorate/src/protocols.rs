@@ -7,6 +7,10 @@ use std::sync::Arc;
 use quorate_core::consensus::Consensus;
 use quorate_core::machine::StateMachine;
 use quorate_core::protocol::{FaultModel, Protocol};
+#[cfg(feature = "epaxos")]
+use quorate_epaxos::EPaxos;
+#[cfg(feature = "hotstuff")]
+use quorate_hotstuff::Hotstuff;
 #[cfg(feature = "multipaxos")]
 use quorate_multipaxos::MultiPaxos;
 #[cfg(feature = "pbft")]
@@ -17,20 +21,81 @@ use serde::{Deserialize, Serialize};
 
 use crate::builder::{Foundation, StartError};
 
-/// A protocol that is compiled in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-#[non_exhaustive]
-pub enum ProtocolKind {
-    /// Raft \[Ongaro14\].
-    #[cfg(feature = "raft")]
-    Raft,
-    /// Multi-Paxos [Lamport01 §3].
-    #[cfg(feature = "multipaxos")]
-    MultiPaxos,
-    /// PBFT [Castro99].
-    #[cfg(feature = "pbft")]
-    Pbft,
+/// What there is for each protocol: its feature, its type, its configuration, and what it is.
+macro_rules! protocols {
+    ($($feature:literal $Kind:ident $Type:ident $config:ident $Config:path, $what:literal;)+) => {
+        /// A protocol that is compiled in.
+        #[derive(
+            Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+        )]
+        #[serde(try_from = "String", into = "String")]
+        #[non_exhaustive]
+        pub enum ProtocolKind {
+            $(
+                #[doc = $what]
+                #[cfg(feature = $feature)]
+                $Kind,
+            )+
+        }
+
+        impl ProtocolKind {
+            /// All protocols that are compiled in.
+            pub const ALL: &'static [ProtocolKind] = &[
+                $(#[cfg(feature = $feature)] ProtocolKind::$Kind,)+
+            ];
+
+            /// The name in configuration and output.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(#[cfg(feature = $feature)] ProtocolKind::$Kind => $Type::NAME,)+
+                }
+            }
+
+            /// Which failures it survives.
+            pub fn faults(self) -> FaultModel {
+                match self {
+                    $(#[cfg(feature = $feature)] ProtocolKind::$Kind => $Type::FAULTS,)+
+                }
+            }
+
+            pub(crate) async fn start<S: StateMachine>(
+                self,
+                configs: &ProtocolConfigs,
+                foundation: Foundation,
+                machine: S,
+            ) -> Result<Arc<dyn Consensus>, StartError> {
+                match self {
+                    $(
+                        #[cfg(feature = $feature)]
+                        ProtocolKind::$Kind => {
+                            let config = configs.$config.clone();
+                            foundation.start::<$Type, S>(config, machine).await
+                        }
+                    )+
+                }
+            }
+        }
+
+        /// The configuration of each protocol compiled in; only that of the one chosen counts.
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct ProtocolConfigs {
+            $(
+                #[doc = concat!("Time-outs, limits and options of ", $what)]
+                #[cfg(feature = $feature)]
+                pub $config: $Config,
+            )+
+        }
+    };
+}
+
+protocols! {
+    "raft" Raft Raft raft quorate_raft::Config, "Raft \\[Ongaro14\\].";
+    "multipaxos" MultiPaxos MultiPaxos multipaxos quorate_multipaxos::Config,
+        "Multi-Paxos [Lamport01 §3].";
+    "epaxos" EPaxos EPaxos epaxos quorate_epaxos::Config, "EPaxos* \\[Ryabinin25\\].";
+    "pbft" Pbft Pbft pbft quorate_pbft::Config, "PBFT \\[Castro99\\].";
+    "hotstuff" HotStuff Hotstuff hotstuff quorate_hotstuff::Config, "HotStuff \\[Yin19\\].";
 }
 
 /// A protocol's name that is not that of one compiled in.
@@ -41,70 +106,6 @@ pub enum ProtocolKind {
 )]
 pub struct UnknownProtocol {
     name: String,
-}
-
-impl ProtocolKind {
-    /// All protocols that are compiled in.
-    pub const ALL: &'static [ProtocolKind] = &[
-        #[cfg(feature = "raft")]
-        ProtocolKind::Raft,
-        #[cfg(feature = "multipaxos")]
-        ProtocolKind::MultiPaxos,
-        #[cfg(feature = "pbft")]
-        ProtocolKind::Pbft,
-    ];
-
-    /// The name in configuration and output.
-    pub fn name(self) -> &'static str {
-        match self {
-            #[cfg(feature = "raft")]
-            ProtocolKind::Raft => Raft::NAME,
-            #[cfg(feature = "multipaxos")]
-            ProtocolKind::MultiPaxos => MultiPaxos::NAME,
-            #[cfg(feature = "pbft")]
-            ProtocolKind::Pbft => Pbft::NAME,
-        }
-    }
-
-    /// Which failures it survives.
-    pub fn faults(self) -> FaultModel {
-        match self {
-            #[cfg(feature = "raft")]
-            ProtocolKind::Raft => Raft::FAULTS,
-            #[cfg(feature = "multipaxos")]
-            ProtocolKind::MultiPaxos => MultiPaxos::FAULTS,
-            #[cfg(feature = "pbft")]
-            ProtocolKind::Pbft => Pbft::FAULTS,
-        }
-    }
-
-    pub(crate) async fn start<S: StateMachine>(
-        self,
-        configs: &ProtocolConfigs,
-        foundation: Foundation,
-        machine: S,
-    ) -> Result<Arc<dyn Consensus>, StartError> {
-        match self {
-            #[cfg(feature = "raft")]
-            ProtocolKind::Raft => {
-                foundation
-                    .start::<Raft, S>(configs.raft.clone(), machine)
-                    .await
-            }
-            #[cfg(feature = "multipaxos")]
-            ProtocolKind::MultiPaxos => {
-                foundation
-                    .start::<MultiPaxos, S>(configs.multipaxos.clone(), machine)
-                    .await
-            }
-            #[cfg(feature = "pbft")]
-            ProtocolKind::Pbft => {
-                foundation
-                    .start::<Pbft, S>(configs.pbft.clone(), machine)
-                    .await
-            }
-        }
-    }
 }
 
 impl fmt::Display for ProtocolKind {
@@ -137,19 +138,4 @@ impl From<ProtocolKind> for String {
     fn from(kind: ProtocolKind) -> String {
         String::from(kind.name())
     }
-}
-
-/// The configuration of each protocol compiled in; only that of the one chosen counts.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ProtocolConfigs {
-    /// Raft's time-outs and limits.
-    #[cfg(feature = "raft")]
-    pub raft: quorate_raft::Config,
-    /// Multi-Paxos's time-outs, limits and quorums.
-    #[cfg(feature = "multipaxos")]
-    pub multipaxos: quorate_multipaxos::Config,
-    /// PBFT's time-outs and limits.
-    #[cfg(feature = "pbft")]
-    pub pbft: quorate_pbft::Config,
 }
