@@ -190,7 +190,7 @@ impl<P: Protocol> Adversary<P> {
                 let old = self.remembered.get(again).cloned();
                 old.into_iter().chain([frame]).map(|f| (f, 0)).collect()
             }
-            Behaviour::Mangles => vec![(self.mangled(frame), 0)],
+            Behaviour::Mangles => vec![(self.mangled(&frame), 0)],
             Behaviour::Tampers(_) => {
                 let random = &mut self.random;
                 let told = self.tamper.as_mut();
@@ -211,7 +211,7 @@ impl<P: Protocol> Adversary<P> {
     }
 
     /// The frame, sometimes cut short or with wrong bits.
-    fn mangled(&mut self, frame: Bytes) -> Bytes {
+    fn mangled(&mut self, frame: &Bytes) -> Bytes {
         let mut bytes = frame.to_vec();
         match self.random.random_range(0..3) {
             0 => {}
