@@ -1,4 +1,4 @@
-//! Recovery: getting an instance committed whose coordinator does not. [Ryabinin25 §5]
+//! Recovery: getting an instance committed whose coordinator does not. \[Ryabinin25\]
 //!
 //! A recoverer must find out whether the instance may have been committed on the fast path with
 //! the coordinator's command and dependencies. If so many of a quorum preaccepted it that way that
@@ -129,13 +129,12 @@ impl EPaxos {
     }
 }
 
-/// Recoverer. [Ryabinin25 §5]
+/// Recoverer. \[Ryabinin25\]
 impl EPaxos {
     /// Begins a recovery, in a ballot higher than all heard of. It is durable before anybody
     /// hears of it.
     pub(crate) fn recover(&mut self, now: Time, id: EntryId, out: &mut Out) {
         let heard = self.troubles.get(&id).map_or(0, |trouble| trouble.round);
-        let single = self.config.mutated(Mutant::SingleBallot);
         let Some(instance) = self.instances.of(id) else {
             return;
         };
@@ -144,9 +143,6 @@ impl EPaxos {
             replica: self.me,
         };
         instance.bal = ballot;
-        if single {
-            instance.abal = ballot;
-        }
         out.persist(Record::Joined {
             id,
             ballot,
@@ -242,7 +238,7 @@ impl EPaxos {
         }
     }
 
-    /// What a slow quorum's reports lead to. [Ryabinin25 §5]
+    /// What a slow quorum's reports lead to. \[Ryabinin25\]
     fn choose(
         &mut self,
         now: Time,
@@ -270,7 +266,6 @@ impl EPaxos {
         let unchanged = reports.values().filter(|report| {
             report.phase == Phase::PreAccepted
                 && report.initial.as_ref() == Some(&report.dependencies)
-                && (!self.config.mutated(Mutant::SingleBallot) || Some(report.abal) == highest)
         });
         let preaccepted = unchanged.clone().count();
         let found = unchanged.clone().find_map(|report| match &report.value {
@@ -327,7 +322,7 @@ impl EPaxos {
         }
     }
 
-    /// A member of the quorum says what speaks against the command. [Ryabinin25 §5]
+    /// A member of the quorum says what speaks against the command. \[Ryabinin25\]
     pub(crate) fn validated(
         &mut self,
         now: Time,
@@ -414,7 +409,7 @@ impl EPaxos {
         }
     }
 
-    /// The four ways in which waiting ends. [Ryabinin25 §5]
+    /// The four ways in which waiting ends. \[Ryabinin25\]
     fn resolve(&mut self, now: Time, id: EntryId, out: &mut Out) {
         let Some(Leading {
             ballot,
@@ -467,7 +462,7 @@ impl EPaxos {
     }
 }
 
-/// Acceptor. [Ryabinin25 §5]
+/// Acceptor. \[Ryabinin25\]
 impl EPaxos {
     /// Joins a recovery: only `bal` changes.
     pub(crate) fn join(
@@ -478,7 +473,6 @@ impl EPaxos {
         ballot: Ballot,
         out: &mut Out,
     ) {
-        let single = self.config.mutated(Mutant::SingleBallot);
         let Some(instance) = self.instances.of(id) else {
             return;
         };
@@ -488,9 +482,6 @@ impl EPaxos {
         }
         if instance.bal < ballot {
             instance.bal = ballot;
-            if single {
-                instance.abal = ballot;
-            }
             out.persist(Record::Joined {
                 id,
                 ballot,
@@ -502,8 +493,8 @@ impl EPaxos {
         self.report(from, id, ballot, out);
     }
 
-    fn report(&self, to: ReplicaId, id: EntryId, ballot: Ballot, out: &mut Out) {
-        let Some(instance) = self.instances.known(id) else {
+    fn report(&mut self, to: ReplicaId, id: EntryId, ballot: Ballot, out: &mut Out) {
+        let Some(instance) = self.instances.of(id) else {
             return;
         };
         // Where no crash is survived, all must answer, and what all have preaccepted equally is
@@ -523,6 +514,9 @@ impl EPaxos {
             initial: instance.init_dep.clone().filter(|_| preaccepted),
             doubtful: instance.doubtful,
         };
+        if self.config.mutated(Mutant::SingleBallot) {
+            instance.abal = ballot;
+        }
         out.send(Dest::One(to), Message::RecoverOk { id, ballot, report });
     }
 

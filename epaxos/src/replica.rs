@@ -21,7 +21,7 @@ use crate::normal::{Leading, Part};
 use crate::watch::Deadlines;
 
 /// EPaxos, as one replica runs it: coordinator of its own lane, acceptor in all, and recoverer of
-/// whatever does not come to an end. \[Ryabinin25 §4\]
+/// whatever does not come to an end. \[Ryabinin25\]
 #[derive(Debug)]
 pub struct EPaxos {
     pub(crate) me: ReplicaId,
@@ -29,7 +29,7 @@ pub struct EPaxos {
     pub(crate) sizes: Sizes,
     pub(crate) rng: ChaCha8Rng,
 
-    // Durable: every change goes into a record in the same step. [Ryabinin25 §4]
+    // Durable: every change goes into a record in the same step. \[Ryabinin25\]
     pub(crate) instances: Instances,
     /// All through these slots is named in every answer to a PreAccept. See `checkpoint.rs`.
     pub(crate) floor: Frontier,
@@ -193,11 +193,8 @@ impl EPaxos {
                 | Message::Waiting { .. }
         );
         if self.instances.is_trimmed(id) {
-            if let Message::Recover { ballot, .. } = message
-                && self.config.mutated(Mutant::TrimmedForgotten)
-            {
-                let (ballot, report) = (*ballot, Report::nothing());
-                out.send(Dest::One(from), Message::RecoverOk { id, ballot, report });
+            if self.config.mutated(Mutant::TrimmedForgotten) {
+                answer_as_if_unknown(from, message, out);
             } else if asks && from != self.me {
                 self.tell_trimmed(from, out);
             }
@@ -285,5 +282,20 @@ impl EPaxos {
                 None => out.disarm(timer),
             }
         }
+    }
+}
+
+/// What a replica says of an instance that it has never heard of: only a mutant says it of one
+/// that it has trimmed.
+fn answer_as_if_unknown(from: ReplicaId, message: &Message, out: &mut Out) {
+    match *message {
+        Message::Recover { id, ballot } => {
+            let report = Report::nothing();
+            out.send(Dest::One(from), Message::RecoverOk { id, ballot, report });
+        }
+        Message::Accept { id, ballot, .. } => {
+            out.send(Dest::One(from), Message::AcceptOk { id, ballot });
+        }
+        _ => {}
     }
 }

@@ -2,9 +2,17 @@
 
 mod worlds;
 
-use quorate_epaxos::EPaxos;
-use quorate_simulator::{Faults, SimulationConfig, Summary, simulate};
+use std::time::Duration;
+
+use quorate_core::id::{EntryId, Lane, ReplicaId, Slot};
+use quorate_epaxos::{EPaxos, Phase};
+use quorate_simulator::register::Change;
+use quorate_simulator::{Conditions, Faults, SimulationConfig, Summary, World, drawn, simulate};
 use worlds::config;
+
+/// After the faults have ended and the clients are served, every instance that any replica knows
+/// of is committed everywhere within this much virtual time.
+const COMMITTED_WITHIN: Duration = Duration::from_secs(5);
 
 /// How many seeds are tried for each size of cluster; `QUORATE_EPAXOS_SEEDS` says another number.
 #[expect(
@@ -16,18 +24,46 @@ fn seeds() -> u64 {
     given.and_then(|seeds| seeds.parse().ok()).unwrap_or(60)
 }
 
+/// The first instance that some replica knows of and some does not know decided.
+fn uncommitted(world: &World<EPaxos>) -> Option<(ReplicaId, EntryId)> {
+    let replicas = || ReplicaId::all(world.size()).filter_map(|r| Some((r, world.replica(r)?)));
+    let known = replicas().flat_map(|(_, replica)| {
+        let instances = replica.protocol().instances();
+        instances.map(|view| view.id).collect::<Vec<_>>()
+    });
+    known.into_iter().find_map(|id| {
+        let lacks = |protocol: &EPaxos| !protocol.committed().contains(id);
+        let mut who = replicas().filter(|(_, replica)| lacks(replica.protocol()));
+        who.next().map(|(replica, _)| (replica, id))
+    })
+}
+
+/// Runs a seed; what fails is run again, for its plan to be made shorter.
+fn run(seed: u64, config: &SimulationConfig<EPaxos>) -> Summary {
+    let (conditions, plan) = drawn(seed, config);
+    let mut world = World::new(seed, config.clone(), conditions, plan);
+    world.run();
+    if world.broken().is_some() {
+        match simulate(seed, config).failure {
+            Some(failure) => panic!("seed {seed}: {failure}"),
+            None => panic!("seed {seed} fails once: {:?}", world.broken()),
+        }
+    }
+    let summary = world.summary();
+    world.run_until(COMMITTED_WITHIN, |world| uncommitted(world).is_none());
+    assert_eq!(uncommitted(&world), None, "seed {seed}");
+    assert_eq!(world.broken(), None, "seed {seed}");
+    summary
+}
+
 fn pass(config: &SimulationConfig<EPaxos>, seeds: impl Iterator<Item = u64>) -> Summary {
     let mut sum = Summary::default();
     for seed in seeds {
-        let report = simulate(seed, config);
-        if let Some(failure) = report.failure {
-            panic!("seed {seed}: {failure}");
-        }
-        sum.add(&report.summary);
+        sum.add(&run(seed, config));
     }
     println!(
-        "{} replicas, faults {}: {sum}",
-        config.replicas, config.faults
+        "{} replicas, conflicts {:?}, faults {}: {sum}",
+        config.replicas, config.conflicts, config.faults
     );
     sum
 }
@@ -75,6 +111,31 @@ fn seven_replicas_survive_all_faults() {
 }
 
 #[test]
+fn all_rates_of_conflicts_survive_all_faults() {
+    for (replicas, base) in [(3, 3_000_000), (5, 4_000_000), (7, 5_000_000)] {
+        for rate in [0, 2, 25, 50, 100] {
+            let config = SimulationConfig {
+                conflicts: Some(rate),
+                ..config(replicas)
+            };
+            let from = base + u64::from(rate) * 10_000;
+            pass(&config, from..from + seeds().div_ceil(5));
+        }
+    }
+}
+
+/// A replica that had installed a snapshot, and did not know all that it holds, took one of its own
+/// and crashed: what it need not know must be in its records too, not only with the snapshot.
+#[test]
+fn a_snapshot_taken_after_one_was_installed_needs_no_anchor() {
+    let config = SimulationConfig {
+        conflicts: Some(25),
+        ..config(7)
+    };
+    run(5_250_070, &config);
+}
+
+#[test]
 fn clusters_of_other_sizes_survive_the_faults_they_can() {
     for (replicas, faults) in [
         (1, Faults::Crash),
@@ -88,5 +149,129 @@ fn clusters_of_other_sizes_survive_the_faults_they_can() {
             ..config(replicas)
         };
         pass(&config, 0..seeds() / 10);
+    }
+}
+
+const DELAY: Duration = Duration::from_millis(10);
+
+/// Seeds run under conditions that count message delays.
+fn scripted(replicas: usize) -> World<EPaxos> {
+    let mut config = SimulationConfig::new(replicas, quorate_epaxos::Config::default());
+    config.settings.snapshot_every_bytes = 1 << 30;
+    let mut world = World::scripted(1, config, Conditions::unit_delay(DELAY));
+    let session = world.open_session(ReplicaId(0));
+    assert!(world.run_until(10 * DELAY, |w| w.answered(session).is_some()));
+    // All have told each other how far they are, and have no more to say.
+    world.run_for(Duration::from_secs(1));
+    world
+}
+
+fn instance(lane: u8, slot: u64) -> EntryId {
+    EntryId {
+        lane: Lane(lane),
+        slot: Slot(slot),
+    }
+}
+
+/// The coordinator crashes at each half delay from proposing to after its commit has arrived, with
+/// and without a rival; the others get everything committed, and so does it when it is back.
+#[test]
+fn a_coordinator_may_crash_at_each_step_of_the_commit_path() {
+    for replicas in [3, 5, 7] {
+        for rival in [false, true] {
+            for halves in 0..12 {
+                let mut world = scripted(replicas);
+                world.submit(ReplicaId(0), 1, Change::Put(1));
+                if rival {
+                    world.submit(ReplicaId(1), 1, Change::Put(2));
+                }
+                world.run_for(DELAY / 2 * halves);
+                world.crash(ReplicaId(0));
+                let case = format!("{replicas} replicas, rival {rival}, {halves} halves");
+                assert!(
+                    world.run_until(COMMITTED_WITHIN, |w| uncommitted(w).is_none()),
+                    "{case}: {:?}",
+                    uncommitted(&world)
+                );
+                world.restart(ReplicaId(0));
+                world.run_for(COMMITTED_WITHIN);
+                assert_eq!(uncommitted(&world), None, "{case}");
+                assert_eq!(world.broken(), None, "{case}");
+                let first = world.replica(ReplicaId(0)).expect("it is up").applied();
+                for other in ReplicaId::all(replicas) {
+                    let other = world.replica(other).expect("it is up");
+                    assert_eq!(other.applied(), first, "{case}");
+                }
+            }
+        }
+    }
+}
+
+fn of_kind(world: &World<EPaxos>, kinds: &[&str]) -> u64 {
+    let ledger = world.total_ledger();
+    let sent = kinds.iter().filter_map(|kind| ledger.sent.get(kind));
+    sent.map(|sent| sent.messages).sum()
+}
+
+const FAST: [&str; 3] = ["pre_accept", "pre_accept_ok", "commit"];
+const SLOW: [&str; 5] = [
+    "pre_accept",
+    "pre_accept_ok",
+    "accept",
+    "accept_ok",
+    "commit",
+];
+
+/// 3 (n - 1) messages, two delays to the coordinator's answer, and two records a replica.
+#[test]
+fn the_fast_path_costs_three_messages_for_each_other_replica_and_two_delays() {
+    for replicas in [3, 5, 7] {
+        let mut world = scripted(replicas);
+        let (before, records) = (of_kind(&world, &SLOW), world.total_ledger().records);
+        let put = world.submit(ReplicaId(1), 1, Change::Put(1));
+        let from = world.now();
+        assert!(world.run_until(3 * DELAY, |w| w.answered(put).is_some()));
+        let at = world.answered(put).expect("an answer").at;
+        assert_eq!(at - from, 2 * DELAY.as_nanos() as u64);
+        world.run_for(2 * DELAY);
+        let others = replicas as u64 - 1;
+        assert_eq!(of_kind(&world, &FAST), of_kind(&world, &SLOW));
+        assert_eq!(of_kind(&world, &SLOW) - before, 3 * others);
+        let records = world.total_ledger().records - records;
+        assert_eq!(records, 2 * replicas as u64);
+    }
+}
+
+/// 5 (n - 1) messages, four delays to the commit, and three records a replica. The conflict is a
+/// command of a coordinator that has crashed, which only one replica has heard of.
+#[test]
+fn the_slow_path_costs_five_messages_for_each_other_replica_and_four_delays() {
+    for replicas in [3, 5] {
+        let mut world = scripted(replicas);
+        let gone = ReplicaId(replicas as u8 - 1);
+        for other in ReplicaId::all(replicas).filter(|r| *r != ReplicaId(0) && *r != gone) {
+            world.cut(gone, other);
+        }
+        world.submit(gone, 1, Change::Put(1));
+        world.run_for(3 * DELAY / 2);
+        world.crash(gone);
+        world.mend();
+        world.run_for(DELAY);
+        let (before, records) = (of_kind(&world, &SLOW), world.total_ledger().records);
+        world.submit(ReplicaId(1), 1, Change::Put(2));
+        let decided = |w: &World<EPaxos>| {
+            let replica = w.replica(ReplicaId(1)).expect("it is up");
+            let view = replica.protocol().instance(instance(1, 1));
+            view.is_some_and(|view| view.phase == Phase::Committed)
+        };
+        let from = world.now();
+        assert!(world.run_until(5 * DELAY, decided));
+        assert_eq!(world.now() - from, 4 * DELAY.as_nanos() as u64);
+        world.run_for(3 * DELAY / 2);
+        // The one that is down answers nothing.
+        let (n, down) = (replicas as u64, 2);
+        assert_eq!(of_kind(&world, &SLOW) - before, 5 * (n - 1) - down);
+        let records = world.total_ledger().records - records;
+        assert_eq!(records, 3 * (n - 1));
     }
 }

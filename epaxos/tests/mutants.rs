@@ -1,0 +1,263 @@
+//! Each rule of EPaxos switched off, and the harm that follows: the tests would notice.
+
+mod common;
+mod scripts;
+
+use std::time::Duration;
+
+use common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, r, set, unchecked, writes};
+use quorate_core::id::EntryId;
+use quorate_epaxos::{Ballot, Config, Decision, Message, Mutant, Phase, Value};
+
+/// With every rule, and without one: what `scenario` says of harm done.
+#[track_caller]
+fn harms_only(mutant: Mutant, scenario: impl Fn(&Config) -> bool) {
+    let mut config = Config::default();
+    assert!(!scenario(&config), "harm without {mutant:?}");
+    config.mutant = Some(mutant);
+    assert!(scenario(&config), "no harm from {mutant:?}");
+}
+
+fn cluster(n: usize, config: &Config) -> Cluster {
+    unchecked(Cluster::quiet(n, config))
+}
+
+/// Lets `at` recover an instance with the help of `among`, and says whether that contradicts what
+/// others know decided.
+fn recovery_contradicts(cluster: &mut Cluster, at: u8, id: EntryId, among: &[u8]) -> bool {
+    for node in &mut cluster.nodes {
+        node.sent.clear();
+    }
+    cluster.node(at).recover_instance(id);
+    cluster.settle(among);
+    assert!(cluster.all_decided(among, id), "the recovery ends");
+    cluster.breach().is_some()
+}
+
+/// \[Sutra19\]
+#[test]
+fn one_variable_for_two_ballots_loses_what_is_committed() {
+    harms_only(Mutant::SingleBallot, |config| {
+        scripts::sutra(config).breach().is_some()
+    });
+}
+
+/// r0's command, with a dependency on the slow path: committed at r0, accepted at r1.
+fn slow_commit(config: &Config) -> Cluster {
+    let mut cluster = cluster(3, config);
+    cluster.submit(1, "other", "k");
+    cluster.node(1).sent.clear();
+    cluster.submit(0, "command", "k");
+    cluster.pass(0, 1, "pre_accept");
+    cluster.pass(1, 0, "pre_accept_ok");
+    cluster.pass(0, 1, "accept");
+    cluster.pass(1, 0, "accept_ok");
+    assert!(cluster.node(0).decided(id(0, 1)).is_some());
+    cluster
+}
+
+/// \[Ryabinin25\]
+#[test]
+fn dependencies_dropped_in_recovery_contradict_what_is_committed() {
+    harms_only(Mutant::DependenciesDroppedInRecovery, |config| {
+        let mut cluster = slow_commit(config);
+        recovery_contradicts(&mut cluster, 2, id(0, 1), &[1, 2])
+    });
+}
+
+/// r0 commits with r1's help, which then forgets.
+#[test]
+fn a_preaccept_answered_before_it_is_durable_lets_a_commit_be_forgotten() {
+    harms_only(Mutant::PreAcceptNotDurable, |config| {
+        let mut cluster = cluster(3, config);
+        cluster.submit(0, "command", "k");
+        cluster.pass(0, 1, "pre_accept");
+        cluster.pass(1, 0, "pre_accept_ok");
+        assert!(cluster.node(0).decided(id(0, 1)).is_some());
+        cluster.restart(1, config);
+        recovery_contradicts(&mut cluster, 2, id(0, 1), &[1, 2])
+    });
+}
+
+/// r0 commits dependencies that only it has seen together.
+#[test]
+fn a_commit_before_a_quorum_has_accepted_it_cannot_be_recovered() {
+    harms_only(Mutant::CommitBeforeAccept, |config| {
+        let mut cluster = cluster(3, config);
+        cluster.submit(1, "other", "k");
+        cluster.node(1).sent.clear();
+        cluster.submit(0, "command", "k");
+        cluster.pass(0, 1, "pre_accept");
+        cluster.pass(1, 0, "pre_accept_ok");
+        recovery_contradicts(&mut cluster, 2, id(0, 1), &[1, 2])
+    });
+}
+
+/// r0's command was preaccepted by r1 alone; r4's, which conflicts, was committed on the fast path
+/// by r2, r3 and r4. \[Ryabinin25\]
+#[test]
+fn a_conflict_ignored_in_validate_leaves_two_commands_in_no_order() {
+    harms_only(Mutant::ConflictsIgnoredInValidate, |config| {
+        let mut cluster = cluster(5, config);
+        cluster.submit(0, "one", "k");
+        cluster.pass(0, 1, "pre_accept");
+        cluster.submit(4, "two", "k");
+        for to in [2, 3] {
+            cluster.pass(4, to, "pre_accept");
+            cluster.pass(to, 4, "pre_accept_ok");
+        }
+        assert!(cluster.node(4).decided(id(4, 1)).is_some());
+        recovery_contradicts(&mut cluster, 1, id(0, 1), &[1, 2, 3])
+    });
+}
+
+/// r0 and r1 suffice, both crash, and r2, r3 and r4 have never heard of it.
+#[test]
+fn a_fast_quorum_that_is_too_small_cannot_be_recovered() {
+    harms_only(Mutant::FastQuorumTooSmall, |config| {
+        let mut cluster = cluster(5, config);
+        cluster.submit(0, "command", "k");
+        cluster.pass(0, 1, "pre_accept");
+        cluster.pass(1, 0, "pre_accept_ok");
+        recovery_contradicts(&mut cluster, 2, id(0, 1), &[2, 3, 4])
+    });
+}
+
+/// \[Ryabinin25\]
+#[test]
+fn the_fast_path_without_equal_answers_cannot_be_recovered() {
+    harms_only(Mutant::EqualityNotRequired, |config| {
+        let mut cluster = cluster(3, config);
+        cluster.submit(1, "other", "k");
+        cluster.node(1).sent.clear();
+        cluster.submit(0, "command", "k");
+        cluster.pass(0, 1, "pre_accept");
+        cluster.pass(1, 0, "pre_accept_ok");
+        recovery_contradicts(&mut cluster, 2, id(0, 1), &[1, 2])
+    });
+}
+
+/// Two commands that depend on each other.
+fn cycle() -> [Message; 2] {
+    let commit = |lane: u8, other: u8| {
+        let batch = quorate_simulator::harness::command(&format!("of {lane}"));
+        Message::Commit(Decision {
+            id: id(lane, 1),
+            value: Value::Command(quorate_epaxos::Command::new(batch, writes("k"))),
+            dependencies: set(&[(other, 1)]),
+        })
+    };
+    [commit(0, 1), commit(1, 0)]
+}
+
+/// Whether replicas 1 and 2 execute the cycle in different orders, having learnt of its members in
+/// different orders.
+fn orders_differ(config: &Config) -> bool {
+    let orders = [(1, [1, 0]), (2, [0, 1])].map(|(me, learnt)| {
+        let mut node = Node::fresh(me, 3, config);
+        for member in learnt {
+            node.receive(r(0), cycle()[member].clone());
+        }
+        node.order()
+    });
+    assert_eq!(orders.clone().map(|order| order.len()), [2, 2]);
+    orders[0] != orders[1]
+}
+
+/// [Moraru13 §4.3.2]
+#[test]
+fn a_component_executed_with_a_member_missing_is_executed_in_another_order() {
+    harms_only(Mutant::ComponentMemberMissing, orders_differ);
+}
+
+/// [Moraru13 §4.3.2]
+#[test]
+fn an_order_that_depends_on_the_replica_is_not_an_order() {
+    harms_only(Mutant::OrderDependsOnReplica, orders_differ);
+}
+
+/// The only harm is that nothing happens any more. \[Ryabinin25\]
+#[test]
+fn recoveries_that_do_not_hear_of_each_other_wait_for_ever() {
+    harms_only(Mutant::WaitingLeftOut, |config| {
+        let mut cluster = scripts::mutual(config);
+        scripts::only_send_again(&mut cluster, &[2, 3, 4], 100);
+        !cluster.all_decided(&[2, 3, 4], id(0, 1))
+    });
+}
+
+/// r0 commits on the fast path, executes, and crashes before it remembers; nobody has heard of the
+/// commit. When it is back it does not know that it has not committed.
+#[test]
+fn a_coordinator_that_is_back_and_sure_contradicts_what_it_executed() {
+    harms_only(Mutant::DoubtForgotten, |config| {
+        let mut cluster = cluster(3, config);
+        cluster.submit(0, "command", "k");
+        cluster.pass(0, 1, "pre_accept");
+        cluster.node(0).syncs = false;
+        cluster.pass(1, 0, "pre_accept_ok");
+        assert_eq!(cluster.node(0).executed(), ["command"]);
+        cluster.restart(0, config);
+        assert_eq!(cluster.node(0).phase(id(0, 1)), Phase::PreAccepted);
+        for node in &mut cluster.nodes {
+            node.sent.clear();
+        }
+        // Also if r1 is slow: r0 and r2 are a quorum.
+        cluster.node(2).recover_instance(id(0, 1));
+        cluster.settle(&[0, 2]);
+        cluster.pass_time(&[0, 1, 2], Duration::from_secs(5));
+        let decided = cluster.node(2).decided(id(0, 1)).expect("a decision");
+        decided.0.is_none()
+    });
+}
+
+/// A value of ballot 1 is chosen by r1 and r2; r2 has joined ballot 1, and a late Accept of ballot
+/// 0 comes.
+#[test]
+fn an_accept_of_a_lower_ballot_than_the_one_joined_undoes_a_recovery() {
+    harms_only(Mutant::AcceptIgnoresBallot, |config| {
+        let mut node = Node::fresh(2, 3, config);
+        node.checks = false;
+        let (id, ballot) = (
+            id(0, 1),
+            Ballot {
+                round: 1,
+                replica: r(1),
+            },
+        );
+        node.receive(r(1), Message::Recover { id, ballot });
+        let nop = |ballot| Message::Accept {
+            id,
+            ballot,
+            value: Value::Nop,
+            dependencies: set(&[]),
+        };
+        let answers = node.answer(r(0), nop(Ballot::ZERO));
+        matches!(answers.as_slice(), [Message::AcceptOk { .. }])
+    });
+}
+
+/// r0's command is preaccepted by r1, but nobody says so, and r0 crashes. It is back, and proposes
+/// another.
+#[test]
+fn a_slot_used_again_after_a_restart_is_two_commands() {
+    harms_only(Mutant::OwnSlotReused, |config| {
+        let mut node = Node::fresh(0, 3, config);
+        node.propose_with("one", writes("k"));
+        let mut node = node.crash(config);
+        node.propose_with("two", writes("k"));
+        let sent = node.take().into_iter();
+        sent.into_iter().any(|(_, message)| {
+            matches!(message, Message::PreAccept { id: again, .. } if again == id(0, 1))
+        })
+    });
+}
+
+/// r0 and r1 have executed it and trimmed it; r2 has never heard of it, and recovers it.
+#[test]
+fn what_is_trimmed_and_taken_for_unknown_becomes_a_nop() {
+    harms_only(
+        Mutant::TrimmedForgotten,
+        scripts::recovery_of_trimmed_is_nop,
+    );
+}

@@ -1,0 +1,174 @@
+//! Trimming, and who may forget what. The paper has none of it: these rules are ours.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_core::frontier::Frontier;
+use quorate_core::id::EntryId;
+use quorate_core::protocol::{Protocol as _, SnapshotRef};
+use quorate_epaxos::{Ballot, Command, Config, Message};
+use quorate_simulator::harness::command;
+
+use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, r, set, writes};
+use crate::scripts::{LONG, executed, left_behind, offered, recovery_of_trimmed_is_nop, snapshot};
+
+/// Commands enough to be worth a snapshot, from all replicas.
+fn worked(n: usize, config: &Config) -> Cluster {
+    let mut cluster = Cluster::quiet(n, config);
+    for round in 0..4 {
+        for at in 0..n as u8 {
+            cluster.submit(at, &format!("{round} of {at}"), "k");
+            cluster.deliver();
+        }
+    }
+    cluster
+}
+
+/// Alone it may not: others must name in their answers what it forgets.
+#[test]
+fn instances_are_trimmed_when_enough_replicas_name_them_in_all_answers() {
+    let mut cluster = worked(3, &Config::default());
+    snapshot(cluster.node(0));
+    assert!(!cluster.node(0).protocol.trimmed().contains(id(0, 1)));
+    assert_eq!(cluster.node(0).offer, None);
+    cluster.pass_time(&[0, 1, 2], LONG);
+    assert!(cluster.node(0).protocol.trimmed().contains(id(2, 4)));
+    assert_eq!(cluster.node(0).protocol.instances().count(), 0);
+    assert_eq!(offered(cluster.node(0)).at, executed(cluster.node(0)));
+    // The others hold no snapshot, and trim nothing.
+    assert!(!cluster.node(1).protocol.trimmed().contains(id(0, 1)));
+    // All name it in their answers, and in what they propose: the fast path stays open.
+    cluster.rounds.clear();
+    cluster.submit(1, "later", "elsewhere");
+    cluster.deliver();
+    assert_eq!(cluster.count("accept"), 0);
+    let dependencies = cluster.node(2).decided(id(1, 5)).expect("a decision").1;
+    assert!(dependencies.contains(id(0, 4)) && dependencies.contains(id(1, 4)));
+}
+
+/// One that is down does not keep the others from trimming for longer than their patience.
+#[test]
+fn a_replica_that_is_down_is_waited_for_and_not_for_ever() {
+    let mut cluster = worked(3, &Config::default());
+    cluster.isolate(2);
+    cluster.submit(0, "missed", "k");
+    cluster.deliver();
+    snapshot(cluster.node(0));
+    cluster.pass_time(&[0, 1], LONG);
+    assert!(!cluster.node(0).protocol.trimmed().contains(id(0, 5)));
+    cluster.pass_time(&[0, 1], Config::default().patience);
+    assert!(cluster.node(0).protocol.trimmed().contains(id(0, 5)));
+}
+
+/// Asked about what is trimmed, a replica says so, and does not pass for one that never heard of it.
+#[test]
+fn what_is_trimmed_is_not_taken_for_unknown() {
+    assert!(!recovery_of_trimmed_is_nop(&Config::default()));
+}
+
+/// And so whoever lacks it fetches a snapshot, and goes on from there.
+#[test]
+fn a_replica_too_far_behind_fetches_a_snapshot() {
+    let config = Config::default();
+    let mut cluster = left_behind(&config);
+    cluster.pass_time(&[0, 1, 2], LONG);
+    let fetch = cluster.node(2).fetch.clone().expect("it wants a snapshot");
+    let held = offered(cluster.node(fetch.from.0));
+    assert!(held.at.covers(&fetch.at_least));
+    assert!(cluster.node(2).protocol.accepts(&held));
+    cluster.node(2).install(held.clone());
+    cluster.submit(2, "later", "k");
+    cluster.pass_time(&[0, 1, 2], LONG);
+    for node in &cluster.nodes {
+        assert_eq!(node.executed().last().map(String::as_str), Some("later"));
+    }
+    // It has taken over what is trimmed.
+    assert!(cluster.node(2).protocol.trimmed().contains(id(0, 4)));
+    // A crash brings it back to the same.
+    cluster.node(2).saved = Some(held);
+    cluster.restart(2, &config);
+    assert_eq!(cluster.node(2).executed(), ["later"]);
+}
+
+/// A snapshot without an anchor, or with another's instances, is not this protocol's.
+#[test]
+fn only_snapshots_with_their_anchor_are_accepted() {
+    let mut cluster = left_behind(&Config::default());
+    let good = offered(cluster.node(0));
+    let node = cluster.node(2);
+    assert!(node.protocol.accepts(&good));
+    let bare = SnapshotRef {
+        anchor: Bytes::new(),
+        ..good.clone()
+    };
+    assert!(!node.protocol.accepts(&bare));
+    let mut at = Frontier::default();
+    at.insert(EntryId {
+        lane: quorate_core::id::Lane(3),
+        slot: quorate_core::id::Slot(1),
+    });
+    assert!(!node.protocol.accepts(&SnapshotRef { at, ..good }));
+}
+
+/// What does not name all that is trimmed cannot have been committed on the fast path, or its
+/// answer would be known.
+#[test]
+fn a_command_that_does_not_name_what_is_trimmed_is_not_valid() {
+    let mut cluster = left_behind(&Config::default());
+    let (of, ballot) = (
+        id(2, 1),
+        Ballot {
+            round: 1,
+            replica: r(2),
+        },
+    );
+    let node = cluster.node(0);
+    node.receive(r(2), Message::Recover { id: of, ballot });
+    let validate = |dependencies| Message::Validate {
+        id: of,
+        ballot,
+        command: Command::new(command("old"), writes("elsewhere")),
+        dependencies,
+    };
+    let impossible = |answers: Vec<Message>| match answers.as_slice() {
+        [Message::ValidateOk { impossible, .. }] => *impossible,
+        other => panic!("{other:?}"),
+    };
+    assert!(impossible(node.answer(r(2), validate(set(&[])))));
+    let all: Vec<(u8, u64)> = (1..=4).flat_map(|slot| [(0, slot), (1, slot)]).collect();
+    assert!(!impossible(node.answer(r(2), validate(set(&all)))));
+}
+
+/// No floor is raised over an instance that was preaccepted without naming all of it: it may have
+/// been committed on the fast path.
+#[test]
+fn a_floor_waits_for_what_does_not_name_it() {
+    let mut cluster = worked(3, &Config::default());
+    let pre_accept = Message::PreAccept {
+        id: id(2, 5),
+        command: Command::new(command("slow"), writes("elsewhere")),
+        dependencies: set(&[]),
+    };
+    cluster.node(1).receive(r(2), pre_accept);
+    cluster.node(1).sent.clear();
+    snapshot(cluster.node(0));
+    let floor = |node: &mut Node| {
+        let sent = node.take().into_iter();
+        sent.filter_map(|(_, message)| match message {
+            Message::Progress(progress) => Some(progress.floor.contains(id(0, 1))),
+            _ => None,
+        })
+        .next_back()
+    };
+    let told = cluster.node(0).take();
+    for (to, message) in told {
+        if to == r(1) {
+            cluster.node(1).receive(r(0), message);
+        }
+    }
+    cluster.node(1).pass(Duration::from_millis(150));
+    assert_eq!(floor(cluster.node(1)), Some(false));
+    cluster.pass_time(&[0, 1, 2], Duration::from_secs(5));
+    assert!(cluster.node(0).protocol.trimmed().contains(id(0, 1)));
+    assert!(cluster.node(0).decided(id(2, 5)).is_some());
+}

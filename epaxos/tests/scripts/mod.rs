@@ -1,0 +1,165 @@
+//! Delivery orders from the literature, as far as the tests of claims and of mutants share them.
+#![allow(dead_code, reason = "each test file uses its own part of it")]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_core::crypto::Digest;
+use quorate_core::frontier::Frontier;
+use quorate_core::protocol::{Input, SnapshotRef};
+use quorate_epaxos::{Config, Timer};
+
+use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, unchecked};
+
+/// What went wrong with one variable for two ballots. \[Sutra19\]
+///
+/// r0's command conflicts with one of r1's that r1 has preaccepted, so that it is accepted with a
+/// dependency and committed at r0, by r0 and r1; r2 has preaccepted it without. r2 begins a
+/// recovery that nobody hears of. r1 begins another, which r2 joins; r0 is gone. r2 has joined two
+/// ballots and accepted in none: r1's acceptance must win.
+pub(crate) fn sutra(config: &Config) -> Cluster {
+    let mut cluster = unchecked(Cluster::quiet(3, config));
+    cluster.submit(1, "other", "k");
+    cluster.node(1).sent.clear();
+    cluster.submit(0, "command", "k");
+    cluster.pass(0, 2, "pre_accept");
+    cluster.node(2).sent.clear();
+    cluster.pass(0, 1, "pre_accept");
+    cluster.pass(1, 0, "pre_accept_ok");
+    cluster.pass(0, 1, "accept");
+    cluster.pass(1, 0, "accept_ok");
+    cluster.node(0).sent.clear();
+    let command = id(0, 1);
+    assert!(cluster.node(0).decided(command).is_some());
+    cluster.node(2).recover_instance(command);
+    cluster.node(2).sent.clear();
+    cluster.node(1).recover_instance(command);
+    cluster.settle(&[1, 2]);
+    cluster.node(1).recover_instance(command);
+    cluster.pass_time(&[1, 2], Duration::from_secs(5));
+    assert!(cluster.all_decided(&[1, 2], command));
+    cluster
+}
+
+/// The recoveries of two conflicting commands that wait for each other. \[Ryabinin25\]
+///
+/// r0's command is preaccepted by r2 and r3, r1's by r4, none with the other as a dependency. r1
+/// is gone. r2 recovers r0's from r2, r3 and r4; r4 recovers r1's from r4, r3 and r0, which crashes
+/// then. Each finds the other's command in its way.
+pub(crate) fn mutual(config: &Config) -> Cluster {
+    let mut cluster = Cluster::quiet(5, config);
+    cluster.submit(0, "one", "k");
+    cluster.submit(1, "two", "k");
+    for to in [2, 3] {
+        cluster.pass(0, to, "pre_accept");
+    }
+    cluster.pass(1, 4, "pre_accept");
+    for node in &mut cluster.nodes {
+        node.sent.clear();
+    }
+    let (one, two) = (id(0, 1), id(1, 1));
+    cluster.node(2).recover_instance(one);
+    cluster.node(4).recover_instance(two);
+    for to in [3, 4] {
+        cluster.pass(2, to, "recover");
+        cluster.pass(to, 2, "recover_ok");
+    }
+    for to in [3, 0] {
+        cluster.pass(4, to, "recover");
+        cluster.pass(to, 4, "recover_ok");
+    }
+    for to in [3, 4] {
+        assert_eq!(cluster.pass(2, to, "validate"), 1);
+    }
+    for to in [3, 0] {
+        assert_eq!(cluster.pass(4, to, "validate"), 1);
+    }
+    for (from, to) in [(3, 2), (4, 2), (3, 4), (0, 4)] {
+        assert_eq!(cluster.pass(from, to, "validate_ok"), 1, "{from} to {to}");
+    }
+    for gone in [0, 1] {
+        cluster.isolate(gone);
+        cluster.node(gone).sent.clear();
+    }
+    cluster
+}
+
+/// Lets recoveries send again what they wait for, and nobody begin another.
+pub(crate) fn only_send_again(cluster: &mut Cluster, among: &[u8], times: usize) {
+    for _ in 0..times {
+        cluster.settle(among);
+        for at in among {
+            let node = cluster.node(*at);
+            if node.timers.contains_key(&Timer::Retransmit) {
+                node.fire(Timer::Retransmit);
+            }
+        }
+    }
+    cluster.settle(among);
+}
+
+/// What a replica has executed in this life.
+pub(crate) fn executed(node: &Node) -> Frontier {
+    let mut frontier = Frontier::default();
+    for id in node.order() {
+        frontier.insert(id);
+    }
+    frontier
+}
+
+/// A snapshot of what it has executed is durable here.
+pub(crate) fn snapshot(node: &mut Node) -> SnapshotRef {
+    let taken = SnapshotRef {
+        at: executed(node),
+        digest: Digest::of(b"state"),
+        anchor: Bytes::new(),
+    };
+    node.saved = Some(taken.clone());
+    node.turn(Input::Snapshotted(taken.clone()));
+    taken
+}
+
+/// The snapshot offered, as peers get it.
+pub(crate) fn offered(node: &Node) -> SnapshotRef {
+    let (at, anchor) = node.offer.clone().expect("a snapshot is offered");
+    SnapshotRef {
+        at,
+        digest: Digest::of(b"state"),
+        anchor,
+    }
+}
+
+/// Long enough for all to have told each other.
+pub(crate) const LONG: Duration = Duration::from_secs(2);
+
+/// Replicas 0 and 1 have trimmed what 2 never heard of.
+pub(crate) fn left_behind(config: &Config) -> Cluster {
+    let mut cluster = Cluster::quiet(3, config);
+    cluster.isolate(2);
+    for round in 0..4 {
+        for at in [0, 1] {
+            cluster.submit(at, &format!("{round} of {at}"), "k");
+            cluster.deliver();
+        }
+    }
+    for at in [0, 1] {
+        snapshot(cluster.node(at));
+    }
+    cluster.pass_time(&[0, 1], config.patience + LONG);
+    for node in &mut cluster.nodes {
+        node.sent.clear();
+    }
+    assert!(cluster.node(0).protocol.trimmed().contains(id(0, 4)));
+    assert!(cluster.node(1).protocol.trimmed().contains(id(0, 4)));
+    cluster.heal();
+    cluster
+}
+
+/// Whether a recovery of the first of them ends in a Nop, which contradicts what was executed.
+pub(crate) fn recovery_of_trimmed_is_nop(config: &Config) -> bool {
+    let mut cluster = left_behind(config);
+    cluster.nodes[2].checks = false;
+    cluster.node(2).recover_instance(id(0, 1));
+    cluster.settle(&[1, 2]);
+    cluster.node(2).decided(id(0, 1)).is_some()
+}
