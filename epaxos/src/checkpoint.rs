@@ -64,10 +64,12 @@ pub(crate) struct Peer {
 /// Instances that peers have trimmed.
 #[derive(Clone, Debug)]
 pub(crate) struct Adoption {
-    through: Frontier,
-    horizon: Frontier,
+    /// Through which slot, by lane.
+    pub(crate) through: Frontier,
+    /// What must be known committed before they may count as trimmed here.
+    pub(crate) horizon: Frontier,
     /// Who said so, if it was not a snapshot.
-    from: Option<ReplicaId>,
+    pub(crate) from: Option<ReplicaId>,
 }
 
 /// What goes with a snapshot.
@@ -282,7 +284,8 @@ impl EPaxos {
 
     /// Writes the whole durable state anew.
     fn rewrite(&mut self, out: &mut Out) {
-        out.rewrite(record::records(&self.instances, &self.floor));
+        let adoption = self.adoption.as_ref();
+        out.rewrite(record::records(&self.instances, &self.floor, adoption));
     }
 }
 

@@ -1,5 +1,5 @@
 //! Execution: strongly connected components of the committed dependency graph, in reverse
-//! topological order, each in the order of ids. [Ryabinin25 §3; Moraru13 §4.3.2]
+//! topological order, each in the order of ids. [Ryabinin25; Moraru13 §4.3.2]
 
 use quorate_core::id::EntryId;
 use quorate_core::protocol::{Commit, Event};

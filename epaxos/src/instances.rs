@@ -1,4 +1,4 @@
-//! Ballots, commands, and what a replica keeps of each instance. [Ryabinin25 §4]
+//! Ballots, commands, and what a replica keeps of each instance. \[Ryabinin25\]
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +14,7 @@ use crate::conflicts::conflict;
 use crate::dependencies::Dependencies;
 
 /// A ballot of an instance. That of round 0 is its initial coordinator's, all others belong to the
-/// replica they name. \[Ryabinin25 §4\]
+/// replica they name. \[Ryabinin25\]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Ballot {
     /// The higher round wins.
@@ -47,7 +47,7 @@ pub(crate) fn lane_of(replica: ReplicaId) -> Lane {
     Lane(replica.0)
 }
 
-/// How far an instance has come at a replica. \[Ryabinin25 §4\]
+/// How far an instance has come at a replica. \[Ryabinin25\]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Phase {
     /// Nothing is known of it, or only that somebody recovers it.

@@ -2,9 +2,9 @@
 //!
 //! | rule | source |
 //! |---|---|
-//! | an instance is decided one way | [Ryabinin25 §3 Agreement] |
-//! | nothing is accepted in a higher ballot than the one joined | [Ryabinin25 §4] |
-//! | what this replica leads it leads in the ballot it has joined | [Ryabinin25 §4] |
+//! | an instance is decided one way | [Ryabinin25 Agreement] |
+//! | nothing is accepted in a higher ballot than the one joined | \[Ryabinin25\] |
+//! | what this replica leads it leads in the ballot it has joined | \[Ryabinin25\] |
 //! | trimmed ⊆ executed, and the floor ⊆ executed | `checkpoint.rs` |
 //!
 //! What concerns several replicas (equal decisions, Visibility, order) the tests and the simulator

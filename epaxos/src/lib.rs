@@ -1,7 +1,7 @@
 //! EPaxos, as a deterministic state machine: a [`Protocol`] of Quorate. The corrected one.
 //!
 //! Sources: Fedor Ryabinin, Alexey Gotsman and Pierre Sutra, *Making Democracy Work: Fixing and
-//! Simplifying Egalitarian Paxos*, OPODIS 2025, cited as `[Ryabinin25 §...]`: EPaxos\*, which is
+//! Simplifying Egalitarian Paxos*, OPODIS 2025, cited as `[Ryabinin25]`: EPaxos\*, which is
 //! what is built here; Iulian Moraru, David Andersen and Michael Kaminsky, *There Is More
 //! Consensus in Egalitarian Parliaments*, SOSP 2013, `[Moraru13 §...]`, the original; Pierre Sutra,
 //! *On the Correctness of Egalitarian Paxos*, 2019, `[Sutra19]`, which found what was wrong with
@@ -11,21 +11,21 @@
 //!
 //! | room | what is in it | source |
 //! |---|---|---|
-//! | `message.rs` | what replicas tell each other, and which of it is a promise | Ryabinin25 §4, §5 |
-//! | `record.rs` | what must survive a crash | Ryabinin25 §4 |
+//! | `message.rs` | what replicas tell each other, and which of it is a promise | Ryabinin25 |
+//! | `record.rs` | what must survive a crash | Ryabinin25 |
 //! | `recover.rs` | a replica after a restart | |
-//! | `replica.rs` | the state, and `step` | Ryabinin25 §4 |
-//! | `normal.rs` | PreAccept, Accept, Commit | Ryabinin25 §4 |
-//! | `recovery.rs` | who recovers what and when; Recover, Validate, Waiting | Ryabinin25 §5 |
-//! | `instances.rs` | ballots, commands, what is kept of each instance | Ryabinin25 §4 |
+//! | `replica.rs` | the state, and `step` | Ryabinin25 |
+//! | `normal.rs` | PreAccept, Accept, Commit | Ryabinin25 |
+//! | `recovery.rs` | who recovers what and when; Recover, Validate, Waiting | Ryabinin25 |
+//! | `instances.rs` | ballots, commands, what is kept of each instance | Ryabinin25 |
 //! | [`dependencies`] | sets of instances | |
-//! | [`conflicts`] | which known commands a new one conflicts with | Ryabinin25 §3 |
+//! | [`conflicts`] | which known commands a new one conflicts with | Ryabinin25 |
 //! | [`graph`] | what may be executed, and in which order | Moraru13 §4.3.2 |
-//! | `execute.rs` | handing it over | Ryabinin25 §3 |
+//! | `execute.rs` | handing it over | Ryabinin25 |
 //! | `checkpoint.rs` | how far all have come, snapshots, trimming | |
 //! | `watch.rs` | when to look at which instance again | |
-//! | `invariants.rs` | what [`Protocol::check`] verifies | Ryabinin25 §3 |
-//! | `config.rs` | time-outs and limits, sizes of quorums | Ryabinin25 §2 |
+//! | `invariants.rs` | what [`Protocol::check`] verifies | Ryabinin25 |
+//! | `config.rs` | time-outs and limits, sizes of quorums | Ryabinin25 |
 //! | `mutant.rs` | rules that only tests switch off | |
 
 pub mod conflicts;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::dependencies::Dependencies;
 use crate::instances::{Ballot, Command, Decision, Phase, Value, coordinator};
 
-/// A message of EPaxos, with what `docs/protocols/epaxos.md` says of each. \[Ryabinin25 §4\]
+/// A message of EPaxos, with what `docs/protocols/epaxos.md` says of each. \[Ryabinin25\]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
     /// The coordinator's command, with all that it knows to conflict with it.

@@ -1,4 +1,4 @@
-//! The failure-free path: PreAccept, Accept, Commit. [Ryabinin25 §4]
+//! The failure-free path: PreAccept, Accept, Commit. \[Ryabinin25\]
 
 use quorate_core::id::{EntryId, Lane, ReplicaId, Slot, Time};
 use quorate_core::machine::Keys;
@@ -55,7 +55,7 @@ pub(crate) struct Accepting {
     accepted: Tally,
 }
 
-/// Coordinator. [Ryabinin25 §4]
+/// Coordinator. \[Ryabinin25\]
 impl EPaxos {
     /// Takes requests from the driver, unless execution has fallen behind: then the driver will
     /// propose them again.
@@ -147,7 +147,7 @@ impl EPaxos {
         self.decide_path(now, id, out);
     }
 
-    /// The fast path, the slow path, or neither yet. [Ryabinin25 §4]
+    /// The fast path, the slow path, or neither yet. \[Ryabinin25\]
     pub(crate) fn decide_path(&mut self, now: Time, id: EntryId, out: &mut Out) {
         let Some(Leading {
             stage: Stage::PreAccepting(answers),
@@ -225,7 +225,7 @@ impl EPaxos {
         }
     }
 
-    /// An Accept was answered. A slow quorum decides. [Ryabinin25 §4]
+    /// An Accept was answered. A slow quorum decides. \[Ryabinin25\]
     pub(crate) fn accepted(
         &mut self,
         now: Time,
@@ -337,7 +337,7 @@ impl EPaxos {
     }
 }
 
-/// Acceptor. [Ryabinin25 §4]
+/// Acceptor. \[Ryabinin25\]
 impl EPaxos {
     /// Only if nobody recovers the instance, and nothing is known of it: takes the command, and
     /// answers with the coordinator's dependencies and the conflicts known here.
@@ -384,7 +384,7 @@ impl EPaxos {
         }
     }
 
-    /// Takes a value in a ballot, unless it has joined a higher one. [Ryabinin25 §4]
+    /// Takes a value in a ballot, unless it has joined a higher one. \[Ryabinin25\]
     pub(crate) fn accept(
         &mut self,
         from: ReplicaId,

@@ -1,10 +1,11 @@
 //! What must survive a crash: bal, abal, cmd, dep, initCmd, initDep and phase of each instance.
-//! [Ryabinin25 §4]
+//! \[Ryabinin25\]
 
 use quorate_core::frontier::Frontier;
 use quorate_core::id::EntryId;
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::Adoption;
 use crate::dependencies::Dependencies;
 use crate::instances::{Ballot, Command, Instance, Instances, Phase, Value};
 
@@ -16,6 +17,14 @@ pub enum Record {
         /// Through which slot, by lane.
         through: Frontier,
         /// What whoever takes this over must know to be committed.
+        horizon: Frontier,
+    },
+    /// A snapshot was installed of replicas that have trimmed these instances: they need not be
+    /// known, and may be trimmed here once all of the horizon is known.
+    Adopting {
+        /// Through which slot, by lane.
+        through: Frontier,
+        /// What must be known to be committed first.
         horizon: Frontier,
     },
     /// All through these slots is named in every answer to a PreAccept from now on.
@@ -76,6 +85,7 @@ pub enum Record {
 pub(crate) struct Durable {
     pub(crate) instances: Instances,
     pub(crate) floor: Frontier,
+    pub(crate) adoption: Option<Adoption>,
 }
 
 impl Durable {
@@ -93,6 +103,13 @@ impl Durable {
     fn take(&mut self, record: Record) -> Result<(), String> {
         match record {
             Record::Trimmed { through, horizon } => self.instances.trim(&through, &horizon),
+            Record::Adopting { through, horizon } => {
+                self.adoption = Some(Adoption {
+                    through,
+                    horizon,
+                    from: None,
+                });
+            }
             Record::Floor(floor) => self.floor.union_with(&floor),
             Record::Joined {
                 id,
@@ -168,7 +185,11 @@ impl Durable {
 }
 
 /// Records that fold to the state given.
-pub(crate) fn records(instances: &Instances, floor: &Frontier) -> Vec<Record> {
+pub(crate) fn records(
+    instances: &Instances,
+    floor: &Frontier,
+    adoption: Option<&Adoption>,
+) -> Vec<Record> {
     let mut records = vec![
         Record::Trimmed {
             through: instances.trimmed().clone(),
@@ -176,6 +197,10 @@ pub(crate) fn records(instances: &Instances, floor: &Frontier) -> Vec<Record> {
         },
         Record::Floor(floor.clone()),
     ];
+    records.extend(adoption.map(|adoption| Record::Adopting {
+        through: adoption.through.clone(),
+        horizon: adoption.horizon.clone(),
+    }));
     for (id, instance) in instances.iter() {
         instance_records(id, instance, &mut records);
     }

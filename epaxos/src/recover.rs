@@ -67,7 +67,7 @@ impl EPaxos {
             snapshots: VecDeque::new(),
             offered: None,
             rewrite_due: false,
-            adoption: None,
+            adoption: durable.adoption,
             snapshot_wanted: false,
             untold: false,
             armed: [None; 3],
@@ -108,12 +108,19 @@ impl EPaxos {
         let Some(snapshot) = snapshot else {
             return Ok(());
         };
-        if !self.instances.committed().covers(&snapshot.at) {
+        let mut known = self.instances.committed().clone();
+        if let Some(adoption) = &self.adoption {
+            known.union_with(&adoption.through);
+        }
+        if !known.covers(&snapshot.at) {
             if !self.is_acceptable(snapshot) {
                 return Err(String::from("the snapshot is ahead of the records"));
             }
             self.take_over(snapshot);
             self.rewrite_due = true;
+        }
+        if !self.instances.committed().covers(&snapshot.at) {
+            self.conflicts.install(&snapshot.at);
         }
         self.wanted.union_with(&snapshot.at.complete_part());
         self.snapshots.push_back(snapshot.at.clone());

@@ -1,4 +1,4 @@
-//! Recovery: getting an instance committed whose coordinator does not. [Ryabinin25 §5]
+//! Recovery: getting an instance committed whose coordinator does not. \[Ryabinin25\]
 //!
 //! A recoverer must find out whether the instance may have been committed on the fast path with
 //! the coordinator's command and dependencies. If so many of a quorum preaccepted it that way that
@@ -129,7 +129,7 @@ impl EPaxos {
     }
 }
 
-/// Recoverer. [Ryabinin25 §5]
+/// Recoverer. \[Ryabinin25\]
 impl EPaxos {
     /// Begins a recovery, in a ballot higher than all heard of. It is durable before anybody
     /// hears of it.
@@ -238,7 +238,7 @@ impl EPaxos {
         }
     }
 
-    /// What a slow quorum's reports lead to. [Ryabinin25 §5]
+    /// What a slow quorum's reports lead to. \[Ryabinin25\]
     fn choose(
         &mut self,
         now: Time,
@@ -322,7 +322,7 @@ impl EPaxos {
         }
     }
 
-    /// A member of the quorum says what speaks against the command. [Ryabinin25 §5]
+    /// A member of the quorum says what speaks against the command. \[Ryabinin25\]
     pub(crate) fn validated(
         &mut self,
         now: Time,
@@ -409,7 +409,7 @@ impl EPaxos {
         }
     }
 
-    /// The four ways in which waiting ends. [Ryabinin25 §5]
+    /// The four ways in which waiting ends. \[Ryabinin25\]
     fn resolve(&mut self, now: Time, id: EntryId, out: &mut Out) {
         let Some(Leading {
             ballot,
@@ -462,7 +462,7 @@ impl EPaxos {
     }
 }
 
-/// Acceptor. [Ryabinin25 §5]
+/// Acceptor. \[Ryabinin25\]
 impl EPaxos {
     /// Joins a recovery: only `bal` changes.
     pub(crate) fn join(

@@ -21,7 +21,7 @@ use crate::normal::{Leading, Part};
 use crate::watch::Deadlines;
 
 /// EPaxos, as one replica runs it: coordinator of its own lane, acceptor in all, and recoverer of
-/// whatever does not come to an end. \[Ryabinin25 §4\]
+/// whatever does not come to an end. \[Ryabinin25\]
 #[derive(Debug)]
 pub struct EPaxos {
     pub(crate) me: ReplicaId,
@@ -29,7 +29,7 @@ pub struct EPaxos {
     pub(crate) sizes: Sizes,
     pub(crate) rng: ChaCha8Rng,
 
-    // Durable: every change goes into a record in the same step. [Ryabinin25 §4]
+    // Durable: every change goes into a record in the same step. \[Ryabinin25\]
     pub(crate) instances: Instances,
     /// All through these slots is named in every answer to a PreAccept. See `checkpoint.rs`.
     pub(crate) floor: Frontier,

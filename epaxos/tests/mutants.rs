@@ -56,7 +56,7 @@ fn slow_commit(config: &Config) -> Cluster {
     cluster
 }
 
-/// [Ryabinin25 §5]
+/// \[Ryabinin25\]
 #[test]
 fn dependencies_dropped_in_recovery_contradict_what_is_committed() {
     harms_only(Mutant::DependenciesDroppedInRecovery, |config| {
@@ -94,7 +94,7 @@ fn a_commit_before_a_quorum_has_accepted_it_cannot_be_recovered() {
 }
 
 /// r0's command was preaccepted by r1 alone; r4's, which conflicts, was committed on the fast path
-/// by r2, r3 and r4. [Ryabinin25 §5]
+/// by r2, r3 and r4. \[Ryabinin25\]
 #[test]
 fn a_conflict_ignored_in_validate_leaves_two_commands_in_no_order() {
     harms_only(Mutant::ConflictsIgnoredInValidate, |config| {
@@ -123,7 +123,7 @@ fn a_fast_quorum_that_is_too_small_cannot_be_recovered() {
     });
 }
 
-/// [Ryabinin25 §4]
+/// \[Ryabinin25\]
 #[test]
 fn the_fast_path_without_equal_answers_cannot_be_recovered() {
     harms_only(Mutant::EqualityNotRequired, |config| {
@@ -176,7 +176,7 @@ fn an_order_that_depends_on_the_replica_is_not_an_order() {
     harms_only(Mutant::OrderDependsOnReplica, orders_differ);
 }
 
-/// The only harm is that nothing happens any more. [Ryabinin25 §5]
+/// The only harm is that nothing happens any more. \[Ryabinin25\]
 #[test]
 fn recoveries_that_do_not_hear_of_each_other_wait_for_ever() {
     harms_only(Mutant::WaitingLeftOut, |config| {

@@ -124,6 +124,17 @@ fn all_rates_of_conflicts_survive_all_faults() {
     }
 }
 
+/// A replica that had installed a snapshot, and did not know all that it holds, took one of its own
+/// and crashed: what it need not know must be in its records too, not only with the snapshot.
+#[test]
+fn a_snapshot_taken_after_one_was_installed_needs_no_anchor() {
+    let config = SimulationConfig {
+        conflicts: Some(25),
+        ..config(7)
+    };
+    run(5_250_070, &config);
+}
+
 #[test]
 fn clusters_of_other_sizes_survive_the_faults_they_can() {
     for (replicas, faults) in [

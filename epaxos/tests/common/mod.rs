@@ -97,7 +97,7 @@ impl EPaxosNode for Node {
     }
 }
 
-/// What the replicas of EPaxos do together. After every delivery, [Ryabinin25 §3]'s invariants
+/// What the replicas of EPaxos do together. After every delivery, \[Ryabinin25\]'s invariants
 /// are checked.
 pub(crate) trait EPaxosCluster {
     /// Replicas that have nothing to tell each other yet.

@@ -1,4 +1,4 @@
-//! The failure-free path. [Ryabinin25 §4]
+//! The failure-free path. \[Ryabinin25\]
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ fn without_conflicts_a_command_is_committed_in_one_round_trip() {
     }
 }
 
-/// Even if e replicas are down. [Ryabinin25 §2]
+/// Even if e replicas are down. \[Ryabinin25\]
 #[test]
 fn the_fast_path_survives_exactly_e_crashes() {
     for (n, e) in [(3, 1), (5, 2), (7, 2)] {

@@ -1,4 +1,4 @@
-//! The order of execution. [Ryabinin25 §3; Moraru13 §4.3.2]
+//! The order of execution. [Ryabinin25; Moraru13 §4.3.2]
 
 use quorate_core::id::EntryId;
 use quorate_core::protocol::Event;

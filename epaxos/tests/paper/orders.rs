@@ -1,4 +1,4 @@
-//! Agreement and Visibility after every step, in many orders of delivery. [Ryabinin25 §3]
+//! Agreement and Visibility after every step, in many orders of delivery. \[Ryabinin25\]
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a recovery makes of what a quorum reports. [Ryabinin25 §5]
+//! What a recovery makes of what a quorum reports. \[Ryabinin25\]
 
 use std::time::Duration;
 

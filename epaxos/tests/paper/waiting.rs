@@ -1,4 +1,4 @@
-//! How the waiting of a recovery ends. [Ryabinin25 §5]
+//! How the waiting of a recovery ends. \[Ryabinin25\]
 
 use std::time::Duration;
 

@@ -41,7 +41,7 @@ pub(crate) fn sutra(config: &Config) -> Cluster {
     cluster
 }
 
-/// The recoveries of two conflicting commands that wait for each other. [Ryabinin25 §5]
+/// The recoveries of two conflicting commands that wait for each other. \[Ryabinin25\]
 ///
 /// r0's command is preaccepted by r2 and r3, r1's by r4, none with the other as a dependency. r1
 /// is gone. r2 recovers r0's from r2, r3 and r4; r4 recovers r1's from r4, r3 and r0, which crashes
