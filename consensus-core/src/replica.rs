@@ -81,7 +81,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         stored: Stored,
     ) -> Result<Self, Halt> {
         settings.validate().map_err(Halt::Settings)?;
-        let settings = settings.under(P::FAULTS);
+        let settings = settings.of::<P>();
         let mut execution = Execution::new(machine);
         if let Some(snapshot) = &stored.snapshot {
             execution.restore(snapshot)?;
