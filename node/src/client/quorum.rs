@@ -108,12 +108,6 @@ impl QuorumLink {
                     if count == 0 {
                         return;
                     }
-                    // Callers that were answered together call together: they share a signature.
-                    tokio::task::yield_now().await;
-                    while gathered.len() < TURN && let Ok(call) = calls.try_recv() {
-                        gathered.push(call);
-                    }
-                    self.take(&mut gathered);
                 }
                 Some(news) = self.news.recv() => {
                     self.hear(news);
@@ -123,6 +117,15 @@ impl QuorumLink {
                 }
                 () = sleep_until(wake), if wake.is_some() => self.look(),
             }
+            // Callers that were answered together call again together: they share a signature.
+            tokio::task::yield_now().await;
+            while self.commands.has_room()
+                && gathered.len() < TURN
+                && let Ok(call) = calls.try_recv()
+            {
+                gathered.push(call);
+            }
+            self.take(&mut gathered);
             self.advance();
         }
     }
