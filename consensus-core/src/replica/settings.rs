@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::MESSAGE_LIMIT;
-use crate::protocol::{FaultModel, Order, Protocol};
+use crate::protocol::{FaultModel, Protocol};
 use crate::request::GROUP_BYTES;
 
 /// Limits and policies of the driver core, the same for every protocol.
@@ -21,9 +21,8 @@ pub struct Settings {
     /// A batch is closed when it has reached this many bytes.
     pub max_batch_bytes: usize,
     /// How many batches this node has under way at most, while they are not full: what arrives
-    /// meanwhile makes the next batch larger. By default 2, and 1 where replicas may lie or all
-    /// of them propose, for there so many messages are for batches that more requests should
-    /// share each.
+    /// meanwhile makes the next batch larger. By default 2, and 1 where replicas may lie, for
+    /// there a batch costs so many messages and signatures that more requests should share it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_batches_in_flight: Option<usize>,
     /// After this long without being executed, a request is proposed again, and a read asked
@@ -90,11 +89,10 @@ const REQUEST_OVERHEAD: usize = 256;
 impl Settings {
     /// These settings, with what is left to the protocol filled in.
     pub(super) fn of<P: Protocol>(mut self) -> Self {
-        self.max_batches_in_flight
-            .get_or_insert(match (P::FAULTS, P::ORDER) {
-                (FaultModel::Crash, Order::Total) => 2,
-                (FaultModel::Byzantine, _) | (_, Order::PerKey) => 1,
-            });
+        self.max_batches_in_flight.get_or_insert(match P::FAULTS {
+            FaultModel::Crash => 2,
+            FaultModel::Byzantine => 1,
+        });
         self
     }
 
