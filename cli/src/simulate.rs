@@ -45,6 +45,11 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = "all", value_parser = arguments::one_of::<Faults>(&FAULTS))]
     faults: Faults,
 
+    /// How many of a hundred operations are on a key that all clients share, the others being on
+    /// keys of their own; by default all are on three keys that all share
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(..=100))]
+    conflicts: Option<u32>,
+
     /// Write every event of a single seed's run to a file, or to standard output for `-`
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
@@ -115,6 +120,7 @@ where
     }
     let mut config = SimulationConfig::<P>::new(replicas, protocol);
     config.faults = arguments.faults;
+    config.conflicts = arguments.conflicts;
     config.record = arguments.trace.is_some() || arguments.diagram.is_some();
     if config.record && arguments.seeds != 1 {
         bail!("--trace and --diagram are of a single seed: leave out --seeds");
@@ -261,8 +267,12 @@ impl Sum {
         self.seeds += 1;
         let Some(report) = report else {
             self.failed += 1;
+            let conflicts = match arguments.conflicts {
+                Some(percent) => format!(" --conflicts {percent}"),
+                None => String::new(),
+            };
             return output::line(format_args!(
-                "seed {seed}  FAILED: the world panicked\nreplay: quorate simulate --protocol {} --replicas {replicas} --seed {seed} --faults {}",
+                "seed {seed}  FAILED: the world panicked\nreplay: quorate simulate --protocol {} --replicas {replicas} --seed {seed} --faults {}{conflicts}",
                 arguments.protocol, arguments.faults
             ));
         };

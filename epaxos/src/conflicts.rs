@@ -35,7 +35,7 @@
 //! What is recorded is never taken back: if an instance turns out a Nop, or another command than
 //! was heard of first, sets name it needlessly, which is safe.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use quorate_core::frontier::Frontier;
@@ -52,7 +52,10 @@ pub const EXACT: u64 = 8;
 /// How many slots of a lane the floor holds exactly beyond where it is contiguous.
 const EXACT_FLOOR: u64 = 64;
 
-/// How many keys and requests the index has at least before it looks for what can be forgotten.
+/// How many spans a set may have while it is gathered.
+const LARGE: usize = 64;
+
+/// How many keys and clients the index has at least before it looks for what can be forgotten.
 const SMALL: usize = 1024;
 
 /// Whether the order of two commands matters, each given by what it touches and its requests.
@@ -78,11 +81,11 @@ pub struct Conflicts {
     keys: BTreeMap<Bytes, Uses>,
     /// Commands that touch everything.
     barriers: Dependencies,
-    /// By client's request, who holds it.
-    requests: BTreeSet<(SessionId, u64, EntryId)>,
+    /// By client, who holds which request, ascending.
+    requests: BTreeMap<SessionId, VecDeque<(u64, EntryId)>>,
     /// The highest slot heard of in each lane.
     highest: BTreeMap<Lane, Slot>,
-    /// How many keys and requests were left when it was last looked for what can be forgotten.
+    /// How many keys and clients were left when it was last looked for what can be forgotten.
     left: usize,
 }
 
@@ -104,27 +107,41 @@ impl Conflicts {
         }
         let (reads, writes) = match keys {
             Keys::Some { reads, writes } if !batch.is_empty() => (reads, writes),
-            Keys::Some { .. } | Keys::All => return add(&mut self.barriers, id),
+            Keys::Some { .. } | Keys::All => {
+                let floor = self.floor.through(id.lane);
+                return self.barriers.insert_recent(id, floor, EXACT);
+            }
         };
         for key in writes {
-            add(&mut self.uses(key).writes, id);
+            self.touch(key, |uses| &mut uses.writes, id);
         }
         for key in reads.difference(writes) {
-            add(&mut self.uses(key).reads, id);
+            self.touch(key, |uses| &mut uses.reads, id);
         }
         for request in batch.requests() {
-            self.requests
-                .insert((request.session, request.sequence, id));
+            let held = self.requests.entry(request.session).or_default();
+            // The oldest are at the front, as a rule.
+            while held.front().is_some_and(|(_, id)| self.floor.contains(*id)) {
+                held.pop_front();
+            }
+            let new = (request.sequence, id);
+            if let Err(place) = held.binary_search(&new) {
+                held.insert(place, new);
+            }
         }
     }
 
-    fn uses(&mut self, key: &Bytes) -> &mut Uses {
-        if !self.keys.contains_key(key) {
-            // A copy of its own: the key may be part of a frame, which would be kept whole.
-            let own = Bytes::copy_from_slice(key);
-            return self.keys.entry(own).or_default();
+    fn touch(&mut self, key: &Bytes, set: fn(&mut Uses) -> &mut Dependencies, id: EntryId) {
+        let floor = self.floor.through(id.lane);
+        match self.keys.get_mut(key) {
+            Some(uses) => set(uses).insert_recent(id, floor, EXACT),
+            None => {
+                let mut uses = Uses::default();
+                set(&mut uses).insert_recent(id, floor, EXACT);
+                // A copy of its own: the key may be part of a frame, which would be kept whole.
+                self.keys.insert(Bytes::copy_from_slice(key), uses);
+            }
         }
-        self.keys.entry(key.clone()).or_default()
     }
 
     /// All recorded commands that conflict with the command of `id`, and more: see the module's
@@ -132,20 +149,24 @@ impl Conflicts {
     pub fn of(&self, id: EntryId, keys: &Keys, batch: &Batch) -> Dependencies {
         let mut found = match keys {
             Keys::Some { reads, writes } if !batch.is_empty() => {
-                let mut spans = self.barriers.spans().to_vec();
-                for key in writes {
-                    if let Some(uses) = self.keys.get(key) {
-                        spans.extend_from_slice(uses.writes.spans());
-                        spans.extend_from_slice(uses.reads.spans());
+                let mut found = self.barriers.clone();
+                let mut name = |set: &Dependencies| {
+                    found.union_with(set);
+                    // Sooner or later makes no difference to what the set becomes.
+                    if found.spans().len() > LARGE {
+                        found.coarsen(EXACT);
                     }
+                };
+                for uses in writes.iter().filter_map(|key| self.keys.get(key)) {
+                    name(&uses.writes);
+                    name(&uses.reads);
                 }
-                for key in reads.difference(writes) {
-                    if let Some(uses) = self.keys.get(key) {
-                        spans.extend_from_slice(uses.writes.spans());
-                    }
+                let reads = reads.difference(writes);
+                for uses in reads.filter_map(|key| self.keys.get(key)) {
+                    name(&uses.writes);
                 }
-                spans.extend(self.holders(batch).map(Span::one));
-                Dependencies::from_spans(spans)
+                name(&self.holders(batch).collect());
+                found
             }
             Keys::Some { .. } | Keys::All => self.everything(),
         };
@@ -159,15 +180,13 @@ impl Conflicts {
 
     /// The instances that hold any of the requests of `batch`.
     fn holders(&self, batch: &Batch) -> impl Iterator<Item = EntryId> {
-        const FIRST: EntryId = EntryId {
-            lane: Lane(0),
-            slot: Slot::ZERO,
-        };
         batch.requests().flat_map(|request| {
-            let (session, sequence) = (request.session, request.sequence);
-            let from = self.requests.range((session, sequence, FIRST)..);
-            from.take_while(move |(s, n, _)| (*s, *n) == (session, sequence))
-                .map(|(.., id)| *id)
+            let held = self.requests.get(&request.session).into_iter();
+            held.flat_map(move |held| {
+                let from = held.partition_point(|(sequence, _)| *sequence < request.sequence);
+                let same = move |(sequence, _): &&(u64, EntryId)| *sequence == request.sequence;
+                held.range(from..).take_while(same).map(|(_, id)| *id)
+            })
         })
     }
 
@@ -210,7 +229,10 @@ impl Conflicts {
         let floor = &self.floor;
         self.keys
             .retain(|_, uses| !floor.covers(&uses.reads) || !floor.covers(&uses.writes));
-        self.requests.retain(|(.., id)| !floor.contains(*id));
+        self.requests.retain(|_, held| {
+            held.retain(|(_, id)| !floor.contains(*id));
+            !held.is_empty()
+        });
         if floor.covers(&self.barriers) {
             self.barriers = Dependencies::none();
         }
@@ -222,20 +244,15 @@ impl Conflicts {
         &self.floor
     }
 
-    /// How many keys and requests the index has: what it takes of memory.
+    /// How many keys and clients the index has. What it keeps of each is bounded by how much of its
+    /// history is not trimmed.
     pub fn len(&self) -> usize {
         self.keys.len() + self.requests.len()
     }
 
-    /// Whether the index knows of no key and no request.
+    /// Whether the index knows of no key and no client.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-}
-
-fn add(to: &mut Dependencies, id: EntryId) {
-    if to.insert(id) {
-        to.coarsen(EXACT);
     }
 }
 

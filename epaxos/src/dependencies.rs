@@ -99,8 +99,9 @@ impl Dependencies {
             span.first = span.first.max(Slot(1));
         }
         spans.retain(|span| span.first <= span.last);
-        spans.sort_unstable();
-        merge_sorted(&mut spans);
+        // Made of a few ascending runs, as a rule: a stable sort merges them.
+        spans.sort();
+        join(&mut spans);
         Dependencies { spans }
     }
 
@@ -184,10 +185,7 @@ impl Dependencies {
         if self.covers(other) {
             return;
         }
-        self.spans.extend_from_slice(&other.spans);
-        // Two ascending runs, which a stable sort merges in one pass.
-        self.spans.sort();
-        merge_sorted(&mut self.spans);
+        self.spans = merged(&self.spans, &other.spans);
         if self.spans.len() > MAX_SPANS {
             self.coarsen(COARSE);
         }
@@ -277,6 +275,34 @@ impl Dependencies {
         self.spans.reverse();
     }
 
+    /// Adds `id`, forgets what its lane has at or below `floor`, and keeps the `exact` highest slots
+    /// of the lane as [`Dependencies::coarsen`] does.
+    pub(crate) fn insert_recent(&mut self, id: EntryId, floor: Slot, exact: u64) {
+        let begin = self.spans.partition_point(|span| span.lane < id.lane);
+        let of_lane = |span: &&Span| span.lane == id.lane;
+        let end = begin + self.spans.iter().skip(begin).take_while(of_lane).count();
+        let last = self.spans.get_mut(begin..end).and_then(<[Span]>::last_mut);
+        match last {
+            Some(last) if last.last.0.checked_add(1) == Some(id.slot.0) => last.last = id.slot,
+            Some(last) if last.last >= id.slot => drop(self.insert(id)),
+            _ => self.spans.insert(end, Span::one(id)),
+        }
+        // Inserting may have joined two spans, or added one.
+        let count = self.spans.iter().skip(begin).take_while(of_lane).count();
+        let lane = self.spans.get_mut(begin..begin + count).unwrap_or_default();
+        let mut forgotten = lane.partition_point(|span| span.last <= floor);
+        let mut above = 0;
+        for (place, span) in lane.iter_mut().enumerate().skip(forgotten).rev() {
+            above += span.count();
+            if above > exact {
+                span.first = Slot(1);
+                forgotten = place;
+                break;
+            }
+        }
+        self.spans.drain(begin..begin + forgotten);
+    }
+
     /// The span that holds `id`.
     pub(crate) fn span_of(&self, id: EntryId) -> Option<Span> {
         self.spans.get(self.position(id).ok()?).copied()
@@ -302,7 +328,7 @@ impl Dependencies {
 }
 
 /// Joins the spans of an ascending list that overlap or touch.
-fn merge_sorted(spans: &mut Vec<Span>) {
+fn join(spans: &mut Vec<Span>) {
     spans.dedup_by(|next, sum| {
         let joins = sum.touches(next);
         if joins {
@@ -310,6 +336,24 @@ fn merge_sorted(spans: &mut Vec<Span>) {
         }
         joins
     });
+}
+
+/// The union of two ascending lists.
+fn merged(one: &[Span], other: &[Span]) -> Vec<Span> {
+    let mut sum: Vec<Span> = Vec::with_capacity(one.len() + other.len());
+    let (mut one, mut other) = (one.iter().peekable(), other.iter().peekable());
+    loop {
+        let next = match (one.peek(), other.peek()) {
+            (Some(mine), Some(theirs)) if mine <= theirs => one.next(),
+            (_, Some(_)) => other.next(),
+            (_, None) => one.next(),
+        };
+        let Some(next) = next else { return sum };
+        match sum.last_mut().filter(|last| last.touches(next)) {
+            Some(last) => last.last = last.last.max(next.last),
+            None => sum.push(*next),
+        }
+    }
 }
 
 impl From<&Frontier> for Dependencies {

@@ -248,6 +248,7 @@ mod tests {
                 operation,
             }),
             checkpoint: false,
+            agreed: None,
         }
     }
 

@@ -48,8 +48,12 @@ pub fn drawn<P: Protocol>(seed: u64, config: &SimulationConfig<P>) -> (Condition
 }
 
 fn replay<P: Protocol>(seed: u64, config: &SimulationConfig<P>) -> String {
+    let conflicts = match config.conflicts {
+        Some(percent) => format!(" --conflicts {percent}"),
+        None => String::new(),
+    };
     format!(
-        "quorate simulate --protocol {} --replicas {} --seed {seed} --faults {} --trace -",
+        "quorate simulate --protocol {} --replicas {} --seed {seed} --faults {}{conflicts} --trace -",
         P::NAME,
         config.replicas,
         config.faults

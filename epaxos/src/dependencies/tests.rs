@@ -172,5 +172,14 @@ fn coarsening_keeps_inclusion_and_does_not_depend_on_order() {
         assert_eq!(gradually(&more), at_once, "seed {seed}");
         let fewer = gradually(&more[..random.random_range(0..more.len())]);
         assert!(at_once.covers(&fewer), "seed {seed}");
+        let (mut recent, floor) = (Dependencies::none(), Slot(random.random_range(0..40)));
+        for id in &more {
+            recent.insert_recent(*id, floor, exact);
+        }
+        for lane in [Lane(0), Lane(1)] {
+            recent.insert_through(lane, floor);
+            at_once.insert_through(lane, floor);
+        }
+        assert_eq!(recent, at_once, "seed {seed}");
     }
 }

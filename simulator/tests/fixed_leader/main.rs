@@ -192,16 +192,17 @@ fn operations_conflict_as_often_as_is_asked_for() {
 fn a_replica_that_does_not_come_to_rest_is_not_live() {
     let with = |settled| SimulationConfig {
         settled: Some(settled),
+        conflicts: Some(2),
+        shrink_runs: 0,
         ..config(None)
     };
     assert!(simulate(1, &with(|_| Ok(()))).failure.is_none());
     let report = simulate(1, &with(|_| Err(String::from("peace"))));
     let failure = report.failure.unwrap();
     assert_eq!(failure.broken.rule, Rule::Liveness);
-    assert!(
-        failure.to_string().contains("not at rest: peace"),
-        "{failure}"
-    );
+    let text = failure.to_string();
+    assert!(text.contains("not at rest: peace"), "{failure}");
+    assert!(text.contains("--faults all --conflicts 2 "), "{failure}");
 }
 
 #[test]
