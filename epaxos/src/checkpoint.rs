@@ -331,11 +331,11 @@ impl EPaxos {
     pub(crate) fn too_far(
         &mut self,
         from: ReplicaId,
-        through: Frontier,
+        through: &Frontier,
         horizon: Frontier,
         out: &mut Out,
     ) {
-        if self.instances.trimmed().covers(&through) {
+        if self.instances.trimmed().covers(through) {
             return;
         }
         self.instances.heard_of_all(&Dependencies::from(&horizon));

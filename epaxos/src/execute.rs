@@ -6,6 +6,7 @@ use quorate_core::protocol::{Commit, Event};
 use quorate_core::request::Batch;
 
 use crate::dependencies::Dependencies;
+use crate::instances::Instance;
 use crate::mutant::Mutant;
 use crate::replica::{EPaxos, Out};
 
@@ -57,6 +58,6 @@ impl EPaxos {
 
     fn batch_of(&self, id: EntryId) -> Batch {
         let instance = self.instances.known(id);
-        instance.map_or_else(Batch::noop, |instance| instance.batch())
+        instance.map_or_else(Batch::noop, Instance::batch)
     }
 }

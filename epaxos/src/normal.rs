@@ -1,6 +1,6 @@
 //! The failure-free path: PreAccept, Accept, Commit. \[Ryabinin25\]
 
-use quorate_core::id::{EntryId, Lane, ReplicaId, Slot, Time};
+use quorate_core::id::{EntryId, ReplicaId, Time};
 use quorate_core::machine::Keys;
 use quorate_core::protocol::{Dest, Event, Path};
 use quorate_core::quorum::Tally;
@@ -82,7 +82,7 @@ impl EPaxos {
             command: command.clone(),
             dependencies: initial.clone(),
         };
-        self.pre_accept(self.me, id, command, initial, out);
+        self.pre_accept(self.me, id, &command, &initial, out);
         out.send(Dest::Others, message);
     }
 
@@ -345,8 +345,8 @@ impl EPaxos {
         &mut self,
         from: ReplicaId,
         id: EntryId,
-        command: Command,
-        initial: Dependencies,
+        command: &Command,
+        initial: &Dependencies,
         out: &mut Out,
     ) {
         let conflicts = self.conflicts.of(id, command.keys(), command.batch());
@@ -373,7 +373,7 @@ impl EPaxos {
                 });
             }
             self.conflicts.record(id, command.keys(), command.batch());
-            self.instances.heard_of_all(&initial);
+            self.instances.heard_of_all(initial);
         }
         // Asked again, it says the same again.
         if let Some(instance) = self.instances.known(id)
@@ -491,43 +491,4 @@ impl EPaxos {
         self.watched.remove(id);
         self.troubles.remove(&id);
     }
-
-    /// Considers the instances heard of since, and begins to look after those not committed: of
-    /// each lane the first that are not, and the first beyond what peers have trimmed, which need
-    /// not be known.
-    pub(crate) fn watch_more(&mut self, now: Time) {
-        for lane in ReplicaId::all(self.sizes.n).map(lane_of) {
-            let through = self.instances.committed().through(lane);
-            self.watch_from(now, (lane, Part::Lowest), through);
-            let adopted = self.adopted_through(lane);
-            if adopted > through {
-                self.watch_from(now, (lane, Part::BeyondTrimmed), adopted);
-            }
-        }
-    }
-
-    fn watch_from(&mut self, now: Time, part: (Lane, Part), through: Slot) {
-        let lane = part.0;
-        let watched = self.watched_through.get(&part).copied().unwrap_or_default();
-        let limit = Slot(through.0 + self.config.max_watched as u64);
-        let height = self.instances.height(lane).min(limit);
-        for slot in watched.max(through).0 + 1..=height.0 {
-            let slot = Slot(slot);
-            let id = EntryId { lane, slot };
-            if !self.instances.is_committed(id) && !self.watched.contains(id) {
-                let wait = self.drawn(self.config.recover_after, 0);
-                self.watched.set(id, now + wait);
-            }
-        }
-        self.watched_through.insert(part, watched.max(height));
-    }
-}
-
-/// A part of a lane, whose instances are looked after.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Part {
-    /// From the first that is not committed.
-    Lowest,
-    /// From the first that peers have not trimmed.
-    BeyondTrimmed,
 }

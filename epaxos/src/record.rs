@@ -140,6 +140,13 @@ impl Durable {
                 instance.command = Some(command);
                 instance.init_dep = Some(initial);
             }
+            value => self.take_value(value)?,
+        }
+        Ok(())
+    }
+
+    fn take_value(&mut self, record: Record) -> Result<(), String> {
+        match record {
             Record::Accepted {
                 id,
                 ballot,
@@ -161,6 +168,7 @@ impl Durable {
                 instance.init_dep = None;
                 self.instances.set_committed(id);
             }
+            _ => return Err(String::from("this record holds no value")),
         }
         Ok(())
     }

@@ -16,14 +16,11 @@ use quorate_core::quorum::{Quorum as _, Tally};
 
 use crate::dependencies::Dependencies;
 use crate::instances::{Ballot, Command, Phase, Value, coordinator};
-use crate::message::{Blocker, MAX_ASKED, Message, Report};
+use crate::message::{Blocker, Message, Report};
 use crate::mutant::Mutant;
 use crate::normal::{Leading, Stage};
 use crate::record::Record;
 use crate::replica::{EPaxos, Out};
-
-/// How often an instance is asked for before it is recovered, where others know it committed.
-const ASKED_FIRST: u32 = 3;
 
 /// How often a question about a command goes unanswered before the recovery begins anew, with
 /// another quorum.
@@ -62,73 +59,6 @@ pub(crate) struct Waiting {
     late: BTreeMap<ReplicaId, Report>,
 }
 
-/// Who recovers what, and when.
-impl EPaxos {
-    /// Looks after instances that have been known for long and are not committed: asks those who
-    /// know what was decided, and recovers what nobody is known to know.
-    pub(crate) fn look_after(&mut self, now: Time, out: &mut Out) {
-        let mut asked: BTreeMap<ReplicaId, Vec<EntryId>> = BTreeMap::new();
-        for id in self.watched.take_due(now) {
-            if self.instances.is_committed(id) {
-                continue;
-            }
-            if self.leading.contains_key(&id) {
-                let wait = self.drawn(self.config.recover_after, 0);
-                self.watched.set(id, now + wait);
-                continue;
-            }
-            let trouble = self.troubles.entry(id).or_default();
-            let tries = trouble.tries;
-            trouble.tries = trouble.tries.saturating_add(1);
-            let turn = usize::try_from(tries).unwrap_or(usize::MAX);
-            match self.who_knows(id, turn) {
-                Some(peer) if tries % (ASKED_FIRST + 1) < ASKED_FIRST => {
-                    asked.entry(peer).or_default().push(id);
-                    self.watched.set(id, now + self.config.retransmit);
-                }
-                _ => {
-                    let wait = self.drawn(self.config.recover_after, tries);
-                    self.watched.set(id, now + wait);
-                    self.recover(now, id, out);
-                }
-            }
-        }
-        for (peer, ids) in asked {
-            for ids in ids.chunks(MAX_ASKED) {
-                let ids = ids.to_vec();
-                out.send(Dest::One(peer), Message::Learn { ids });
-            }
-        }
-    }
-
-    /// One of the peers that know `id` committed, another at each turn.
-    fn who_knows(&self, id: EntryId, turn: usize) -> Option<ReplicaId> {
-        let knows = |peer: &ReplicaId| {
-            let peer = self.peers.get(peer.index());
-            peer.is_some_and(|peer| peer.committed.contains(id))
-        };
-        let who: Vec<ReplicaId> = self.peers_of(self.me).filter(knows).collect();
-        who.get(turn % who.len().max(1)).copied()
-    }
-
-    /// Leaves an instance to another, for a while.
-    fn stand_back(&mut self, now: Time, id: EntryId) {
-        let tries = self.troubles.get(&id).map_or(0, |trouble| trouble.tries);
-        let wait = self.drawn(self.config.recover_after, tries);
-        self.watched.set(id, now + wait);
-    }
-
-    /// Somebody has joined a higher ballot than this replica's.
-    pub(crate) fn rejected(&mut self, now: Time, id: EntryId, ballot: Ballot) {
-        if self.leading.get(&id).is_some_and(|l| l.ballot < ballot) {
-            let trouble = self.troubles.entry(id).or_default();
-            trouble.round = trouble.round.max(ballot.round);
-            self.give_up(id, ballot);
-            self.stand_back(now, id);
-        }
-    }
-}
-
 /// Recoverer. \[Ryabinin25\]
 impl EPaxos {
     /// Begins a recovery, in a ballot higher than all heard of. It is durable before anybody
@@ -152,6 +82,16 @@ impl EPaxos {
         self.lead(now, id, ballot, Stage::Asking(Box::default()));
         out.send(Dest::Others, Message::Recover { id, ballot });
         self.report(self.me, id, ballot, out);
+    }
+
+    /// Somebody has joined a higher ballot than this replica's.
+    pub(crate) fn rejected(&mut self, now: Time, id: EntryId, ballot: Ballot) {
+        if self.leading.get(&id).is_some_and(|l| l.ballot < ballot) {
+            let trouble = self.troubles.entry(id).or_default();
+            trouble.round = trouble.round.max(ballot.round);
+            self.give_up(id, ballot);
+            self.stand_back(now, id);
+        }
     }
 
     /// Sends again what a recovery waits for.
@@ -283,7 +223,7 @@ impl EPaxos {
                     blockers: BTreeMap::new(),
                     late: BTreeMap::new(),
                 };
-                self.ask_to_validate(now, (id, ballot), command, validating, out);
+                self.ask_to_validate(now, (id, ballot), &command, validating, out);
             }
             // Too few preaccepted it for a fast quorum.
             None => self.accept_nop(now, id, ballot, out),
@@ -299,7 +239,7 @@ impl EPaxos {
         &mut self,
         now: Time,
         (id, ballot): (EntryId, Ballot),
-        command: Command,
+        command: &Command,
         validating: Validating,
         out: &mut Out,
     ) {
@@ -307,7 +247,7 @@ impl EPaxos {
         let quorum = validating.quorum;
         self.lead(now, id, ballot, Stage::Validating(Box::new(validating)));
         // Also if it is not in the quorum: it may have to propose the command.
-        self.learn_initial(id, &command, &dependencies, out);
+        self.learn_initial(id, command, &dependencies, out);
         for replica in quorum.iter().filter(|replica| *replica != self.me) {
             let message = Message::Validate {
                 id,
@@ -318,7 +258,7 @@ impl EPaxos {
             out.send(Dest::One(replica), message);
         }
         if quorum.contains(self.me) {
-            self.validate(self.me, (id, ballot), command, dependencies, out);
+            self.validate(self.me, (id, ballot), command, &dependencies, out);
         }
     }
 
@@ -351,6 +291,18 @@ impl EPaxos {
         if validating.answered.voters() != validating.quorum {
             return;
         }
+        let validating = (**validating).clone();
+        self.after_validation(now, (id, ballot), validating, out);
+    }
+
+    /// All of the quorum have said what speaks against the command. \[Ryabinin25\]
+    fn after_validation(
+        &mut self,
+        now: Time,
+        (id, ballot): (EntryId, Ballot),
+        validating: Validating,
+        out: &mut Out,
+    ) {
         let Validating {
             quorum,
             preaccepted,
@@ -358,7 +310,7 @@ impl EPaxos {
             blockers,
             late,
             ..
-        } = (**validating).clone();
+        } = validating;
         if blockers.is_empty() {
             let value = (Value::Initial, dependencies);
             return self.propose_accept(now, (id, ballot), value, Tally::default(), out);
@@ -526,8 +478,8 @@ impl EPaxos {
         &mut self,
         from: ReplicaId,
         (id, ballot): (EntryId, Ballot),
-        command: Command,
-        dependencies: Dependencies,
+        command: &Command,
+        dependencies: &Dependencies,
         out: &mut Out,
     ) {
         let trimmed = Dependencies::from(self.instances.trimmed());
@@ -539,11 +491,11 @@ impl EPaxos {
         if self.instances.known(id).is_none_or(|i| i.bal != ballot) {
             return;
         }
-        self.learn_initial(id, &command, &dependencies, out);
+        self.learn_initial(id, command, dependencies, out);
         let message = Message::ValidateOk {
             id,
             ballot,
-            blockers: self.blockers(id, &command, &dependencies),
+            blockers: self.blockers(id, command, dependencies),
             impossible,
         };
         out.send(Dest::One(from), message);

@@ -17,8 +17,8 @@ use crate::graph::Graph;
 use crate::instances::{Decision, Instances, lane_of};
 use crate::message::{Message, Report};
 use crate::mutant::Mutant;
-use crate::normal::{Leading, Part};
-use crate::watch::Deadlines;
+use crate::normal::Leading;
+use crate::watch::{Deadlines, Part};
 
 /// EPaxos, as one replica runs it: coordinator of its own lane, acceptor in all, and recoverer of
 /// whatever does not come to an end. \[Ryabinin25\]
@@ -138,7 +138,7 @@ impl EPaxos {
                 id,
                 command,
                 dependencies,
-            } => self.pre_accept(from, id, command, dependencies, out),
+            } => self.pre_accept(from, id, &command, &dependencies, out),
             Message::PreAcceptOk { id, dependencies } => {
                 self.pre_accepted(now, from, id, &dependencies, out);
             }
@@ -159,7 +159,7 @@ impl EPaxos {
                 ballot,
                 command,
                 dependencies,
-            } => self.validate(from, (id, ballot), command, dependencies, out),
+            } => self.validate(from, (id, ballot), &command, &dependencies, out),
             Message::ValidateOk {
                 id,
                 ballot,
@@ -169,7 +169,7 @@ impl EPaxos {
             Message::Waiting { id, preaccepted } => self.other_waits(now, id, preaccepted, out),
             Message::Rejected { id, ballot } => self.rejected(now, id, ballot),
             Message::Learn { ids } => self.tell(from, &ids, out),
-            Message::Trimmed { through, horizon } => self.too_far(from, through, horizon, out),
+            Message::Trimmed { through, horizon } => self.too_far(from, &through, horizon, out),
             Message::Behind { executed } => self.lags(now, from, &executed, out),
             Message::Progress(progress) => self.progressed(now, from, progress, out),
         }

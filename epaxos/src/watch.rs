@@ -1,8 +1,16 @@
-//! When to look at which instance again.
+//! When to look at which instance again: who recovers what, and when.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_core::id::{EntryId, Time};
+use quorate_core::id::{EntryId, Lane, ReplicaId, Slot, Time};
+use quorate_core::protocol::Dest;
+
+use crate::instances::lane_of;
+use crate::message::{MAX_ASKED, Message};
+use crate::replica::{EPaxos, Out};
+
+/// How often an instance is asked for before it is recovered, where others know it committed.
+const ASKED_FIRST: u32 = 3;
 
 /// Instances, each with the time at which it is due.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +54,101 @@ impl Deadlines {
             due.push(id);
         }
         due
+    }
+}
+
+/// A part of a lane, whose instances are looked after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Part {
+    /// From the first that is not committed.
+    Lowest,
+    /// From the first that peers have not trimmed.
+    BeyondTrimmed,
+}
+
+impl EPaxos {
+    /// Looks after instances that have been known for long and are not committed: asks those who
+    /// know what was decided, and recovers what nobody is known to know.
+    pub(crate) fn look_after(&mut self, now: Time, out: &mut Out) {
+        let mut asked: BTreeMap<ReplicaId, Vec<EntryId>> = BTreeMap::new();
+        for id in self.watched.take_due(now) {
+            if self.instances.is_committed(id) {
+                continue;
+            }
+            if self.leading.contains_key(&id) {
+                let wait = self.drawn(self.config.recover_after, 0);
+                self.watched.set(id, now + wait);
+                continue;
+            }
+            let trouble = self.troubles.entry(id).or_default();
+            let tries = trouble.tries;
+            trouble.tries = trouble.tries.saturating_add(1);
+            let turn = usize::try_from(tries).unwrap_or(usize::MAX);
+            match self.who_knows(id, turn) {
+                Some(peer) if tries % (ASKED_FIRST + 1) < ASKED_FIRST => {
+                    asked.entry(peer).or_default().push(id);
+                    self.watched.set(id, now + self.config.retransmit);
+                }
+                _ => {
+                    let wait = self.drawn(self.config.recover_after, tries);
+                    self.watched.set(id, now + wait);
+                    self.recover(now, id, out);
+                }
+            }
+        }
+        for (peer, ids) in asked {
+            for ids in ids.chunks(MAX_ASKED) {
+                let ids = ids.to_vec();
+                out.send(Dest::One(peer), Message::Learn { ids });
+            }
+        }
+    }
+
+    /// One of the peers that know `id` committed, another at each turn.
+    fn who_knows(&self, id: EntryId, turn: usize) -> Option<ReplicaId> {
+        let knows = |peer: &ReplicaId| {
+            let peer = self.peers.get(peer.index());
+            peer.is_some_and(|peer| peer.committed.contains(id))
+        };
+        let who: Vec<ReplicaId> = self.peers_of(self.me).filter(knows).collect();
+        who.get(turn % who.len().max(1)).copied()
+    }
+
+    /// Leaves an instance to another, for a while.
+    pub(crate) fn stand_back(&mut self, now: Time, id: EntryId) {
+        let tries = self.troubles.get(&id).map_or(0, |trouble| trouble.tries);
+        let wait = self.drawn(self.config.recover_after, tries);
+        self.watched.set(id, now + wait);
+    }
+
+    /// Considers the instances heard of since, and begins to look after those not committed: of
+    /// each lane the first that are not, and the first beyond what peers have trimmed, which need
+    /// not be known.
+    pub(crate) fn watch_more(&mut self, now: Time) {
+        for lane in ReplicaId::all(self.sizes.n).map(lane_of) {
+            let through = self.instances.committed().through(lane);
+            self.watch_from(now, (lane, Part::Lowest), through);
+            let adopted = self.adopted_through(lane);
+            if adopted > through {
+                self.watch_from(now, (lane, Part::BeyondTrimmed), adopted);
+            }
+        }
+    }
+
+    fn watch_from(&mut self, now: Time, part: (Lane, Part), through: Slot) {
+        let lane = part.0;
+        let watched = self.watched_through.get(&part).copied().unwrap_or_default();
+        let limit = Slot(through.0 + self.config.max_watched as u64);
+        let height = self.instances.height(lane).min(limit);
+        for slot in watched.max(through).0 + 1..=height.0 {
+            let slot = Slot(slot);
+            let id = EntryId { lane, slot };
+            if !self.instances.is_committed(id) && !self.watched.contains(id) {
+                let wait = self.drawn(self.config.recover_after, 0);
+                self.watched.set(id, now + wait);
+            }
+        }
+        self.watched_through.insert(part, watched.max(height));
     }
 }
 
