@@ -49,6 +49,10 @@ use crate::dependencies::{Dependencies, Span};
 /// named too.
 pub const EXACT: u64 = 8;
 
+/// How many slots of a lane the index holds exactly for each key: below the last one that touched
+/// the key, nearly all are executed, and a set of one span is the cheapest to build and compare.
+pub const EXACT_OF_KEY: u64 = 1;
+
 /// How many slots of a lane the floor holds exactly beyond where it is contiguous.
 const EXACT_FLOOR: u64 = 64;
 
@@ -134,10 +138,10 @@ impl Conflicts {
     fn touch(&mut self, key: &Bytes, set: fn(&mut Uses) -> &mut Dependencies, id: EntryId) {
         let floor = self.floor.through(id.lane);
         match self.keys.get_mut(key) {
-            Some(uses) => set(uses).insert_recent(id, floor, EXACT),
+            Some(uses) => set(uses).insert_recent(id, floor, EXACT_OF_KEY),
             None => {
                 let mut uses = Uses::default();
-                set(&mut uses).insert_recent(id, floor, EXACT);
+                set(&mut uses).insert_recent(id, floor, EXACT_OF_KEY);
                 // A copy of its own: the key may be part of a frame, which would be kept whole.
                 self.keys.insert(Bytes::copy_from_slice(key), uses);
             }
