@@ -39,6 +39,20 @@ pub struct Write<R> {
     pub replaces: bool,
     /// The records.
     pub records: Vec<R>,
+    /// How many of them need not be written by themselves.
+    deferred: usize,
+}
+
+impl<R> Write<R> {
+    /// Whether there is anything to be written.
+    pub(crate) fn is_something(&self) -> bool {
+        self.replaces || !self.records.is_empty()
+    }
+
+    /// Whether there is something that must not wait for the next write.
+    pub(crate) fn is_due(&self) -> bool {
+        self.replaces || self.records.len() > self.deferred
+    }
 }
 
 impl<R> Default for Write<R> {
@@ -46,6 +60,7 @@ impl<R> Default for Write<R> {
         Write {
             replaces: false,
             records: Vec::new(),
+            deferred: 0,
         }
     }
 }
@@ -90,12 +105,21 @@ impl<P: Protocol> Output<P> {
         self.write.records.push(record);
     }
 
+    /// Makes `record` durable with the next record that is persisted, before any promise sent from
+    /// now on leaves, and before a snapshot taken from now on is saved: for what costs nothing to
+    /// forget, such as the news that something is decided for good.
+    pub fn persist_with_next(&mut self, record: P::Record) {
+        self.write.deferred += 1;
+        self.write.records.push(record);
+    }
+
     /// Replaces all records written so far by `records`, which must make the same state, less
     /// what a durable snapshot holds.
     pub fn rewrite(&mut self, records: Vec<P::Record>) {
         self.write = Write {
             replaces: true,
             records,
+            deferred: 0,
         };
     }
 
@@ -147,6 +171,7 @@ impl<P: Protocol> Output<P> {
         self.promises.clear();
         self.write.replaces = false;
         self.write.records.clear();
+        self.write.deferred = 0;
         self.timers.clear();
         self.commits.clear();
         self.reads.clear();

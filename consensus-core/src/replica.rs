@@ -455,8 +455,11 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
 
     /// Gives a turn's records to storage, and holds its promises back until they are durable.
     fn close_turn_records(&mut self) {
-        let write = std::mem::take(&mut self.out.write);
-        if write.replaces || !write.records.is_empty() {
+        let due = self.out.write.is_due()
+            || !self.out.promises.is_empty()
+            || self.snapshots.is_one_taken();
+        if due && self.out.write.is_something() {
+            let write = std::mem::take(&mut self.out.write);
             let mut records = Records::default();
             for record in &write.records {
                 let written = records.push_with(|buffer| codec::encode_into(record, buffer));

@@ -37,6 +37,8 @@ struct Config {
     behind: bool,
     /// The times agreed on, a slot each.
     times: &'static [u64],
+    /// It notes with its next record what it has committed.
+    notes: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -102,7 +104,11 @@ impl Protocol for Solo {
             }
             Input::Message(message) => {
                 self.log.remove(0);
-                self.commit(message.into_parts().1.batch, out);
+                let written = message.into_parts().1;
+                if self.config.notes {
+                    out.persist_with_next(written.clone());
+                }
+                self.commit(written.batch, out);
             }
             Input::Read { id, .. } => out.answer(id, self.config.reads),
             Input::Snapshotted(snapshot) => {
@@ -192,6 +198,7 @@ const CONFIG: Config = Config {
     deaf: false,
     behind: false,
     times: &[],
+    notes: false,
 };
 
 fn session() -> SessionId {
@@ -295,6 +302,46 @@ fn nothing_is_answered_before_it_is_durable() {
     assert!(replica.end_turn(NOW).answers.is_empty());
     replica.durable(ticket);
     assert_eq!(answers(&replica.end_turn(NOW)), [(1, Ok(&b"x"[..]))]);
+}
+
+#[test]
+fn what_may_be_forgotten_is_written_with_what_may_not() {
+    let config = Config {
+        notes: true,
+        ..CONFIG
+    };
+    let mut replica = opened(config, Settings::default());
+    let written = |replica: &mut Replica<Solo, Text>, sequence| {
+        propose(replica, request(sequence, Operation::Apply(b"x")));
+        let append = replica.end_turn(NOW).append.unwrap();
+        replica.durable(append.ticket);
+        let effects = replica.end_turn(NOW);
+        assert!(effects.append.is_none() && !effects.answers.is_empty());
+        append.records.len()
+    };
+    // The note of the opening, and then that of the first command.
+    assert_eq!((written(&mut replica, 1), written(&mut replica, 2)), (2, 2));
+}
+
+#[test]
+fn a_snapshot_rests_on_all_that_was_noted() {
+    let config = Config {
+        notes: true,
+        ..CONFIG
+    };
+    let settings = Settings {
+        snapshot_every_bytes: 1,
+        ..Settings::default()
+    };
+    let mut replica = opened(config, settings);
+    propose(&mut replica, request(1, Operation::Apply(b"x")));
+    let ticket = replica.end_turn(NOW).append.unwrap().ticket;
+    replica.durable(ticket);
+    let effects = replica.end_turn(NOW);
+    let note = effects.append.expect("the note is written");
+    assert!(effects.save.is_empty() && note.records.len() == 1);
+    replica.durable(note.ticket);
+    assert_eq!(replica.end_turn(NOW).save.len(), 1);
 }
 
 #[test]

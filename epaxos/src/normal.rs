@@ -472,7 +472,8 @@ impl EPaxos {
         self.instances.set_committed(id);
         self.instances.heard_of_all(&dependencies);
         self.note_command(id);
-        out.persist(Record::Committed {
+        // What is decided stays so: a replica that forgets it learns it again.
+        out.persist_with_next(Record::Committed {
             id,
             value,
             dependencies: dependencies.clone(),

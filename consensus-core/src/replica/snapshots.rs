@@ -45,6 +45,11 @@ impl Snapshots {
         !self.taken.is_empty() || !self.saving.is_empty() || self.fetching.is_some()
     }
 
+    /// Whether a snapshot was taken that is not being saved yet.
+    pub(super) fn is_one_taken(&self) -> bool {
+        !self.taken.is_empty()
+    }
+
     /// Whether a fetched snapshot is being saved: what is on disk is about to be replaced by it.
     pub(super) fn is_installing(&self) -> bool {
         self.saving
