@@ -9,6 +9,7 @@ use quorate_bench::{Load, contexts};
 use quorate_core::codec;
 use quorate_core::crypto::GroupId;
 use quorate_core::id::{ReplicaId, Slot};
+use quorate_core::protocol::FaultModel;
 use quorate_core::request::Batch;
 use quorate_core::wire::Envelope;
 use quorate_raft::{AppendEntries, Entry, Message, Position, Raft, Term};
@@ -18,7 +19,7 @@ const COMMAND_BYTES: usize = 128;
 
 /// The leader's message with `entries` entries, which have 64 commands together.
 fn append_entries(entries: usize) -> Message {
-    let mut load = Load::new(1, COMMANDS as u64, COMMAND_BYTES);
+    let mut load = Load::new(1, COMMANDS as u64, COMMAND_BYTES, FaultModel::Crash);
     load.request();
     let term = Term(3);
     let entry = |_| Entry {
@@ -82,7 +83,7 @@ fn batches(c: &mut Criterion) {
         .measurement_time(Duration::from_secs(2))
         .throughput(Throughput::Elements(COMMANDS as u64));
     for sessions in [1, COMMANDS] {
-        let mut load = Load::new(sessions, COMMANDS as u64, COMMAND_BYTES);
+        let mut load = Load::new(sessions, COMMANDS as u64, COMMAND_BYTES, FaultModel::Crash);
         for _ in 0..load.sessions() {
             load.request();
         }

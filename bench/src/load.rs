@@ -1,13 +1,16 @@
 //! The requests that the benches propose.
 
-use quorate_core::crypto::{PublicKey, SecretKey};
+use quorate_core::crypto::{GroupId, SecretKey, Signer};
+use quorate_core::protocol::FaultModel;
 use quorate_core::request::{Batch, BatchBuilder, Operation, Request, SessionId};
 
 /// Clients in a closed loop: their sessions take turns, and each request says that all but the
 /// session's last few have been answered.
 #[derive(Clone, Debug)]
 pub struct Load {
-    client: PublicKey,
+    client: Signer,
+    /// Whether its requests are signed.
+    signs: bool,
     /// The last sequence used of each session; the first opens it.
     sequences: Vec<u64>,
     next: usize,
@@ -17,10 +20,12 @@ pub struct Load {
 }
 
 impl Load {
-    /// `sessions` sessions, each with at most `window` commands of `command_bytes` under way.
-    pub fn new(sessions: usize, window: u64, command_bytes: usize) -> Self {
+    /// `sessions` sessions, each with at most `window` commands of `command_bytes` under way,
+    /// signed if `faults` makes clients sign.
+    pub fn new(sessions: usize, window: u64, command_bytes: usize, faults: FaultModel) -> Self {
         Load {
-            client: SecretKey::from_seed([99; 32]).public(),
+            client: Signer::new(SecretKey::from_seed([99; 32]), GroupId(1)),
+            signs: faults == FaultModel::Byzantine,
             sequences: vec![0; sessions],
             next: 0,
             window,
@@ -41,7 +46,7 @@ impl Load {
         self.sequences[index] += 1;
         Request {
             session: SessionId {
-                client: self.client,
+                client: self.client.public(),
                 number: index as u64,
             },
             sequence,
@@ -59,7 +64,10 @@ impl Load {
         for _ in 0..len {
             builder.push(self.request());
         }
-        builder.finish()
+        match self.signs {
+            true => builder.finish().signed(&self.client),
+            false => builder.finish(),
+        }
     }
 }
 
@@ -69,7 +77,7 @@ mod tests {
 
     #[test]
     fn sessions_open_first_and_take_turns() {
-        let mut load = Load::new(2, 1, 8);
+        let mut load = Load::new(2, 1, 8, FaultModel::Crash);
         let batch = load.batch(5);
         let seen: Vec<_> = batch
             .requests()

@@ -1,6 +1,6 @@
 //! A cluster in one thread.
 
-use quorate_core::crypto::{GroupId, Members, PublicKey, SecretKey, Signer, Verifier};
+use quorate_core::crypto::{Admission, GroupId, Members, PublicKey, SecretKey, Signer, Verifier};
 use quorate_core::id::{ReplicaId, Time, UnixTime};
 use quorate_core::protocol::{Context, Dest, FaultModel, Protocol, Role, Status};
 
@@ -160,7 +160,7 @@ pub fn contexts<P: Protocol>() -> Vec<Context> {
     let context = |me: ReplicaId| Context {
         me,
         signer: Signer::new(secret(me), members.group()),
-        verifier: Verifier::new(members.clone()),
+        verifier: Verifier::new(members.clone()).admitting(Admission::Anyone),
         members: members.clone(),
         seed: [me.0; 32],
         wall_clock: UnixTime(0),

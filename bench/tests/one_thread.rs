@@ -2,6 +2,7 @@
 
 use quorate_bench::{Bare, ByValue, Driven, Enclosure, Host, Load, OneThread, Sealed};
 use quorate_core::crypto::GroupId;
+use quorate_core::protocol::FaultModel;
 use quorate_core::replica::Settings;
 use quorate_core::wire::Envelope;
 use quorate_raft::{Config, Message, Raft};
@@ -20,7 +21,7 @@ fn assert_executed<H: Host>(cluster: &OneThread<H>) {
 }
 
 fn bare(snapshot_every: u64) -> OneThread<Bare<Raft>> {
-    let mut load = Load::new(1, BATCH, 128);
+    let mut load = Load::new(1, BATCH, 128, FaultModel::Crash);
     let mut cluster = OneThread::bare(&Config::default(), snapshot_every);
     for _ in 0..BATCHES {
         cluster.commit([load.batch(BATCH as usize)]);
@@ -40,7 +41,7 @@ fn bare_replicas_commit_across_snapshots() {
 
 #[test]
 fn bare_replicas_commit_several_batches_of_a_turn() {
-    let mut load = Load::new(1, BATCH, 128);
+    let mut load = Load::new(1, BATCH, 128, FaultModel::Crash);
     let mut cluster: OneThread<Bare<Raft>> = OneThread::bare(&Config::default(), u64::MAX);
     for _ in 0..BATCHES {
         let batches: Vec<_> = (0..BATCH).map(|_| load.batch(1)).collect();
@@ -53,7 +54,7 @@ fn driven<E: Enclosure<Message> + Clone>(
     enclosure: &E,
     settings: &Settings,
 ) -> OneThread<Driven<Raft, E>> {
-    let mut load = Load::new(3, BATCH, 128);
+    let mut load = Load::new(3, BATCH, 128, FaultModel::Crash);
     let mut cluster = OneThread::driven(&Config::default(), settings, enclosure);
     let opens = load.sessions();
     cluster.commit(&mut load, opens);
