@@ -23,10 +23,12 @@ pub use unchecked::Unchecked;
 pub struct PublicKey(pub [u8; 32]);
 
 impl PublicKey {
-    /// The key as one to check with, unless it is none, or one under which anything is signed.
+    /// The key as one to check with, unless it is none, or one under which anything is signed, or
+    /// one that no seed makes: a multiple of the base point with a point of small order added.
+    /// What is signed under such a key may be good alone and bad among others. \[Chalkias20\]
     fn checking(&self) -> Option<VerifyingKey> {
         let key = VerifyingKey::from_bytes(&self.0).ok()?;
-        (!key.is_weak()).then_some(key)
+        (!key.is_weak() && key.to_edwards().is_torsion_free()).then_some(key)
     }
 }
 
@@ -353,14 +355,6 @@ impl Admission {
             Admission::Keys(keys) => keys.0.contains_key(&key),
         }
     }
-
-    /// The client's key as one to check with. Made ready once where the clients are known.
-    fn checking(&self, key: PublicKey) -> Option<VerifyingKey> {
-        match self {
-            Admission::Keys(keys) if keys.0.contains_key(&key) => *keys.0.get(&key)?,
-            _ => key.checking(),
-        }
-    }
 }
 
 /// What a member is said to have signed.
@@ -500,13 +494,29 @@ impl Verifier {
     ) -> Result<(), BadSignature> {
         let mut batch = Equation::default();
         for (key, bytes, signature) in claims {
-            let key = self.admission.checking(*key).ok_or(BadSignature)?;
+            let key = self.checking(key)?;
             let statement = statement(self.members.group, domain, bytes);
             batch.add(&key, statement, signature);
         }
         self.checked
             .fetch_add(batch.keys.len() as u64, Ordering::Relaxed);
         batch.holds()
+    }
+
+    /// A client's key as one to check with. Looked at once: where the clients are known, when they
+    /// become so, and otherwise when they come.
+    fn checking(&self, key: &PublicKey) -> Result<VerifyingKey, BadSignature> {
+        if let Admission::Keys(keys) = &self.admission
+            && let Some(checking) = keys.0.get(key)
+        {
+            return checking.ok_or(BadSignature);
+        }
+        let mut name = Digester::default();
+        name.update(b"client key\0");
+        name.update(&key.0);
+        let good = || key.checking().map(drop).ok_or(BadSignature);
+        self.once(name.finish(), good)?;
+        VerifyingKey::from_bytes(&key.0).map_err(|_| BadSignature)
     }
 
     /// How many signatures have been checked.
@@ -612,6 +622,61 @@ mod tests {
         identity[0] = 1;
         assert!(PublicKey(identity).checking().is_none());
         assert!(key(1).public().checking().is_some());
+    }
+
+    /// A key that is a multiple of the base point with a point of order two added, and a signature
+    /// that its owner makes to be good under it, taken alone.
+    fn crooked(bytes: &[u8]) -> (PublicKey, Signature) {
+        use curve25519_dalek::Scalar;
+        use sha2::Sha512;
+        let mut order_two = [0xff; 32];
+        (order_two[0], order_two[31]) = (0xec, 0x7f);
+        let order_two = VerifyingKey::from_bytes(&order_two).unwrap().to_edwards();
+        let secret = SigningKey::from_bytes(&[9; 32]);
+        let public = (secret.verifying_key().to_edwards() + order_two).compress();
+        let found = (0..=255).find_map(|nonce| {
+            let nonce = SigningKey::from_bytes(&[nonce; 32]);
+            let r = (nonce.verifying_key().to_edwards() + order_two).compress();
+            let mut digester = Sha512::default();
+            digester.update(r.as_bytes());
+            digester.update(public.as_bytes());
+            digester.update(bytes);
+            let k = Scalar::from_bytes_mod_order_wide(&digester.finalize().into());
+            let s = nonce.to_scalar() + k * secret.to_scalar();
+            let odd = k.as_bytes()[0] & 1 == 1;
+            odd.then(|| Signature {
+                r: r.to_bytes(),
+                s: s.to_bytes(),
+            })
+        });
+        (PublicKey(public.to_bytes()), found.unwrap())
+    }
+
+    /// Otherwise its owner could make a correct replica propose what the others reject.
+    #[test]
+    fn what_a_client_signs_is_good_alone_and_among_others_or_not_at_all() {
+        let honest = Signer::new(key(5), GroupId(7));
+        let domain = Domain("requests");
+        let good = (
+            honest.public(),
+            b"good".to_vec(),
+            honest.sign(domain, b"good"),
+        );
+        for admission in [None, Some(())] {
+            for n in 0..16u8 {
+                let bytes = vec![n];
+                let (client, signature) = crooked(&statement(GroupId(7), domain, &bytes));
+                let crooked = (client, bytes, signature);
+                let admission = match admission {
+                    None => Admission::Anyone,
+                    Some(()) => Admission::of([client, honest.public()]),
+                };
+                let verifier = verifier(7).admitting(admission);
+                let alone = verifier.verify_clients(domain, std::slice::from_ref(&crooked));
+                let among = verifier.verify_clients(domain, &[good.clone(), crooked]);
+                assert_eq!(alone, among, "message {n}");
+            }
+        }
     }
 
     #[test]

@@ -53,7 +53,10 @@ pub(crate) struct Instance {
     accepted: Option<Proposal>,
     /// The certificate of the latest view in which the slot prepared.
     prepared: Option<PreparedCertificate>,
-    /// The entries of the digests above and below, as far as they are here.
+    /// What was accepted, with its batch, in views before that of `accepted`, in which or after
+    /// which nothing has prepared here: a certificate of such a view may yet be shown.
+    earlier: Vec<(View, Digest)>,
+    /// The entries of all these digests and the one below, as far as they are here.
     bodies: Vec<(Digest, Entry)>,
 
     // Volatile.
@@ -88,18 +91,54 @@ impl Instance {
     }
 
     /// Accepts a pre-prepare.
+    ///
+    /// The batch of an earlier one is kept. Of what has prepared anywhere, f + 1 correct replicas
+    /// have accepted the batch; one of these is among the correct ones whose view changes make a
+    /// later view; and if that view takes up this batch, none of them has shown anything that
+    /// prepared later. So one of them has it still, even if he who shows the certificate keeps the
+    /// batch to himself. [Castro99 §4.4]
     pub(crate) fn accept(&mut self, proposal: Proposal) {
-        self.accepted = Some(proposal);
+        let view = proposal.view;
+        let last = self.accepted.replace(proposal);
+        if let Some(last) = last.filter(|last| last.view < view) {
+            self.keep_earlier(last.view, last.digest);
+        }
         self.drop_idle_bodies();
     }
 
+    /// Keeps the batch of a pre-prepare that was accepted in an earlier view, if it is here.
+    fn keep_earlier(&mut self, view: View, digest: Digest) {
+        let held = self.bodies.iter().any(|(d, _)| *d == digest);
+        let prepared = self.prepared.as_ref().is_some_and(|p| p.view() >= view);
+        if held && !prepared && self.committed.is_none() {
+            self.earlier.push((view, digest));
+        }
+    }
+
+    /// Restores an entry that was kept for its view.
+    pub(crate) fn restore_earlier(&mut self, view: View, entry: Entry) {
+        let digest = entry.digest();
+        self.bodies.push((digest, entry));
+        self.keep_earlier(view, digest);
+        self.drop_idle_bodies();
+    }
+
+    /// What is kept for views that were left: each digest with the latest of them.
+    pub(crate) fn earlier(&self, digest: &Digest) -> Option<View> {
+        let views = self.earlier.iter().filter(|(_, d)| d == digest);
+        views.map(|(view, _)| *view).max()
+    }
+
     pub(crate) fn prepare(&mut self, certificate: PreparedCertificate) {
+        let prepared = certificate.view();
+        self.earlier.retain(|(view, _)| *view > prepared);
         self.prepared = Some(certificate);
         self.drop_idle_bodies();
     }
 
     pub(crate) fn commit(&mut self, digest: Digest) {
         self.committed = Some(digest);
+        self.earlier.clear();
         self.drop_idle_bodies();
     }
 
@@ -108,6 +147,7 @@ impl Instance {
         let accepted = self.accepted.as_ref().map(|p| p.digest);
         let prepared = self.prepared.as_ref().map(PreparedCertificate::digest);
         [accepted, prepared, self.committed].contains(&Some(*digest))
+            || self.earlier.iter().any(|(_, d)| d == digest)
     }
 
     fn drop_idle_bodies(&mut self) {

@@ -60,17 +60,32 @@ impl Pbft {
 
 /// As any replica.
 impl Pbft {
-    /// Whether a batch has a slot between the watermarks, executed or not.
+    /// Whether a batch has a slot after the last checkpoint that this replica has come to, executed
+    /// or not. Of those before it, others may not know any more that they have executed them: who
+    /// tells that it waits for such a batch would wait for ever.
     pub(crate) fn has_slot(&self, batch: &Batch) -> bool {
         if self.config.mutated(Mutant::DecidedOrderedAgain) {
             return false;
         }
-        self.log.iter().any(|(_, instance)| {
+        let every = self.config.checkpoint_every.max(1);
+        let checkpoint = Slot(self.executed.0 - self.executed.0 % every);
+        self.log.iter_from(checkpoint.next()).any(|(_, instance)| {
             let decided = instance.committed();
             let decided = decided.and_then(|digest| instance.body(&digest));
             let mut entries = instance.entry_in(self.view).into_iter().chain(decided);
             entries.any(|entry| entry.batch == *batch)
         })
+    }
+
+    /// Whether a batch has been executed in a slot between the watermarks.
+    pub(crate) fn has_executed(&self, batch: &Batch) -> bool {
+        let executed = self
+            .log
+            .iter()
+            .take_while(|(slot, _)| *slot <= self.executed);
+        executed
+            .filter_map(|(_, i)| i.body(&i.committed()?))
+            .any(|entry| entry.batch == *batch)
     }
 
     /// Takes a pre-prepare, by whomever it was sent: the primary has signed it. "A backup accepts

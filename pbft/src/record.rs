@@ -36,6 +36,15 @@ pub enum Record {
     },
     /// A slot has prepared.
     Prepared(PreparedCertificate),
+    /// A batch that this replica accepted in an earlier view, which may be asked for again.
+    Kept {
+        /// That view.
+        view: View,
+        /// The slot.
+        slot: Slot,
+        /// The batch and its moment.
+        entry: Entry,
+    },
 }
 
 /// All records, folded.
@@ -91,6 +100,10 @@ impl Durable {
             Record::Body { slot, entry } => {
                 let instance = self.log.entry(slot).ok_or_else(|| outside(slot))?;
                 instance.keep(entry.digest(), entry);
+            }
+            Record::Kept { view, slot, entry } => {
+                let instance = self.log.entry(slot).ok_or_else(|| outside(slot))?;
+                instance.restore_earlier(view, entry);
             }
             Record::Prepared(certificate) => {
                 let slot = certificate.slot();
@@ -162,7 +175,10 @@ pub(crate) fn records(
                     proposal: proposal.clone(),
                     entry,
                 },
-                _ => Record::Body { slot, entry },
+                _ => match instance.earlier(digest) {
+                    Some(view) => Record::Kept { view, slot, entry },
+                    None => Record::Body { slot, entry },
+                },
             });
         }
         if let Some(proposal) = accepted.filter(|p| p.digest == *crate::log::NULL) {

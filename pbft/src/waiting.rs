@@ -199,8 +199,9 @@ impl Pbft {
         out.send(to, Message::Forward { batch, relayed });
     }
 
-    /// Takes requests of another replica's clients. A backup waits for them too, and tells the
-    /// primary, which may not have heard; what is told so goes no further.
+    /// Takes requests of another replica's clients. A backup waits for them too, unless it has
+    /// executed them of late, and tells the primary, which may not have heard; what is told so goes
+    /// no further.
     pub(crate) fn forwarded(
         &mut self,
         now: Time,
@@ -215,7 +216,7 @@ impl Pbft {
             if !(relayed && self.has_slot(&batch)) {
                 self.order(now, batch, out);
             }
-        } else if !relayed {
+        } else if !relayed && !self.has_executed(&batch) {
             self.await_execution(now, (from, batch.digest()), &batch, out);
             if let Some(primary) = self.leader().filter(|primary| *primary != from) {
                 let relayed = true;

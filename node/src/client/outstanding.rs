@@ -38,8 +38,12 @@ pub(super) struct Commands {
     session: SessionId,
     trust: Trust,
     standing: Standing,
-    /// How many sessions have been opened; who signs must say it to open another.
+    /// How many sessions have been opened; who signs must say it to open another, and never says
+    /// anything else of the same: the request that opens a session and speaks of more than had
+    /// been opened before it would open it again when it has been forgotten.
     seen: Option<u64>,
+    /// Whether that has been signed.
+    said: bool,
     opening: Votes,
     /// The first sequence whose outcome is unknown for good.
     lost: Option<u64>,
@@ -145,6 +149,7 @@ impl Commands {
             session,
             trust,
             seen: None,
+            said: false,
             opening: Votes::default(),
             lost: None,
             standing: Standing::Closed,
@@ -181,7 +186,9 @@ impl Commands {
 
     /// `seen` sessions have been opened.
     pub(super) fn seen(&mut self, seen: u64) {
-        self.seen = Some(seen);
+        if !self.said {
+            self.seen = Some(seen);
+        }
     }
 
     pub(super) fn add(&mut self, what: What, caller: Caller, deadline: Instant) {
@@ -308,7 +315,7 @@ impl Commands {
         if self.standing == Standing::Opening {
             return Vec::new();
         }
-        self.standing = Standing::Opening;
+        (self.standing, self.said) = (Standing::Opening, true);
         let open = Request {
             session: self.session,
             sequence: OPEN,
@@ -410,5 +417,49 @@ impl Commands {
             }
             command.caller.tell(Err(error));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_core::crypto::{GroupId, SecretKey};
+
+    fn openings(asks: &[Ask]) -> Vec<u64> {
+        let batches = asks.iter().map(|ask| match ask {
+            Ask::Propose(batch) => batch,
+            other => panic!("{other:?}"),
+        });
+        let requests = batches.flat_map(Batch::requests);
+        requests
+            .map(|request| match request.operation {
+                Operation::Open => request.answered,
+                _ => panic!("{request:?}"),
+            })
+            .collect()
+    }
+
+    /// The session may be open by then, and one of two counts that it has signed be later than
+    /// that.
+    #[test]
+    fn a_client_signs_one_count_a_session() {
+        let signer = Signer::new(SecretKey::from_seed([1; 32]), GroupId(1));
+        let client = signer.public();
+        let session = |number| SessionId { client, number };
+        let trust = Trust {
+            needed: 2,
+            signer: Some(signer),
+        };
+        let mut commands = Commands::new(session(1), trust);
+        assert!(commands.unsent().is_empty());
+        commands.seen(4);
+        commands.seen(5);
+        assert_eq!(openings(&commands.unsent()), [5]);
+        commands.seen(9);
+        commands.renew();
+        assert_eq!(openings(&commands.unsent()), [5]);
+        commands.reopen(session(2));
+        commands.seen(9);
+        assert_eq!(openings(&commands.unsent()), [9]);
     }
 }

@@ -1,6 +1,7 @@
 //! Queries that every replica answers at once, from what it has executed.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::consensus::ReadError;
@@ -20,7 +21,10 @@ type Answer = (u64, Bytes);
 pub(super) struct Peeks {
     /// How many replicas must give the same answer at the same point.
     needed: usize,
+    /// How long to wait for that.
+    patience: Duration,
     next: u64,
+    /// By number, and so by time.
     waiting: BTreeMap<u64, Peek>,
 }
 
@@ -28,14 +32,17 @@ struct Peek {
     query: Bytes,
     caller: oneshot::Sender<Result<Bytes, ReadError>>,
     deadline: Instant,
+    /// Since when it waits.
+    since: Instant,
     asked: ReplicaSet,
     answers: BTreeMap<ReplicaId, Answer>,
 }
 
 impl Peeks {
-    pub(super) fn new(needed: usize) -> Self {
+    pub(super) fn new(needed: usize, patience: Duration) -> Self {
         Peeks {
             needed,
+            patience,
             next: 0,
             waiting: BTreeMap::new(),
         }
@@ -45,8 +52,10 @@ impl Peeks {
         self.waiting.is_empty()
     }
 
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.waiting.values().map(|peek| peek.deadline).min()
+    /// When to call [`Peeks::give_up`].
+    pub(super) fn due(&self) -> Option<Instant> {
+        let first = self.waiting.values().next();
+        first.map(|peek| peek.since + self.patience)
     }
 
     pub(super) fn add(
@@ -59,6 +68,7 @@ impl Peeks {
             query,
             caller,
             deadline,
+            since: Instant::now(),
             asked: ReplicaSet::EMPTY,
             answers: BTreeMap::new(),
         };
@@ -111,9 +121,11 @@ impl Peeks {
         })
     }
 
-    /// Takes out all queries: enough replicas do not answer.
-    pub(super) fn give_up(&mut self) -> Vec<Unanswered> {
-        self.take(|_| true)
+    /// Takes out the queries that have waited too long: enough replicas do not answer, or not
+    /// alike, however well they do what else is asked.
+    pub(super) fn give_up(&mut self, now: Instant) -> Vec<Unanswered> {
+        let patience = self.patience;
+        self.take(|peek| peek.since + patience <= now)
     }
 
     fn take(&mut self, when: impl Fn(&Peek) -> bool) -> Vec<Unanswered> {

@@ -42,6 +42,8 @@ pub(super) struct QuorumLink {
     primary: ReplicaId,
     /// What a replica's word alone counts for: with f + 1, one of them is correct.
     weak: usize,
+    /// 2f + 1: so many can be waited for, and f + 1 of them are correct.
+    strong: usize,
     failure: String,
     /// When something was last answered, or asked of all, while something waited.
     progress: Instant,
@@ -87,8 +89,9 @@ impl QuorumLink {
             primary: options.first.unwrap_or(ReplicaId(0)),
             commands: Commands::new(dial::new_session(signer.public()), trust),
             questions: Questions::default(),
-            peeks: Peeks::new(quorums.strong().size()),
+            peeks: Peeks::new(quorums.strong().size(), options.patience / PARTS),
             weak: quorums.weak().size(),
+            strong: quorums.strong().size(),
             failure: String::from("there was no time to connect"),
             progress: Instant::now(),
             dialer,
@@ -138,7 +141,7 @@ impl QuorumLink {
         let deadlines = [
             self.commands.deadline(),
             self.questions.deadline(),
-            self.peeks.deadline(),
+            self.peeks.due(),
         ];
         let earliest = deadlines.into_iter().flatten().min()?;
         let escalation = self.progress + self.options.patience / PARTS;
@@ -269,13 +272,10 @@ impl QuorumLink {
         }
     }
 
-    /// The highest count that a correct replica vouches for. A higher one would let whoever made
-    /// it up open this session again when it has been forgotten.
     fn count_sessions(&mut self) {
-        let mut counts: Vec<u64> = self.lines.iter().filter_map(|line| line.opened).collect();
-        counts.sort_unstable_by(|a, b| b.cmp(a));
-        if let Some(count) = counts.get(self.weak - 1) {
-            self.commands.seen(*count);
+        let counts = self.lines.iter().filter_map(|line| line.opened);
+        if let Some(count) = vouched(counts.collect(), self.weak, self.strong) {
+            self.commands.seen(count);
         }
     }
 
@@ -304,10 +304,10 @@ impl QuorumLink {
         self.commands.expire(now, &self.failure);
         self.commands.ask_again(now);
         self.questions.expire(now, &self.failure);
+        let unanswered = self.peeks.give_up(now);
+        self.order(unanswered);
         if self.waits() && now >= self.progress + self.options.patience / PARTS {
             self.progress = now;
-            let unanswered = self.peeks.give_up();
-            self.order(unanswered);
             self.commands.renew();
             self.questions.renew();
             let asks = self.asks();
@@ -382,5 +382,134 @@ impl QuorumLink {
             let call = *call;
             self.lost(call);
         }
+    }
+}
+
+/// The highest count that a correct replica vouches for, once `strong` have counted. A higher one
+/// would let whoever made it up open this session again when it has been forgotten; with fewer,
+/// those who lie could make it so low that the session is refused, each time anew.
+fn vouched(mut counts: Vec<u64>, weak: usize, strong: usize) -> Option<u64> {
+    counts.sort_unstable_by(|a, b| b.cmp(a));
+    counts
+        .get(weak - 1)
+        .copied()
+        .filter(|_| counts.len() >= strong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use quorate_core::crypto::{GroupId, SecretKey};
+    use quorate_core::protocol::FaultModel;
+    use quorate_core::transport::{ClientReplies, TransportError};
+
+    use super::super::Client;
+
+    #[test]
+    fn one_liar_of_four_makes_the_count_neither_too_high_nor_too_low() {
+        let vouched = |counts: &[u64]| vouched(counts.to_vec(), 2, 3);
+        assert_eq!(vouched(&[7, 0]), None);
+        assert_eq!(vouched(&[7, 0, 8]), Some(7));
+        assert_eq!(vouched(&[u64::MAX, 7, 8]), Some(8));
+        assert_eq!(vouched(&[7, 8, 8, u64::MAX]), Some(8));
+    }
+
+    type Back = (ReplicaId, Arc<dyn ClientReplies>);
+
+    /// Four replicas, of which the last answers no query, and the first is behind.
+    #[derive(Default)]
+    struct Replicas(Arc<Mutex<Vec<Back>>>);
+
+    struct Connection {
+        me: ReplicaId,
+        replicas: Arc<Mutex<Vec<Back>>>,
+    }
+
+    impl Connection {
+        fn reply(&self, from: ReplicaId, reply: Reply) {
+            let replicas = self.replicas.lock().expect("no test panics with it");
+            for (_, back) in replicas.iter().filter(|(id, _)| *id == from) {
+                for frame in client_wire::seal(std::slice::from_ref(&reply)).expect("a reply") {
+                    back.deliver(from, frame);
+                }
+            }
+        }
+    }
+
+    impl FrameSink for Connection {
+        fn send(&self, frame: Bytes) -> bool {
+            for ask in client_wire::open(&frame).expect("a client's frame") {
+                match ask {
+                    Ask::Follow(_) => self.reply(self.me, Reply::Opened(0)),
+                    Ask::Peek(number, _) if self.me < ReplicaId(3) => {
+                        let executed = u64::from(self.me.0.min(1));
+                        self.reply(self.me, Reply::Peeked(number, executed, Bytes::new()));
+                    }
+                    Ask::Propose(batch) => {
+                        for (request, from) in batch
+                            .requests()
+                            .flat_map(|r| ReplicaId::all(4).map(move |from| (r, from)))
+                        {
+                            let answer = Reply::Answer {
+                                session: request.session.number,
+                                sequence: request.sequence,
+                                result: Ok(Bytes::from_static(b"done")),
+                            };
+                            self.reply(from, answer);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            true
+        }
+    }
+
+    #[async_trait]
+    impl Connector for Replicas {
+        fn n(&self) -> usize {
+            4
+        }
+
+        async fn connect(
+            &self,
+            me: ReplicaId,
+            back: Arc<dyn ClientReplies>,
+        ) -> Result<Arc<dyn FrameSink>, TransportError> {
+            let replicas = self.0.clone();
+            replicas
+                .lock()
+                .expect("no test panics with it")
+                .push((me, back));
+            Ok(Arc::new(Connection { me, replicas }))
+        }
+    }
+
+    /// However well commands get on meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn a_query_that_not_enough_answer_alike_is_ordered_in_time() {
+        let options = ClientOptions {
+            faults: FaultModel::Byzantine,
+            fast_reads: true,
+            ..ClientOptions::default()
+        };
+        let signer = Signer::new(SecretKey::from_seed([1; 32]), GroupId(1));
+        let client = Client::new(Arc::new(Replicas::default()), signer, options);
+        let other = client.clone();
+        let commands = tokio::spawn(async move {
+            loop {
+                let _answer = other.propose(Bytes::new()).await;
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        let read = client.read(Bytes::new(), ReadLevel::Linearizable);
+        let read = tokio::time::timeout(Duration::from_secs(5), read).await;
+        commands.abort();
+        assert_eq!(read, Ok(Ok(Bytes::from_static(b"done"))));
     }
 }

@@ -339,3 +339,35 @@ fn view_changes_for_later_views_start_the_timer_too() {
     assert_eq!(node.view(), 1, "one alone pulls nobody along");
     assert!(node.timers.contains_key(&Timer::NewView));
 }
+
+/// "A backup is waiting for a request if it received a valid request and has not executed it." One
+/// that a faulty replica tells it again it has executed. [§4.4]
+#[test]
+fn what_was_executed_is_not_waited_for_when_it_is_told_again() {
+    // With a checkpoint in between that is stable at the backups and not at the primary.
+    for (others, stable_at_primary) in [(0, true), (3, false), (3, true)] {
+        let mut cluster = Cluster::new(4, &config());
+        if !stable_at_primary {
+            cluster.lose(|_, to, message| to == r(0) && matches!(message, Message::Checkpoint(_)));
+        }
+        for text in ["x", "a", "b", "c"].into_iter().take(1 + others) {
+            cluster.propose(0, text);
+            cluster.deliver();
+        }
+        for id in [1, 2] {
+            let again = Message::Forward {
+                batch: command("x"),
+                relayed: false,
+            };
+            cluster.node(id).receive(r(3), again);
+        }
+        cluster.deliver();
+        for id in [1, 2] {
+            while cluster.node(id).timers.contains_key(&Timer::Request) {
+                cluster.node(id).fire(Timer::Request);
+                cluster.deliver();
+                assert_eq!(cluster.node(id).view(), 0, "{others} {stable_at_primary}");
+            }
+        }
+    }
+}

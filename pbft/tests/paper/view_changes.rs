@@ -1,11 +1,12 @@
 //! View changes. [Castro99 §4.4, §4.5.1]
 
 use quorate_core::protocol::Role;
-use quorate_pbft::{Entry, Message, NewView, Record};
+use quorate_pbft::{Entry, Message, NewView, Record, View, ViewChange};
 
 use crate::common::{
-    Cluster, Node, PbftCluster, PbftNode, commit, config, digest_of, digest_voted, entry, kinds,
-    new_view, pre_prepare, prepare, prepared, r, view_change,
+    Cluster, Node, PbftCluster, PbftNode, checkpoint_certificate, commit, config, digest_of,
+    digest_voted, entry, kinds, new_view, pre_prepare, prepare, prepared, proposal, r, signer,
+    state_of, view_change,
 };
 
 fn begin(new_view: NewView) -> Message {
@@ -319,4 +320,72 @@ fn a_new_view_is_durable() {
     for node in &cluster.nodes {
         assert_eq!(node.executed(), ["a", "b", "c"]);
     }
+}
+
+/// A batch for which a certificate may yet be shown is kept, whatever the primaries of later views
+/// say of its slot: a faulty replica that alone has the certificate could keep the batch to itself,
+/// and the slot would stay empty for ever. [§4.4]
+#[test]
+fn a_batch_voted_for_is_there_when_a_certificate_of_its_view_is_shown_two_views_later() {
+    for restarts in [false, true] {
+        let mut node = Node::of_four(2, &config());
+        node.receive(r(0), pre_prepare(0, 1, "x"));
+        // Nothing is shown of the slot, and the next primary has another batch for it.
+        let changes = [0, 1, 3].map(|from| view_change(from, 1, vec![]));
+        node.receive(r(1), begin(new_view(1, changes.to_vec(), &[])));
+        node.receive(r(1), pre_prepare(1, 1, "y"));
+        if restarts {
+            node = node.crash(&config());
+        }
+        node.take();
+        // Now replica 0 shows what prepared there, with the votes of 1 and 2.
+        let shown = vec![prepared(0, 1, "x", &[1, 2])];
+        let changes = vec![
+            view_change(0, 3, shown),
+            view_change(1, 3, vec![]),
+            view_change(3, 3, vec![]),
+        ];
+        let digest = digest_of(1, "x");
+        node.receive(r(3), begin(new_view(3, changes, &[digest])));
+        assert_eq!(node.view(), 3);
+        let sent = node.sent_to(r(1));
+        assert_eq!(digest_voted(&sent, 1), Some(digest), "restarts: {restarts}");
+    }
+}
+
+/// Nor is it lost when the log before it goes, and the records are written anew.
+#[test]
+fn a_batch_voted_for_outlives_a_checkpoint_before_it() {
+    let mut node = Node::of_four(2, &config());
+    for slot in 1..=4 {
+        let text = slot.to_string();
+        node.receive(r(0), pre_prepare(0, slot, &text));
+        for from in [0, 1, 3] {
+            node.receive(r(from), commit(0, slot, &text));
+        }
+    }
+    let state = state_of(&["1", "2", "3", "4"]);
+    let stable = checkpoint_certificate(4, state, &[0, 1, 3]);
+    let change = |from: u8, view, shown| {
+        let stable = Some(stable.clone());
+        ViewChange::signed(&signer(from), (View(view), r(from)), stable, shown)
+    };
+    node.receive(r(0), pre_prepare(0, 5, "x"));
+    let changes = [0, 1, 3].map(|from| view_change(from, 1, vec![]));
+    node.receive(r(1), begin(new_view(1, changes.to_vec(), &[])));
+    node.receive(r(1), pre_prepare(1, 5, "y"));
+    node.receive(r(1), Message::Stable(stable.clone()));
+    let mut node = node.crash(&config());
+    node.take();
+    let shown = vec![prepared(0, 5, "x", &[1, 2])];
+    let changes = vec![
+        change(0, 3, shown),
+        change(1, 3, vec![]),
+        change(3, 3, vec![]),
+    ];
+    let digest = digest_of(5, "x");
+    let proposals = vec![proposal(3, 5, digest)];
+    let new_view = NewView::signed(&signer(3), View(3), changes, proposals);
+    node.receive(r(3), begin(new_view));
+    assert_eq!(digest_voted(&node.sent_to(r(1)), 5), Some(digest));
 }
