@@ -31,7 +31,7 @@
 
 use quorate_core::codec;
 use quorate_core::frontier::Frontier;
-use quorate_core::id::{Lane, ReplicaId, Slot, Time};
+use quorate_core::id::{EntryId, Lane, ReplicaId, Slot, Time};
 use quorate_core::machine::Keys;
 use quorate_core::protocol::{Dest, Fetch, SnapshotRef};
 use quorate_core::request::Batch;
@@ -61,15 +61,23 @@ pub(crate) struct Peer {
     behind: bool,
 }
 
-/// Instances that peers have trimmed.
+/// Instances that a peer had trimmed when it offered the snapshot that was installed here. They
+/// may be unknown here, and count as executed.
 #[derive(Clone, Debug)]
 pub(crate) struct Adoption {
     /// Through which slot, by lane.
     pub(crate) through: Frontier,
     /// What must be known committed before they may count as trimmed here.
     pub(crate) horizon: Frontier,
-    /// Who said so, if it was not a snapshot.
-    pub(crate) from: Option<ReplicaId>,
+}
+
+/// Instances that a peer has trimmed, and that are not executed here.
+#[derive(Clone, Debug)]
+pub(crate) struct Missing {
+    /// Through which slot, by lane.
+    through: Frontier,
+    /// Who said so.
+    from: ReplicaId,
 }
 
 /// What goes with a snapshot.
@@ -120,7 +128,8 @@ impl EPaxos {
         };
         self.untold = self.peers_of(self.me).any(differs)
             || !self.snapshots.is_empty()
-            || self.adoption.is_some();
+            || self.adoption.is_some()
+            || self.missing.is_some();
     }
 
     /// A peer tells how far it has come.
@@ -312,8 +321,8 @@ impl EPaxos {
     /// here.
     pub(crate) fn needs_snapshot(&self) -> bool {
         let (executed, known) = (self.graph.executed(), self.instances.committed());
-        let adoption = self.adoption.as_ref().map(|adoption| &adoption.through);
-        adoption.is_some_and(|through| !executed.covers(through) && !known.covers(through))
+        let missing = self.missing.as_ref().map(|missing| &missing.through);
+        missing.is_some_and(|through| !executed.covers(through) && !known.covers(through))
     }
 
     /// Through which slot of `lane` peers have trimmed, if this replica may come to do so too.
@@ -322,9 +331,16 @@ impl EPaxos {
         adoption.map_or(Slot::ZERO, |adoption| adoption.through.through(lane))
     }
 
-    /// Whether it has the instances that it counts as executed, and has not trimmed.
-    pub(crate) fn knows_what_it_executed(&self) -> bool {
-        self.instances.committed().covers(self.graph.executed())
+    /// Whether it has the instances that it counts as executed and has not trimmed, but for
+    /// those in `named`.
+    pub(crate) fn knows_what_it_executed(&self, named: &Dependencies) -> bool {
+        let (committed, executed) = (self.instances.committed(), self.graph.executed());
+        let unknown = |id: EntryId| !committed.contains(id) && !named.contains(id);
+        !executed.lanes().any(|(lane, through, mut beyond)| {
+            let mut slots = (committed.through(lane).0 + 1..=through.0).map(Slot);
+            let is_unknown = |slot| unknown(EntryId { lane, slot });
+            slots.any(is_unknown) || beyond.any(is_unknown)
+        })
     }
 
     /// What was asked about is trimmed at a peer.
@@ -332,27 +348,19 @@ impl EPaxos {
         &mut self,
         from: ReplicaId,
         through: &Frontier,
-        horizon: Frontier,
+        horizon: &Frontier,
         out: &mut Out,
     ) {
-        if self.instances.trimmed().covers(through) {
-            return;
+        self.instances.heard_of_all(&Dependencies::from(horizon));
+        let missing = self.missing.as_ref();
+        if !self.graph.executed().covers(through)
+            && missing.is_none_or(|missing| through.covers(&missing.through))
+        {
+            let through = through.complete_part();
+            self.missing = Some(Missing { through, from });
+            self.untold = true;
+            self.ask_for_snapshot(out);
         }
-        self.instances.heard_of_all(&Dependencies::from(&horizon));
-        let further = self
-            .adoption
-            .as_ref()
-            .is_none_or(|known| through.covers(&known.through));
-        if further {
-            self.adoption = Some(Adoption {
-                through: through.complete_part(),
-                horizon,
-                from: Some(from),
-            });
-        }
-        self.untold = true;
-        self.adopt(out);
-        self.ask_for_snapshot(out);
     }
 
     /// Fetches a snapshot that holds what peers have trimmed and what was executed here.
@@ -360,12 +368,7 @@ impl EPaxos {
         if !self.needs_snapshot() {
             return;
         }
-        let Some(Adoption {
-            through,
-            from: Some(from),
-            ..
-        }) = &self.adoption
-        else {
+        let Some(Missing { through, from }) = &self.missing else {
             return;
         };
         let (executed, from) = (self.graph.executed().clone(), *from);
@@ -392,21 +395,18 @@ impl EPaxos {
         }
     }
 
-    /// Counts as trimmed what peers have trimmed, once a durable snapshot here holds it and all is
-    /// known that was committed then.
+    /// Counts as trimmed what was trimmed where an installed snapshot is from, once all is known
+    /// that was committed there.
     fn adopt(&mut self, out: &mut Out) {
+        let executed = self.graph.executed();
+        self.missing
+            .take_if(|missing| executed.covers(&missing.through));
         let Some(adoption) = &self.adoption else {
             return;
         };
-        let held = self.snapshot.covers(&adoption.through);
-        if !held && self.instances.committed().covers(&adoption.through) {
-            // It got to know them after all, and trims them by itself.
-            self.adoption = None;
-            return;
-        }
         let mut known = self.instances.committed().clone();
         known.union_with(&adoption.through);
-        if held && known.covers(&adoption.horizon) {
+        if known.covers(&adoption.horizon) {
             let (through, horizon) = (adoption.through.clone(), adoption.horizon.clone());
             self.adoption = None;
             self.conflicts.trim(&through);
@@ -455,7 +455,6 @@ impl EPaxos {
             self.adoption = Some(Adoption {
                 through,
                 horizon: anchor.horizon,
-                from: None,
             });
         }
     }

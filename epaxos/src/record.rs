@@ -104,11 +104,7 @@ impl Durable {
         match record {
             Record::Trimmed { through, horizon } => self.instances.trim(&through, &horizon),
             Record::Adopting { through, horizon } => {
-                self.adoption = Some(Adoption {
-                    through,
-                    horizon,
-                    from: None,
-                });
+                self.adoption = Some(Adoption { through, horizon });
             }
             Record::Floor(floor) => self.floor.union_with(&floor),
             Record::Joined {

@@ -68,6 +68,7 @@ impl EPaxos {
             offered: None,
             rewrite_due: false,
             adoption: durable.adoption,
+            missing: None,
             snapshot_wanted: false,
             untold: false,
             armed: [None; 3],

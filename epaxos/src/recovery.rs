@@ -485,7 +485,7 @@ impl EPaxos {
         let trimmed = Dependencies::from(self.instances.trimmed());
         let impossible = !dependencies.covers(&trimmed);
         // Having installed a snapshot it may lack what speaks against the command.
-        if !impossible && !self.knows_what_it_executed() {
+        if !impossible && !self.knows_what_it_executed(dependencies) {
             return;
         }
         if self.instances.known(id).is_none_or(|i| i.bal != ballot) {

@@ -10,7 +10,7 @@ use quorate_core::protocol::{Dest, Input, ReadAnswer};
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
-use crate::checkpoint::{Adoption, Peer};
+use crate::checkpoint::{Adoption, Missing, Peer};
 use crate::config::{Config, Sizes};
 use crate::conflicts::Conflicts;
 use crate::graph::Graph;
@@ -62,8 +62,11 @@ pub struct EPaxos {
     pub(crate) offered: Option<Frontier>,
     /// The records do not make the present state: they must be written anew.
     pub(crate) rewrite_due: bool,
-    /// Peers have trimmed these instances, and this replica may too once it knows enough.
+    /// The snapshot that was installed says that these instances need not be known, and this
+    /// replica may trim them too once it knows enough.
     pub(crate) adoption: Option<Adoption>,
+    /// Peers have trimmed what is not executed here.
+    pub(crate) missing: Option<Missing>,
     /// The next commit is to be followed by a snapshot, for somebody who lags behind.
     pub(crate) snapshot_wanted: bool,
     /// Whether there is something to tell the others.
@@ -169,7 +172,7 @@ impl EPaxos {
             Message::Waiting { id, preaccepted } => self.other_waits(now, id, preaccepted, out),
             Message::Rejected { id, ballot } => self.rejected(now, id, ballot),
             Message::Learn { ids } => self.tell(from, &ids, out),
-            Message::Trimmed { through, horizon } => self.too_far(from, &through, horizon, out),
+            Message::Trimmed { through, horizon } => self.too_far(from, &through, &horizon, out),
             Message::Behind { executed } => self.lags(now, from, &executed, out),
             Message::Progress(progress) => self.progressed(now, from, progress, out),
         }

@@ -135,6 +135,13 @@ fn a_snapshot_taken_after_one_was_installed_needs_no_anchor() {
     run(5_250_070, &config);
 }
 
+/// A replica that was behind had installed a snapshot, and needed another; another replica was not
+/// sure of what it had coordinated. An answer to Validate need not wait for what the command names.
+#[test]
+fn a_replica_that_lacks_what_it_executed_speaks_against_what_it_can() {
+    run(684, &config(3));
+}
+
 #[test]
 fn clusters_of_other_sizes_survive_the_faults_they_can() {
     for (replicas, faults) in [
