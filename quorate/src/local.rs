@@ -96,11 +96,8 @@ impl LocalCluster {
 
     /// A client with connections of its own, over the network; it trusts the replicas as far as
     /// the protocol does.
-    pub fn client(&self, options: ClientOptions) -> Result<Client, StartError> {
-        let options = ClientOptions {
-            faults: self.protocol.faults(),
-            ..options
-        };
+    pub fn client(&self, mut options: ClientOptions) -> Result<Client, StartError> {
+        options.faults = self.protocol.faults();
         client::connect_with(&self.client_key, self.group, &self.replicas, options)
     }
 
