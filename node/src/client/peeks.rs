@@ -21,6 +21,7 @@ pub(super) struct Peeks {
     /// How many replicas must give the same answer at the same point.
     needed: usize,
     next: u64,
+    /// By number, and so by when they are due.
     waiting: BTreeMap<u64, Peek>,
 }
 
@@ -28,6 +29,8 @@ struct Peek {
     query: Bytes,
     caller: oneshot::Sender<Result<Bytes, ReadError>>,
     deadline: Instant,
+    /// When it is no longer waited for that enough replicas answer.
+    due: Instant,
     asked: ReplicaSet,
     answers: BTreeMap<ReplicaId, Answer>,
 }
@@ -45,20 +48,26 @@ impl Peeks {
         self.waiting.is_empty()
     }
 
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.waiting.values().map(|peek| peek.deadline).min()
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// When to call [`Peeks::give_up`].
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.waiting.values().next().map(|peek| peek.due)
     }
 
     pub(super) fn add(
         &mut self,
         query: Bytes,
         caller: oneshot::Sender<Result<Bytes, ReadError>>,
-        deadline: Instant,
+        (due, deadline): (Instant, Instant),
     ) {
         let peek = Peek {
             query,
             caller,
             deadline,
+            due,
             asked: ReplicaSet::EMPTY,
             answers: BTreeMap::new(),
         };
@@ -111,9 +120,9 @@ impl Peeks {
         })
     }
 
-    /// Takes out all queries: enough replicas do not answer.
-    pub(super) fn give_up(&mut self) -> Vec<Unanswered> {
-        self.take(|_| true)
+    /// Takes out the queries that enough replicas have had the time to answer, and have not.
+    pub(super) fn give_up(&mut self, now: Instant) -> Vec<Unanswered> {
+        self.take(|peek| peek.due <= now)
     }
 
     fn take(&mut self, when: impl Fn(&Peek) -> bool) -> Vec<Unanswered> {

@@ -29,6 +29,10 @@ use crate::client_wire::{self, Ask, Reply};
 /// are asked.
 const PARTS: u32 = 8;
 
+/// How many queries may wait to be answered by each replica: with those, and a turn of calls more,
+/// the commands under way still fit in the window of a session.
+const PEEKS: usize = 1024;
+
 /// The connections to all replicas, and all that waits for answers.
 pub(super) struct QuorumLink {
     dialer: Dialer,
@@ -40,8 +44,10 @@ pub(super) struct QuorumLink {
     lines: Vec<Line>,
     /// Who is asked first.
     primary: ReplicaId,
-    /// What a replica's word alone counts for: with f + 1, one of them is correct.
+    /// f + 1: one of them is correct.
     weak: usize,
+    /// 2f + 1: so many answer, and most of them are correct.
+    strong: usize,
     failure: String,
     /// When something was last answered, or asked of all, while something waited.
     progress: Instant,
@@ -89,6 +95,7 @@ impl QuorumLink {
             questions: Questions::default(),
             peeks: Peeks::new(quorums.strong().size()),
             weak: quorums.weak().size(),
+            strong: quorums.strong().size(),
             failure: String::from("there was no time to connect"),
             progress: Instant::now(),
             dialer,
@@ -104,7 +111,7 @@ impl QuorumLink {
         loop {
             let wake = self.wake();
             tokio::select! {
-                count = calls.recv_many(&mut gathered, TURN), if self.commands.has_room() => {
+                count = calls.recv_many(&mut gathered, TURN), if self.has_room() => {
                     if count == 0 {
                         return;
                     }
@@ -119,7 +126,7 @@ impl QuorumLink {
             }
             // Callers that were answered together call again together: they share a signature.
             tokio::task::yield_now().await;
-            while self.commands.has_room()
+            while self.has_room()
                 && gathered.len() < TURN
                 && let Ok(call) = calls.try_recv()
             {
@@ -130,6 +137,11 @@ impl QuorumLink {
         }
     }
 
+    /// Queries may have to be ordered after all, in a session that has room for them.
+    fn has_room(&self) -> bool {
+        self.commands.has_room() && self.peeks.len() < PEEKS
+    }
+
     fn waits(&self) -> bool {
         !(self.commands.is_empty() && self.questions.is_empty() && self.peeks.is_empty())
     }
@@ -138,7 +150,7 @@ impl QuorumLink {
         let deadlines = [
             self.commands.deadline(),
             self.questions.deadline(),
-            self.peeks.deadline(),
+            self.peeks.due(),
         ];
         let earliest = deadlines.into_iter().flatten().min()?;
         let escalation = self.progress + self.options.patience / PARTS;
@@ -163,7 +175,8 @@ impl QuorumLink {
                     self.questions.add(kind, deadline);
                 }
                 Call::Read(query, ReadLevel::Linearizable, caller) if self.options.fast_reads => {
-                    self.peeks.add(query, caller, deadline);
+                    let due = now + self.options.patience / PARTS;
+                    self.peeks.add(query, caller, (due, deadline));
                 }
                 Call::Read(query, ReadLevel::Linearizable, caller) => {
                     let caller = Caller::Read(caller);
@@ -269,10 +282,14 @@ impl QuorumLink {
         }
     }
 
-    /// The highest count that a correct replica vouches for. A higher one would let whoever made
-    /// it up open this session again when it has been forgotten.
+    /// The (f + 1)-th highest of 2f + 1 counts lies between those of correct replicas. With a
+    /// higher one, whoever made it up could have this session opened again when it has been
+    /// forgotten; with a lower one, it could never be opened.
     fn count_sessions(&mut self) {
         let mut counts: Vec<u64> = self.lines.iter().filter_map(|line| line.opened).collect();
+        if counts.len() < self.strong {
+            return;
+        }
         counts.sort_unstable_by(|a, b| b.cmp(a));
         if let Some(count) = counts.get(self.weak - 1) {
             self.commands.seen(*count);
@@ -304,10 +321,11 @@ impl QuorumLink {
         self.commands.expire(now, &self.failure);
         self.commands.ask_again(now);
         self.questions.expire(now, &self.failure);
+        // However much else is answered meanwhile.
+        let unanswered = self.peeks.give_up(now);
+        self.order(unanswered);
         if self.waits() && now >= self.progress + self.options.patience / PARTS {
             self.progress = now;
-            let unanswered = self.peeks.give_up();
-            self.order(unanswered);
             self.commands.renew();
             self.questions.renew();
             let asks = self.asks();
@@ -384,3 +402,6 @@ impl QuorumLink {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
