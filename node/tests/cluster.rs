@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use common::{Cluster, GROUP, client_signer, impatient, key};
+use common::{GROUP, client_signer, impatient, key, number};
 use quorate_core::consensus::{Consensus, ProposeError, ReadError, ReadLevel};
 use quorate_core::crypto::Signer;
 use quorate_core::id::ReplicaId;
@@ -14,12 +14,11 @@ use quorate_core::storage::{
 };
 use quorate_core::transport::ClientReplies;
 use quorate_node::ClientOptions;
+use quorate_raft::Raft;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-fn number(answer: &Bytes) -> u64 {
-    std::str::from_utf8(answer).unwrap().parse().unwrap()
-}
+type Cluster = common::Cluster<Raft>;
 
 #[tokio::test]
 async fn any_node_takes_any_request_and_all_come_to_the_same_state() {

@@ -1,7 +1,8 @@
 //! Connections to replicas, made in the background.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,9 +11,11 @@ use quorate_core::id::ReplicaId;
 use quorate_core::request::SessionId;
 use quorate_core::transport::{ClientReplies, Connector, FrameSink, TransportError};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-/// The wait before another replica is tried after one was tried in vain.
-const BACK_OFF: Duration = Duration::from_millis(50);
+/// The wait before another replica is tried after one was tried in vain, and between two calls to
+/// the same: one that closes every connection must not keep the client busy.
+pub(super) const BACK_OFF: Duration = Duration::from_millis(50);
 
 /// One connection: to whom, and its number among all that were asked for. News of an earlier
 /// connection to the same replica must not be taken for news of this one.
@@ -32,16 +35,42 @@ pub(super) enum News {
 struct Back {
     call: CallId,
     news: mpsc::UnboundedSender<News>,
+    /// What came before it was said that the connection is up.
+    early: Mutex<Option<Vec<News>>>,
+}
+
+impl Back {
+    /// A replica speaks as soon as it is connected to, which may be before the client knows: what
+    /// it says then must not be taken for news of no connection.
+    fn tell(&self, news: News) {
+        let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
+        match early.as_mut() {
+            Some(early) => early.push(news),
+            None => self.send(news),
+        }
+    }
+
+    fn connected(&self, sink: Arc<dyn FrameSink>) {
+        let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
+        self.send(News::Connected(self.call, Ok(sink)));
+        for news in early.take().into_iter().flatten() {
+            self.send(news);
+        }
+    }
+
+    fn send(&self, news: News) {
+        // A client that is gone needs no news.
+        let _gone = self.news.send(news);
+    }
 }
 
 impl ClientReplies for Back {
     fn deliver(&self, _from: ReplicaId, frame: Bytes) {
-        // A client that is gone needs no news.
-        let _gone = self.news.send(News::Frame(self.call, frame));
+        self.tell(News::Frame(self.call, frame));
     }
 
     fn closed(&self, _from: ReplicaId) {
-        let _gone = self.news.send(News::Closed(self.call));
+        self.tell(News::Closed(self.call));
     }
 }
 
@@ -56,6 +85,8 @@ pub(super) struct Dialer {
     connector: Arc<dyn Connector>,
     /// How many connections were asked for.
     calls: u64,
+    /// When each replica was called last, or is going to be.
+    called: BTreeMap<ReplicaId, Instant>,
     back: mpsc::UnboundedSender<News>,
 }
 
@@ -66,6 +97,7 @@ impl Dialer {
         let dialer = Dialer {
             connector,
             calls: 0,
+            called: BTreeMap::new(),
             back,
         };
         (dialer, news)
@@ -83,18 +115,25 @@ impl Dialer {
             to,
             number: self.calls,
         };
+        let now = Instant::now();
+        let last = self.called.get(&to);
+        let at = last.map_or(now, |last| now.max(*last + BACK_OFF));
+        self.called.insert(to, at);
         let connector = self.connector.clone();
-        let news = self.back.clone();
+        let back = Arc::new(Back {
+            call,
+            news: self.back.clone(),
+            early: Mutex::new(Some(Vec::new())),
+        });
         tokio::spawn(async move {
-            let replies = Arc::new(Back {
-                call,
-                news: news.clone(),
-            });
-            let result = connector.connect(to, replies).await;
-            if result.is_err() {
-                tokio::time::sleep(BACK_OFF).await;
+            tokio::time::sleep_until(at).await;
+            match connector.connect(to, back.clone()).await {
+                Ok(sink) => back.connected(sink),
+                Err(error) => {
+                    tokio::time::sleep(BACK_OFF).await;
+                    back.send(News::Connected(call, Err(error)));
+                }
             }
-            let _gone = news.send(News::Connected(call, result));
         });
         call
     }

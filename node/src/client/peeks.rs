@@ -1,7 +1,6 @@
 //! Queries that every replica answers at once, from what it has executed.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::consensus::ReadError;
@@ -21,10 +20,8 @@ type Answer = (u64, Bytes);
 pub(super) struct Peeks {
     /// How many replicas must give the same answer at the same point.
     needed: usize,
-    /// How long to wait for that.
-    patience: Duration,
     next: u64,
-    /// By number, and so by time.
+    /// By number, and so by when they are due.
     waiting: BTreeMap<u64, Peek>,
 }
 
@@ -32,17 +29,16 @@ struct Peek {
     query: Bytes,
     caller: oneshot::Sender<Result<Bytes, ReadError>>,
     deadline: Instant,
-    /// Since when it waits.
-    since: Instant,
+    /// When it is no longer waited for that enough replicas answer.
+    due: Instant,
     asked: ReplicaSet,
     answers: BTreeMap<ReplicaId, Answer>,
 }
 
 impl Peeks {
-    pub(super) fn new(needed: usize, patience: Duration) -> Self {
+    pub(super) fn new(needed: usize) -> Self {
         Peeks {
             needed,
-            patience,
             next: 0,
             waiting: BTreeMap::new(),
         }
@@ -52,23 +48,26 @@ impl Peeks {
         self.waiting.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// When to call [`Peeks::give_up`].
     pub(super) fn due(&self) -> Option<Instant> {
-        let first = self.waiting.values().next();
-        first.map(|peek| peek.since + self.patience)
+        self.waiting.values().next().map(|peek| peek.due)
     }
 
     pub(super) fn add(
         &mut self,
         query: Bytes,
         caller: oneshot::Sender<Result<Bytes, ReadError>>,
-        deadline: Instant,
+        (due, deadline): (Instant, Instant),
     ) {
         let peek = Peek {
             query,
             caller,
             deadline,
-            since: Instant::now(),
+            due,
             asked: ReplicaSet::EMPTY,
             answers: BTreeMap::new(),
         };
@@ -121,11 +120,9 @@ impl Peeks {
         })
     }
 
-    /// Takes out the queries that have waited too long: enough replicas do not answer, or not
-    /// alike, however well they do what else is asked.
+    /// Takes out the queries that enough replicas have had the time to answer, and have not.
     pub(super) fn give_up(&mut self, now: Instant) -> Vec<Unanswered> {
-        let patience = self.patience;
-        self.take(|peek| peek.since + patience <= now)
+        self.take(|peek| peek.due <= now)
     }
 
     fn take(&mut self, when: impl Fn(&Peek) -> bool) -> Vec<Unanswered> {

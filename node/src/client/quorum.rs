@@ -29,6 +29,10 @@ use crate::client_wire::{self, Ask, Reply};
 /// are asked.
 const PARTS: u32 = 8;
 
+/// How many queries may wait to be answered by each replica: with those, and a turn of calls more,
+/// the commands under way still fit in the window of a session.
+const PEEKS: usize = 1024;
+
 /// The connections to all replicas, and all that waits for answers.
 pub(super) struct QuorumLink {
     dialer: Dialer,
@@ -40,9 +44,9 @@ pub(super) struct QuorumLink {
     lines: Vec<Line>,
     /// Who is asked first.
     primary: ReplicaId,
-    /// What a replica's word alone counts for: with f + 1, one of them is correct.
+    /// f + 1: one of them is correct.
     weak: usize,
-    /// 2f + 1: so many can be waited for, and f + 1 of them are correct.
+    /// 2f + 1: so many answer, and most of them are correct.
     strong: usize,
     failure: String,
     /// When something was last answered, or asked of all, while something waited.
@@ -89,7 +93,7 @@ impl QuorumLink {
             primary: options.first.unwrap_or(ReplicaId(0)),
             commands: Commands::new(dial::new_session(signer.public()), trust),
             questions: Questions::default(),
-            peeks: Peeks::new(quorums.strong().size(), options.patience / PARTS),
+            peeks: Peeks::new(quorums.strong().size()),
             weak: quorums.weak().size(),
             strong: quorums.strong().size(),
             failure: String::from("there was no time to connect"),
@@ -107,7 +111,7 @@ impl QuorumLink {
         loop {
             let wake = self.wake();
             tokio::select! {
-                count = calls.recv_many(&mut gathered, TURN), if self.commands.has_room() => {
+                count = calls.recv_many(&mut gathered, TURN), if self.has_room() => {
                     if count == 0 {
                         return;
                     }
@@ -122,7 +126,7 @@ impl QuorumLink {
             }
             // Callers that were answered together call again together: they share a signature.
             tokio::task::yield_now().await;
-            while self.commands.has_room()
+            while self.has_room()
                 && gathered.len() < TURN
                 && let Ok(call) = calls.try_recv()
             {
@@ -131,6 +135,11 @@ impl QuorumLink {
             self.take(&mut gathered);
             self.advance();
         }
+    }
+
+    /// Queries may have to be ordered after all, in a session that has room for them.
+    fn has_room(&self) -> bool {
+        self.commands.has_room() && self.peeks.len() < PEEKS
     }
 
     fn waits(&self) -> bool {
@@ -166,7 +175,8 @@ impl QuorumLink {
                     self.questions.add(kind, deadline);
                 }
                 Call::Read(query, ReadLevel::Linearizable, caller) if self.options.fast_reads => {
-                    self.peeks.add(query, caller, deadline);
+                    let due = now + self.options.patience / PARTS;
+                    self.peeks.add(query, caller, (due, deadline));
                 }
                 Call::Read(query, ReadLevel::Linearizable, caller) => {
                     let caller = Caller::Read(caller);
@@ -272,10 +282,17 @@ impl QuorumLink {
         }
     }
 
+    /// The (f + 1)-th highest of 2f + 1 counts lies between those of correct replicas. With a
+    /// higher one, whoever made it up could have this session opened again when it has been
+    /// forgotten; with a lower one, it could never be opened.
     fn count_sessions(&mut self) {
-        let counts = self.lines.iter().filter_map(|line| line.opened);
-        if let Some(count) = vouched(counts.collect(), self.weak, self.strong) {
-            self.commands.seen(count);
+        let mut counts: Vec<u64> = self.lines.iter().filter_map(|line| line.opened).collect();
+        if counts.len() < self.strong {
+            return;
+        }
+        counts.sort_unstable_by(|a, b| b.cmp(a));
+        if let Some(count) = counts.get(self.weak - 1) {
+            self.commands.seen(*count);
         }
     }
 
@@ -304,6 +321,7 @@ impl QuorumLink {
         self.commands.expire(now, &self.failure);
         self.commands.ask_again(now);
         self.questions.expire(now, &self.failure);
+        // However much else is answered meanwhile.
         let unanswered = self.peeks.give_up(now);
         self.order(unanswered);
         if self.waits() && now >= self.progress + self.options.patience / PARTS {
@@ -385,131 +403,5 @@ impl QuorumLink {
     }
 }
 
-/// The highest count that a correct replica vouches for, once `strong` have counted. A higher one
-/// would let whoever made it up open this session again when it has been forgotten; with fewer,
-/// those who lie could make it so low that the session is refused, each time anew.
-fn vouched(mut counts: Vec<u64>, weak: usize, strong: usize) -> Option<u64> {
-    counts.sort_unstable_by(|a, b| b.cmp(a));
-    counts
-        .get(weak - 1)
-        .copied()
-        .filter(|_| counts.len() >= strong)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::Mutex;
-    use std::time::Duration;
-
-    use async_trait::async_trait;
-    use bytes::Bytes;
-    use quorate_core::crypto::{GroupId, SecretKey};
-    use quorate_core::protocol::FaultModel;
-    use quorate_core::transport::{ClientReplies, TransportError};
-
-    use super::super::Client;
-
-    #[test]
-    fn one_liar_of_four_makes_the_count_neither_too_high_nor_too_low() {
-        let vouched = |counts: &[u64]| vouched(counts.to_vec(), 2, 3);
-        assert_eq!(vouched(&[7, 0]), None);
-        assert_eq!(vouched(&[7, 0, 8]), Some(7));
-        assert_eq!(vouched(&[u64::MAX, 7, 8]), Some(8));
-        assert_eq!(vouched(&[7, 8, 8, u64::MAX]), Some(8));
-    }
-
-    type Back = (ReplicaId, Arc<dyn ClientReplies>);
-
-    /// Four replicas, of which the last answers no query, and the first is behind.
-    #[derive(Default)]
-    struct Replicas(Arc<Mutex<Vec<Back>>>);
-
-    struct Connection {
-        me: ReplicaId,
-        replicas: Arc<Mutex<Vec<Back>>>,
-    }
-
-    impl Connection {
-        fn reply(&self, from: ReplicaId, reply: &Reply) {
-            let replicas = self.replicas.lock().expect("no test panics with it");
-            for (_, back) in replicas.iter().filter(|(id, _)| *id == from) {
-                for frame in client_wire::seal(std::slice::from_ref(reply)).expect("a reply") {
-                    back.deliver(from, frame);
-                }
-            }
-        }
-    }
-
-    impl FrameSink for Connection {
-        fn send(&self, frame: Bytes) -> bool {
-            for ask in client_wire::open(&frame).expect("a client's frame") {
-                match ask {
-                    Ask::Follow(_) => self.reply(self.me, &Reply::Opened(0)),
-                    Ask::Peek(number, _) if self.me < ReplicaId(3) => {
-                        let executed = u64::from(self.me.0.min(1));
-                        self.reply(self.me, &Reply::Peeked(number, executed, Bytes::new()));
-                    }
-                    Ask::Propose(batch) => {
-                        for (request, from) in batch
-                            .requests()
-                            .flat_map(|r| ReplicaId::all(4).map(move |from| (r, from)))
-                        {
-                            let answer = Reply::Answer {
-                                session: request.session.number,
-                                sequence: request.sequence,
-                                result: Ok(Bytes::from_static(b"done")),
-                            };
-                            self.reply(from, &answer);
-                        }
-                    }
-                    _ => {}
-                }
-            }
-            true
-        }
-    }
-
-    #[async_trait]
-    impl Connector for Replicas {
-        fn n(&self) -> usize {
-            4
-        }
-
-        async fn connect(
-            &self,
-            me: ReplicaId,
-            back: Arc<dyn ClientReplies>,
-        ) -> Result<Arc<dyn FrameSink>, TransportError> {
-            let replicas = self.0.clone();
-            replicas
-                .lock()
-                .expect("no test panics with it")
-                .push((me, back));
-            Ok(Arc::new(Connection { me, replicas }))
-        }
-    }
-
-    /// However well commands get on meanwhile.
-    #[tokio::test(start_paused = true)]
-    async fn a_query_that_not_enough_answer_alike_is_ordered_in_time() {
-        let options = ClientOptions {
-            faults: FaultModel::Byzantine,
-            fast_reads: true,
-            ..ClientOptions::default()
-        };
-        let signer = Signer::new(SecretKey::from_seed([1; 32]), GroupId(1));
-        let client = Client::new(Arc::new(Replicas::default()), signer, options);
-        let other = client.clone();
-        let commands = tokio::spawn(async move {
-            loop {
-                let _answer = other.propose(Bytes::new()).await;
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        });
-        let read = client.read(Bytes::new(), ReadLevel::Linearizable);
-        let read = tokio::time::timeout(Duration::from_secs(5), read).await;
-        commands.abort();
-        assert_eq!(read, Ok(Ok(Bytes::from_static(b"done"))));
-    }
-}
+mod tests;

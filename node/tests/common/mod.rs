@@ -1,5 +1,5 @@
 #![allow(unreachable_pub, dead_code, reason = "shared by test binaries")]
-//! Clusters of Raft nodes over the in-memory transport and storage.
+//! Clusters of nodes over the in-memory transport and storage.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -10,13 +10,12 @@ use quorate_core::consensus::Consensus as _;
 use quorate_core::crypto::{Admission, GroupId, Members, PublicKey, SecretKey, Signer, Verifier};
 use quorate_core::id::{ReplicaId, UnixTime};
 use quorate_core::machine::{RestoreError, StateMachine};
-use quorate_core::protocol::Context;
+use quorate_core::protocol::{Context, Protocol};
 use quorate_core::replica::Settings;
 use quorate_core::storage::{Completions, MemoryStorage, StorageError, Stored};
 use quorate_core::transport::{Connector, Transport};
 use quorate_node::node::Opened;
 use quorate_node::{Client, ClientOptions, Node, NodeError, Parts};
-use quorate_raft::{Config, Raft};
 use quorate_transport_quic::MemoryNetwork;
 
 pub const GROUP: GroupId = GroupId(1);
@@ -47,6 +46,11 @@ impl StateMachine for Counter {
     }
 }
 
+/// What the counter answers.
+pub fn number(answer: &Bytes) -> u64 {
+    std::str::from_utf8(answer).unwrap().parse().unwrap()
+}
+
 pub fn key(n: u8) -> SecretKey {
     SecretKey::from_seed([n; 32])
 }
@@ -56,10 +60,11 @@ pub fn client_signer() -> Signer {
     Signer::new(key(100), GROUP)
 }
 
-pub struct Cluster {
+pub struct Cluster<P: Protocol> {
     pub network: MemoryNetwork,
-    pub nodes: Vec<Node<Raft>>,
+    pub nodes: Vec<Node<P>>,
     keys: Vec<PublicKey>,
+    admission: Admission,
 }
 
 /// Storage that is done at once, and holds nothing at the start.
@@ -77,14 +82,20 @@ pub fn impatient() -> ClientOptions {
     }
 }
 
-impl Cluster {
-    pub async fn start(n: u8, client: ClientOptions) -> Cluster {
+impl<P: Protocol<Config: Default>> Cluster<P> {
+    /// Lets in one client, beside the nodes themselves.
+    pub async fn start(n: u8, client: ClientOptions) -> Self {
+        Self::admitting(Admission::of([client_signer().public()]), n, client).await
+    }
+
+    pub async fn admitting(admission: Admission, n: u8, client: ClientOptions) -> Self {
         let keys: Vec<PublicKey> = (0..n).map(|me| key(me).public()).collect();
         let network = MemoryNetwork::new(Members::new(GROUP, keys.clone()));
         let mut cluster = Cluster {
             network,
             nodes: Vec::new(),
             keys,
+            admission,
         };
         for me in 0..n {
             let options = ClientOptions {
@@ -103,20 +114,19 @@ impl Cluster {
         me: u8,
         client: ClientOptions,
         storage: impl FnOnce(Arc<dyn Completions>) -> Result<Opened, StorageError>,
-    ) -> Result<Node<Raft>, NodeError> {
+    ) -> Result<Node<P>, NodeError> {
         let members = Members::new(GROUP, self.keys.clone());
         let context = Context {
             me: ReplicaId(me),
             signer: Signer::new(key(me), GROUP),
-            verifier: Verifier::new(members.clone())
-                .admitting(Admission::of([client_signer().public()])),
+            verifier: Verifier::new(members.clone()).admitting(self.admission.clone()),
             members,
             seed: [me; 32],
             wall_clock: UnixTime::default(),
         };
         let parts = Parts {
             context,
-            config: Config::default(),
+            config: P::Config::default(),
             settings: Settings::default(),
             machine: Counter::default(),
             client,

@@ -1,0 +1,98 @@
+//! Connections that fail, close, or carry garbage.
+
+use super::*;
+
+impl World {
+    fn calls(&self, replica: ReplicaId) -> u32 {
+        let calls = self.stub.there(|there| there.calls.get(&replica).copied());
+        calls.unwrap_or(0)
+    }
+
+    fn replies(&self, from: ReplicaId) -> Arc<dyn ClientReplies> {
+        let replies = self.stub.there(|there| there.replies.get(&from).cloned());
+        replies.unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_ends_is_made_again_and_what_waits_is_asked_again() {
+    let mut world = World::new(options());
+    let answer = world.propose("+");
+    let (_, first) = world.batch().await;
+    world.replies(r(0)).closed(r(0));
+    let (_, again) = world.batch().await;
+    assert!(again.requests().eq(first.requests()));
+    moment().await;
+    assert_eq!(world.calls(r(0)), 2);
+    world.believed(answer, &again).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn garbage_from_a_replica_is_survived() {
+    let mut world = World::new(options());
+    let answer = world.propose("+");
+    let (_, batch) = world.batch().await;
+    for garbage in [&b""[..], b"\x00", b"\x01\xff\xff\xff\xff", b"\x07abc"] {
+        let replies = world.replies(r(3));
+        replies.deliver(r(3), Bytes::copy_from_slice(garbage));
+        tokio::time::sleep(dial::BACK_OFF).await;
+    }
+    world.believed(answer, &batch).await;
+    assert!(world.calls(r(3)) > 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_closes_every_connection_is_not_called_without_end() {
+    let there = There {
+        closing: [r(3)].into_iter().collect(),
+        ..There::default()
+    };
+    let mut world = World::with(options(), there);
+    let start = Instant::now();
+    let answer = world.propose("+");
+    let (_, batch) = world.batch().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let calls = u128::from(world.calls(r(3)));
+    let most = start.elapsed().as_millis() / dial::BACK_OFF.as_millis() + 1;
+    assert!((2..=most).contains(&calls), "{calls} calls");
+    world.believed(answer, &batch).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_replica_says_before_the_connection_is_known_to_be_up_counts() {
+    let there = There {
+        greeting: Some(Reply::Leader(r(2))),
+        ..There::default()
+    };
+    let mut world = World::with(options(), there);
+    let _answer = world.propose("+");
+    let (to, _) = world.batch().await;
+    assert_eq!(to, r(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_primary_that_cannot_be_reached_is_passed_over() {
+    let there = There {
+        unreachable: [r(0)].into_iter().collect(),
+        ..There::default()
+    };
+    let mut world = World::with(options(), there);
+    world.silent.insert(r(0));
+    let answer = world.propose("+");
+    let (to, batch) = world.batch().await;
+    assert_eq!(to, r(1));
+    world.believed(answer, &batch).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nobody_can_be_reached_the_command_certainly_did_not_happen() {
+    let there = There {
+        unreachable: ReplicaId::all(N).collect(),
+        ..There::default()
+    };
+    let outcome = World::with(options(), there).propose("+").await.unwrap();
+    let Err(error @ ProposeError::Unreachable(_)) = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert!(!error.may_have_happened());
+}
