@@ -36,6 +36,10 @@ pub trait Protocol: Sized + Debug + Send + 'static {
     const FAULTS: FaultModel;
     /// Which order it gives.
     const ORDER: Order;
+    /// How many batches of its own clients a node has under way at most, unless its settings say;
+    /// none for what suits the fault model. Few, and what arrives meanwhile makes the next batch
+    /// larger; a protocol that gathers requests from all nodes for that needs no limit here.
+    const BATCHES_IN_FLIGHT: Option<usize> = None;
 
     /// The replica as it was when its records were written, before [`Input::Start`].
     fn recover(

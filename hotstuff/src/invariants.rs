@@ -52,7 +52,8 @@ impl Hotstuff {
             "views go up",
             self.view > high
                 && self.view >= promised.voted.view
-                && self.view >= promised.proposed
+                && self.view >= self.proposed
+                && self.view.next() >= promised.proposed
                 && self.entered.as_ref().is_none_or(|tc| tc.view < self.view),
             || format!("view {}, high {high}, {promised:?}", self.view),
         )?;

@@ -72,6 +72,9 @@ impl Protocol for Hotstuff {
     const NAME: &'static str = "hotstuff";
     const FAULTS: FaultModel = FaultModel::Byzantine;
     const ORDER: Order = Order::Total;
+    /// A block takes all that its leader's mempool has: requests gather there, and need not gather
+    /// before they are told.
+    const BATCHES_IN_FLIGHT: Option<usize> = Some(64);
 
     fn recover(
         context: Context,

@@ -27,6 +27,8 @@ pub enum Message {
     },
     /// The leader of a view extends a certified block. [Yin19 §5]
     Proposal(Box<Proposal>),
+    /// To the sender itself: it may propose in this view.
+    Reserved(View),
     /// A vote, for the next leader. [Yin19 §5]
     Vote(Vote),
     /// The sender gives a view up. [Gelashvili21 §4]
@@ -203,6 +205,7 @@ impl Message {
                 let id = proposal.block.id();
                 id.view.0.max(id.height.0)
             }
+            Message::Reserved(view) => view.0,
             Message::Vote(vote) => vote.block.view.0.max(vote.block.height.0),
             Message::Timeout(timeout) => timeout.view.0,
             Message::Certified(certificate) => {
@@ -227,6 +230,8 @@ impl Message {
         match self {
             Message::Forward { batch, .. } => verify_requests(batch, &batch.digest(), verifier),
             Message::Proposal(proposal) => proposal.verify(from, verifier),
+            // Believed from oneself only.
+            Message::Reserved(_) => Ok(()),
             Message::Vote(vote) => vote.verify(from, verifier),
             Message::Timeout(timeout) => timeout.verify(from, verifier),
             Message::Certified(certificate) => certificate.verify(verifier),
@@ -247,6 +252,7 @@ impl protocol::Message for Message {
         match self {
             Message::Forward { .. } => "forward",
             Message::Proposal(_) => "proposal",
+            Message::Reserved(_) => "reserved",
             Message::Vote(_) => "vote",
             Message::Timeout(_) => "timeout",
             Message::Certified(_) => "certified",
@@ -261,8 +267,10 @@ impl protocol::Message for Message {
 
     fn is_promise(&self) -> bool {
         match self {
-            // A leader that forgets that it has proposed may propose something else in the view.
-            Message::Proposal(_) => true,
+            // A leader that forgets that it may have proposed in a view may propose something else
+            // in it. It proposes when this has come back.
+            Message::Reserved(_) => true,
+            Message::Proposal(_) => false,
             // A replica that forgets its vote may vote for another block in the view, and lose the
             // block that it has voted for.
             Message::Vote(_) => true,

@@ -22,7 +22,8 @@ pub enum Mutant {
     UnknownSigner,
     /// A three-chain commits whatever its views are. [Yin19 §5]
     CommitWithoutConsecutiveViews,
-    /// A two-chain commits whatever its views are, as long as its blocks are parent and child.
+    /// A two-chain commits whatever its views are, as long as its blocks are parent and child: the
+    /// commit rule of Fast-HotStuff as first published, with the hole that Twins found in it.
     /// [Gelashvili21 §4]
     TwoChainByLinksAlone,
     /// A replica votes for no block that does not extend its lock, whatever is certified since.

@@ -7,7 +7,7 @@ use quorate_core::id::{EntryId, ReplicaId, Time};
 use quorate_core::protocol::{Commit, Dest};
 use quorate_core::request::Batch;
 
-use crate::blocks::{Block, BlockId, NoPath};
+use crate::blocks::{Block, BlockId, NoPath, View};
 use crate::certificate::{QuorumCertificate, Vote};
 use crate::evidence::Statement;
 use crate::message::{Message, Proposal};
@@ -57,6 +57,10 @@ impl Hotstuff {
     /// turn shares a block; and says what nobody else says.
     pub(crate) fn end_turn(&mut self, out: &mut Out) {
         let proposed = self.propose(out);
+        if self.reserving == self.view && self.reserved < self.view {
+            // What is to be said goes with the proposal, as soon as that may leave.
+            return;
+        }
         if proposed.is_none() && std::mem::take(&mut self.untold) {
             // Nothing waits for another block, whose proposal would have carried it.
             out.send(Dest::Others, Message::Certified(self.high.clone()));
@@ -69,8 +73,7 @@ impl Hotstuff {
     /// the batches proposed. [Yin19 §5]
     fn propose(&mut self, out: &mut Out) -> Option<Vec<Digest>> {
         let view = self.view;
-        let has_promised = self.promised.proposed >= view || self.promised.timed_out >= view;
-        if !self.leads() || has_promised {
+        if !self.leads() || self.proposed >= view || self.promised.timed_out >= view {
             return None;
         }
         let by_certificate = self.high.view().next() == view;
@@ -92,14 +95,35 @@ impl Hotstuff {
         if payload.is_empty() && !waits {
             return None;
         }
+        if self.reserved != view {
+            self.reserve(view, out);
+            return None;
+        }
         self.untold = false;
         let block = Block::new(view, parent, payload);
         let batches = block.batches().to_vec();
-        self.promised.proposed = view;
-        out.persist(Record::Proposed(view));
+        self.proposed = view;
         let proposal = Proposal::signed(&self.signer, block, self.high.clone(), timeout);
         out.send(Dest::All, Message::Proposal(Box::new(proposal)));
         Some(batches)
+    }
+
+    /// Writes that this replica may propose in `view`, so that it does not propose in it again
+    /// after a restart. That the word to itself has come back says that this is durable.
+    fn reserve(&mut self, view: View, out: &mut Out) {
+        if self.promised.proposed < view {
+            self.promised.proposed = view;
+            self.reserving = view;
+            out.persist(Record::Proposed(view));
+            out.send(Dest::One(self.me), Message::Reserved(view));
+        }
+    }
+
+    /// This replica's word to itself has come back.
+    pub(crate) fn reserved(&mut self, from: ReplicaId, view: View) {
+        if from == self.me {
+            self.reserved = self.reserved.max(view);
+        }
     }
 
     /// The batches in the blocks through `tip` that are not committed, and whether there are any;
@@ -208,6 +232,10 @@ impl Hotstuff {
         out.persist(Record::Block(block));
         out.persist(Record::Voted(id));
         let next = self.leader_of(id.view.next());
+        if next == self.me {
+            // With the vote, so that the proposal that follows from it need not wait for the disk.
+            self.reserve(id.view.next(), out);
+        }
         let vote = Vote::signed(&self.signer, id);
         out.send(Dest::One(next), Message::Vote(vote));
     }
@@ -260,7 +288,7 @@ impl Hotstuff {
         let newer = view > self.high.view();
         if newer {
             self.untold = false;
-            out.persist(Record::Certified(certificate.clone()));
+            out.persist_with_next(Record::Certified(certificate.clone()));
             self.high = certificate;
         }
         if self.tree.contains(&block.digest) {
@@ -283,7 +311,7 @@ impl Hotstuff {
         };
         if let Some(lock) = lock.filter(later) {
             self.promised.locked = lock;
-            out.persist(Record::Locked(lock));
+            out.persist_with_next(Record::Locked(lock));
         }
     }
 
@@ -325,7 +353,7 @@ impl Hotstuff {
             for digest in block.batches() {
                 self.mempool.committed(digest);
             }
-            out.persist(Record::Committed(id));
+            out.persist_with_next(Record::Committed(id));
             out.commit(Commit {
                 id: EntryId::single(id.height),
                 batch: block.requests(),

@@ -206,7 +206,7 @@ impl Hotstuff {
             Some(certificate) => {
                 let failures = self.pacemaker.failures + 1;
                 self.pacemaker.failures = failures.min(MAX_DOUBLINGS);
-                out.persist(Record::ViewTimedOut(Box::new(certificate.clone())));
+                out.persist_with_next(Record::ViewTimedOut(Box::new(certificate.clone())));
                 // No leader: its replicas would all be asked to propose again what all know.
                 out.event(Event::RegimeChanged {
                     regime: view.0,

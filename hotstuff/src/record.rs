@@ -21,7 +21,7 @@ pub enum Record {
     Voted(BlockId),
     /// This replica gives a view up, and all before it.
     TimedOut(View),
-    /// This replica proposes in a view.
+    /// This replica may propose in a view, from now on and until it stops.
     Proposed(View),
     /// The highest certificate.
     Certified(QuorumCertificate),
@@ -51,7 +51,7 @@ pub(crate) struct Promised {
     pub(crate) voted: BlockId,
     /// It has given up all views through this one.
     pub(crate) timed_out: View,
-    /// The view in which it proposed last.
+    /// It has proposed in no view after this one.
     pub(crate) proposed: View,
     /// It votes for nothing that conflicts with this block, unless a later one is certified.
     pub(crate) locked: BlockId,

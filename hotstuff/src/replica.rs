@@ -38,6 +38,14 @@ pub struct Hotstuff {
     /// The last stable checkpoint, with its proof.
     pub(crate) stable: Option<CheckpointCertificate>,
 
+    /// The last view in which this replica has proposed since it started.
+    pub(crate) proposed: View,
+    /// This replica has written that it may propose in this view, and it had not before it
+    /// started.
+    pub(crate) reserving: View,
+    /// That is durable.
+    pub(crate) reserved: View,
+
     /// The current view: it begins when the one before is certified, or given up by a quorum.
     pub(crate) view: View,
     /// The blocks. What is committed has been handed over for execution, by this replica or inside
@@ -128,6 +136,7 @@ impl Hotstuff {
         match message {
             Message::Forward { batch, again } => self.forwarded(now, from, &batch, again),
             Message::Proposal(proposal) => self.proposal(now, from, *proposal, out),
+            Message::Reserved(view) => self.reserved(from, view),
             Message::Vote(vote) => self.vote(now, from, vote, out),
             Message::Timeout(timeout) => self.timeout(now, from, *timeout, out),
             Message::Certified(certificate) => self.certified(now, certificate, out),

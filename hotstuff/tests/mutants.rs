@@ -150,7 +150,8 @@ fn forks(config: &Config) -> bool {
     height_1(&one).is_some() && height_1(&other).is_some() && height_1(&one) != height_1(&other)
 }
 
-/// The commit rule of two blocks linked as parent and child, whatever lies between their views.
+/// The commit rule of two blocks linked as parent and child, whatever lies between their views:
+/// Fast-HotStuff's as first published, and the hole in it.
 #[test]
 fn a_two_chain_with_a_gap_lets_two_replicas_commit_different_blocks() {
     harms_only_with(two_chain(), Mutant::TwoChainByLinksAlone, forks);

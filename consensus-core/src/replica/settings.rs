@@ -89,10 +89,11 @@ const REQUEST_OVERHEAD: usize = 256;
 impl Settings {
     /// These settings, with what is left to the protocol filled in.
     pub(super) fn of<P: Protocol>(mut self) -> Self {
-        self.max_batches_in_flight.get_or_insert(match P::FAULTS {
+        let suitable = P::BATCHES_IN_FLIGHT.unwrap_or(match P::FAULTS {
             FaultModel::Crash => 2,
             FaultModel::Byzantine => 1,
         });
+        self.max_batches_in_flight.get_or_insert(suitable);
         self
     }
 

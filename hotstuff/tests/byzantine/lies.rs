@@ -272,6 +272,7 @@ impl Lies {
             Message::Proposal(proposal) => {
                 Message::Proposal(Box::new(self.proposal(random, *proposal)))
             }
+            Message::Reserved(view) => Message::Reserved(view),
             Message::Vote(vote) => Message::Vote(self.vote(random, vote.block)),
             Message::Timeout(timeout) => Message::Timeout(Box::new(self.timeout(random, *timeout))),
             Message::Certified(certificate) => {

@@ -8,7 +8,8 @@ use crate::common::{
     cluster, config, context, genesis, kinds, proposal, proposals, r, two_chain,
 };
 
-/// Persist before promise: no vote, proposal or time-out leaves before it is durable.
+/// Persist before promise: no vote or time-out leaves before it is durable, and no proposal before
+/// it is durable that there may be one.
 #[test]
 fn no_promise_leaves_before_it_is_durable() {
     let mut node = Node::of_four(3, &config());
@@ -23,6 +24,8 @@ fn no_promise_leaves_before_it_is_durable() {
     leader.propose("x");
     assert!(leader.take().is_empty());
     leader.sync();
+    // Its word to itself comes back in the next turn, in which it also tells replica 0 its status.
+    leader.fire(Timer::Status);
     assert_eq!(kinds(&leader.sent_to(r(2))), ["proposal"]);
 }
 
