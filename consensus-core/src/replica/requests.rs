@@ -1,0 +1,87 @@
+//! Taking requests.
+
+use crate::consensus::ProposeError;
+use crate::machine::StateMachine;
+use crate::protocol::{FaultModel, Protocol};
+use crate::request::{Group, Operation, Request};
+use crate::session::Standing;
+
+use super::pending::Added;
+use super::{Answer, Replica};
+
+impl<P: Protocol, S: StateMachine> Replica<P, S> {
+    /// Takes requests. Their answers come as [`Effects::answers`].
+    ///
+    /// Requests that were signed together stay together; where replicas may lie, the signature
+    /// must have been checked ([`Group::verify`]).
+    pub fn propose(&mut self, group: &Group<'_>) {
+        if group.signature.is_some() && P::FAULTS == FaultModel::Byzantine {
+            return self.propose_whole(group);
+        }
+        for request in group.requests() {
+            if let Err(error) = self.propose_one(request) {
+                self.refuse(&request, error);
+            }
+        }
+    }
+
+    fn propose_one(&mut self, request: Request<'_>) -> Result<(), ProposeError> {
+        if !self.is_new(&request)? {
+            return Ok(());
+        }
+        let request = self.execution.taken(request);
+        match self.pending.add(request, &self.settings) {
+            Added::New | Added::Known => Ok(()),
+            Added::Full => Err(ProposeError::Overloaded),
+        }
+    }
+
+    fn propose_whole(&mut self, group: &Group<'_>) {
+        let mut new = Vec::with_capacity(group.len());
+        let (size, limit) = (group.size(), self.settings.max_group_bytes());
+        for request in group.requests() {
+            match self.is_new(&request) {
+                _ if size > limit => self.refuse(&request, ProposeError::TooLarge { size, limit }),
+                Ok(true) => new.push(request),
+                Ok(false) => {}
+                Err(error) => self.refuse(&request, error),
+            }
+        }
+        for request in self.pending.add_group(group, &new, &self.settings) {
+            self.refuse(&request, ProposeError::Overloaded);
+        }
+    }
+
+    /// Whether a request is yet to be executed; if it has been, its answer is given.
+    fn is_new(&mut self, request: &Request<'_>) -> Result<bool, ProposeError> {
+        let size = match request.operation {
+            Operation::Apply(bytes) | Operation::Query(bytes) => bytes.len(),
+            Operation::Open => 0,
+        };
+        if size > self.settings.max_command_bytes {
+            let limit = self.settings.max_command_bytes;
+            return Err(ProposeError::TooLarge { size, limit });
+        }
+        match self.execution.standing(request) {
+            Standing::Executed(answer) => {
+                self.effects.answers.push(Answer {
+                    session: request.session,
+                    sequence: request.sequence,
+                    result: Ok(answer),
+                });
+                Ok(false)
+            }
+            Standing::Dropped => Err(ProposeError::AnswerDropped),
+            // The session may have been opened by entries not executed here yet.
+            Standing::Expired | Standing::New => Ok(true),
+        }
+    }
+
+    fn refuse(&mut self, request: &Request<'_>, error: ProposeError) {
+        self.effects.answers.push(Answer {
+            session: request.session,
+            sequence: request.sequence,
+            result: Err(error),
+        });
+    }
+}
