@@ -10,6 +10,7 @@ use quorate::{
     ClientConfig, ClientOptions, GroupId, NodeConfig, ProtocolConfigs, ProtocolKind, ReplicaConfig,
     SecretKey, Settings,
 };
+use quorate_core::protocol::FaultModel;
 use serde::Serialize;
 
 use crate::failure::Ending;
@@ -18,7 +19,8 @@ use crate::{arguments, output};
 /// Arguments of `quorate init`.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// How many replicas; by default 3, or as many as there are addresses
+    /// How many replicas; by default as many as there are addresses, or enough to survive one
+    /// failure: 3, or 4 where replicas may lie
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     nodes: Option<u8>,
 
@@ -94,6 +96,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Ending> {
             config.display()
         ))?;
     }
+    if let Some(warning) = warning(arguments.protocol, n) {
+        eprintln!("warning: {warning}");
+    }
     let client = dir.join(CLIENT);
     output::line(format_args!(
         "  quorate status --config {}",
@@ -105,7 +110,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Ending> {
 impl Arguments {
     fn addresses(&self) -> Result<Vec<String>> {
         if self.addresses.is_empty() {
-            let nodes = u16::from(self.nodes.unwrap_or(3));
+            let enough = match self.protocol.faults() {
+                FaultModel::Crash => 3,
+                FaultModel::Byzantine => FEWEST_WITH_A_LIAR,
+            };
+            let nodes = u16::from(self.nodes.unwrap_or(enough));
             let address = |number: u16| {
                 let port = self.base_port.checked_add(number);
                 let port = port.context("there are not enough ports above --base-port")?;
@@ -133,6 +142,19 @@ impl Arguments {
         }
         Ok(self.addresses.clone())
     }
+}
+
+/// The fewest replicas of which one may lie: n = 3f + 1.
+const FEWEST_WITH_A_LIAR: u8 = 4;
+
+/// What to say of a cluster too small to survive a replica that lies, if its protocol can.
+fn warning(protocol: ProtocolKind, n: usize) -> Option<String> {
+    let too_few = protocol.faults() == FaultModel::Byzantine && n < usize::from(FEWEST_WITH_A_LIAR);
+    too_few.then(|| {
+        format!(
+            "{n} replicas of {protocol} survive none that lies: it takes n = 3f + 1 to survive f, so {FEWEST_WITH_A_LIAR} to survive one"
+        )
+    })
 }
 
 const CLIENT: &str = "client.toml";

@@ -130,11 +130,18 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Makes the configuration of `n` replicas, and starts none.
     pub(crate) fn init(n: usize) -> Cluster {
+        Cluster::init_of("raft", n)
+    }
+
+    /// Makes the configuration of `n` replicas of a protocol, and starts none.
+    pub(crate) fn init_of(protocol: &str, n: usize) -> Cluster {
         let directory = tempfile::tempdir().unwrap();
         let addresses = free_addresses(n).join(",");
         let dir = directory.path().as_os_str();
         let arguments = [
             "init".as_ref(),
+            "--protocol".as_ref(),
+            protocol.as_ref(),
             "--addresses".as_ref(),
             addresses.as_ref(),
             "--dir".as_ref(),

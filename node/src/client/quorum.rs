@@ -264,6 +264,7 @@ impl QuorumLink {
                     self.reopen();
                 }
             }
+            Reply::Read(..) | Reply::Status(..) if !self.may_be_asked(from) => {}
             Reply::Read(number, result) => self.questions.read(number, result),
             Reply::Status(number, report) => self.questions.status(number, *report),
             Reply::Leader(leader) => {
@@ -327,10 +328,13 @@ impl QuorumLink {
         if self.waits() && now >= self.progress + self.options.patience / PARTS {
             self.progress = now;
             self.commands.renew();
-            self.questions.renew();
-            let asks = self.asks();
-            for replica in 0..self.lines.len() {
-                self.send(ReplicaId(replica as u8), &asks);
+            let mut asks = self.commands();
+            if self.options.follow_leader {
+                self.questions.renew();
+                asks.extend(self.questions.unsent());
+            }
+            for replica in ReplicaId::all(self.lines.len()) {
+                self.send(replica, &asks);
             }
         }
     }
@@ -343,13 +347,17 @@ impl QuorumLink {
         }
     }
 
-    fn asks(&mut self) -> Vec<Ask> {
-        let mut asks = match self.commands.is_empty() {
+    fn commands(&mut self) -> Vec<Ask> {
+        match self.commands.is_empty() {
             true => Vec::new(),
             false => self.commands.unsent(),
-        };
-        asks.extend(self.questions.unsent());
-        asks
+        }
+    }
+
+    /// Whether a replica's own word counts, on where it stands and what it has executed: if the
+    /// client does not move, it is the first replica that is asked, and no other may answer for it.
+    fn may_be_asked(&self, replica: ReplicaId) -> bool {
+        self.options.follow_leader || replica == self.primary
     }
 
     /// Connects to all if something waits; sends what has not been sent.
@@ -374,8 +382,12 @@ impl QuorumLink {
             self.send(replica, &asks);
         }
         if let Some(to) = self.first_up() {
-            let asks = self.asks();
-            self.send(to, &asks);
+            let commands = self.commands();
+            self.send(to, &commands);
+            if self.may_be_asked(to) {
+                let questions = self.questions.unsent();
+                self.send(to, &questions);
+            }
         }
     }
 

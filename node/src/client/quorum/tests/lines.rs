@@ -96,3 +96,34 @@ async fn where_nobody_can_be_reached_the_command_certainly_did_not_happen() {
     };
     assert!(!error.may_have_happened());
 }
+
+#[tokio::test(start_paused = true)]
+async fn no_other_replica_answers_for_the_one_that_a_client_stays_with() {
+    for (follow_leader, answered) in [(false, false), (true, true)] {
+        let there = There {
+            unreachable: [r(0)].into_iter().collect(),
+            ..There::default()
+        };
+        let options = ClientOptions {
+            first: Some(r(0)),
+            follow_leader,
+            ..options()
+        };
+        let mut world = World::with(options, there);
+        let client = world.client.clone();
+        let read = tokio::spawn(async move { client.read(bytes("?"), ReadLevel::Local).await });
+        let mut asked = false;
+        while let Some((_, ask)) = world.ask().await {
+            asked |= matches!(ask, Ask::Read(..));
+        }
+        assert_eq!(asked, answered);
+        for replica in [r(1), r(2), r(3)] {
+            world.say(replica, &Reply::Read(0, Ok(bytes("x"))));
+        }
+        let read = read.await.unwrap();
+        match answered {
+            true => assert_eq!(read, Ok(bytes("x"))),
+            false => assert!(matches!(read, Err(ReadError::Unreachable(_))), "{read:?}"),
+        }
+    }
+}
