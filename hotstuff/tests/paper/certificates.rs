@@ -1,12 +1,15 @@
 //! Votes and certificates. [Yin19 §3, §4.2]
 
+use quorate_core::id::ReplicaId;
 use quorate_core::protocol::{Event, Protocol};
 use quorate_core::quorum::Byzantine;
-use quorate_hotstuff::{Message, QuorumCertificate, Statement, View};
+use quorate_hotstuff::{
+    Message, QuorumCertificate, Statement, TimeoutCertificate, TimeoutShare, View,
+};
 
 use crate::common::{
     HotstuffNode, Node, block, certificate, config, forged, genesis, given_up, proposal,
-    proposal_with, r, signatures, timeout_certificate, verify, vote, votes,
+    proposal_with, r, reencoded, signatures, timeout_certificate, verify, vote, votes,
 };
 
 /// "There are no two certificates in one view": each correct replica votes once in a view, and any
@@ -111,6 +114,28 @@ fn a_timeout_certificate_carries_the_highest_certificate_of_its_signers() {
     assert!(verify(3, &message(certificate.clone())).is_ok());
     certificate.highest = none;
     assert!(verify(3, &message(certificate)).is_err());
+}
+
+/// That certificate is one that a quorum has signed, and what the signers speak of is what they
+/// have signed. [Gelashvili21 §4]
+#[test]
+fn nothing_in_a_timeout_certificate_can_be_made_up() {
+    let message = |certificate| Message::TimedOut(Box::new(certificate));
+    let (one, other) = (block(1, &genesis(), &["x"]), block(1, &genesis(), &["y"]));
+    let of_another = forged(&other.id(), &signatures(&certificate(&one.id())));
+    let shows = [0, 1, 2].map(|author| (author, of_another.clone()));
+    let made_up = timeout_certificate(2, &shows);
+    assert!(verify(3, &message(made_up)).is_err());
+    // A quorum had a certificate of view 1; without it, they would have had none.
+    let good = given_up(2, &one.id());
+    assert!(verify(3, &message(good.clone())).is_ok());
+    type Shares = Vec<(ReplicaId, TimeoutShare)>;
+    let (view, _, mut shares): (View, QuorumCertificate, Shares) = reencoded(&good);
+    for (_, share) in &mut shares {
+        share.high = View::GENESIS;
+    }
+    let hidden: TimeoutCertificate = reencoded(&(view, QuorumCertificate::genesis(), shares));
+    assert!(verify(3, &message(hidden)).is_err());
 }
 
 /// Two blocks signed in one view by one key are evidence, kept once and reported.

@@ -4,11 +4,11 @@ use quorate_core::crypto::Digest;
 use quorate_core::frontier::Frontier;
 use quorate_core::id::Slot;
 use quorate_core::protocol::{Protocol, SnapshotRef};
-use quorate_hotstuff::{Message, Record};
+use quorate_hotstuff::{Block, CheckpointVote, Message, Record};
 
 use crate::common::{
-    Cluster, HotstuffCluster, HotstuffNode, Node, block, checkpoint_certificate, cluster, config,
-    genesis, r,
+    Cluster, HotstuffCluster, HotstuffNode, Node, block, branch, checkpoint_certificate, cluster,
+    config, genesis, r, signer,
 };
 
 /// A cluster that has executed so much that there is a checkpoint.
@@ -95,6 +95,35 @@ fn a_replica_far_behind_fetches_the_state_and_goes_on() {
     assert_eq!(cluster.node(3).state, state);
     cluster.restart(3, &config());
     assert_eq!(cluster.node(3).state, state);
+}
+
+/// Only equal ones count: the same state, after the same block. [§4.3]
+#[test]
+fn checkpoints_of_different_states_do_not_add_up() {
+    let chain = branch(&genesis(), &[1, 2, 3, 4]);
+    let fork = branch(&genesis(), &[1, 2, 3, 5]);
+    let vote = |author: u8, block: &Block, state: &[u8]| {
+        let vote = CheckpointVote::signed(&signer(author), block.id(), Digest::of(state));
+        (r(author), Message::Checkpoint(vote))
+    };
+    for other in [vote(2, &chain[3], b"other"), vote(2, &fork[3], b"state")] {
+        let mut node = Node::of_four(3, &config());
+        let votes = [
+            vote(0, &chain[3], b"state"),
+            other,
+            vote(1, &chain[3], b"state"),
+        ];
+        for (from, vote) in votes {
+            node.receive(from, vote);
+        }
+        assert_eq!(node.fetch, None);
+    }
+    let mut node = Node::of_four(3, &config());
+    for author in 0..3 {
+        let (from, vote) = vote(author, &chain[3], b"state");
+        node.receive(from, vote);
+    }
+    assert!(node.fetch.is_some());
 }
 
 /// A replica whose own state is not the one that is proved must stop.

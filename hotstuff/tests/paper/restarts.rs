@@ -47,6 +47,20 @@ fn a_restart_forgets_no_promise() {
     assert!(proposals(&leader.take()).is_empty());
 }
 
+/// Nor does it vote in a view in which it has not voted, but which it has given up: what it showed
+/// then goes for what it will ever vote for. [Gelashvili21 §4]
+#[test]
+fn a_restart_does_not_forget_which_views_were_given_up() {
+    for config in [config(), two_chain()] {
+        let mut node = Node::of_four(3, &config);
+        node.propose("z");
+        node.fire(Timer::View);
+        let mut node = node.crash(&config);
+        let late = proposal(&block(1, &genesis(), &["x"]));
+        assert_eq!(node.votes_for(late), []);
+    }
+}
+
 /// A block that a replica has voted for is there after a crash: what a quorum has voted for is
 /// never lost.
 #[test]

@@ -140,6 +140,20 @@ fn a_batch_commits_with_2f_plus_1_matching_commits() {
     }
 }
 
+/// Commits match if they are of one view: those of two views need not be a quorum's in either.
+/// [§4.2]
+#[test]
+fn commits_of_different_views_do_not_add_up() {
+    let mut backup = Node::of_four(1, &config());
+    backup.receive(r(0), pre_prepare(0, 1, "x"));
+    backup.receive(r(0), commit(0, 1, "x"));
+    backup.receive(r(2), commit(1, 1, "x"));
+    backup.receive(r(3), commit(1, 1, "x"));
+    assert!(backup.executed().is_empty());
+    backup.receive(r(0), commit(1, 1, "x"));
+    assert_eq!(backup.executed(), ["x"]);
+}
+
 /// What a quorum has committed is decided, also for a replica that was told another digest.
 #[test]
 fn a_replica_that_was_told_another_digest_learns_what_was_decided() {

@@ -196,6 +196,26 @@ fn slots_before_those_of_a_new_view_are_not_given_out_again() {
     assert_eq!(digest_voted(&sent, 2), Some(digest_of(2, "y")));
 }
 
+/// Nor what lies before the checkpoint that it begins after, where this replica has nothing yet:
+/// others have executed something there. [§4.4]
+#[test]
+fn slots_before_the_checkpoint_of_a_new_view_are_not_given_out_again() {
+    let state = state_of(&["1", "2", "3", "4"]);
+    let stable = checkpoint_certificate(4, state, &[0, 1, 3]);
+    let changes = [0, 1, 3].map(|from| {
+        let stable = Some(stable.clone());
+        ViewChange::signed(&signer(from), (View(1), r(from)), stable, vec![])
+    });
+    let mut node = Node::of_four(2, &config());
+    node.receive(r(1), begin(new_view(1, changes.to_vec(), &[])));
+    assert_eq!(node.view(), 1);
+    node.take();
+    let sent = node.answer_to(r(1), pre_prepare(1, 2, "y"), r(0));
+    assert_eq!(digest_voted(&sent, 2), None);
+    let sent = node.answer_to(r(1), pre_prepare(1, 5, "y"), r(0));
+    assert_eq!(digest_voted(&sent, 5), Some(digest_of(5, "y")));
+}
+
 /// Missing batches are asked for by digest, and nothing prepares without. [§4.4]
 #[test]
 fn a_batch_known_by_its_digest_is_fetched() {
