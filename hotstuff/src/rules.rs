@@ -50,9 +50,9 @@ pub trait Rules {
 #[serde(rename_all = "snake_case")]
 pub enum RuleSet {
     /// Chained HotStuff as published. [Yin19 §5]
-    #[default]
     ThreeChain,
-    /// Jolteon's. [Gelashvili21 §4]
+    /// Jolteon's: a block less until a commit. [Gelashvili21 §4]
+    #[default]
     TwoChain,
 }
 

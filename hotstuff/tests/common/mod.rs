@@ -25,9 +25,10 @@ pub(crate) type Cluster = harness::Cluster<Hotstuff>;
 /// 2f + 1 of four.
 pub(crate) const QUORUM: [u8; 3] = [0, 1, 2];
 
-/// Checkpoints come soon.
+/// Checkpoints come soon, and the rules are the three-chain's.
 pub(crate) fn config() -> Config {
     Config {
+        rules: RuleSet::ThreeChain,
         checkpoint_every: 4,
         ..Config::default()
     }
