@@ -4,7 +4,9 @@
 //! Two commands conflict if one writes a key that the other reads or writes, if one of them
 //! touches everything ([`Keys::All`]), if one is a Nop, or if they hold the same client's request:
 //! two coordinators may both have been given it, and which one executes it must be the same
-//! everywhere. Reads do not conflict with reads.
+//! everywhere. So do requests of a session that are a [`WINDOW`] or more apart: once the later one
+//! is executed, the session takes the earlier one for executed too. Reads do not conflict with
+//! reads.
 //!
 //! # What the sets hold, and why that is enough
 //!
@@ -42,6 +44,7 @@ use quorate_core::frontier::Frontier;
 use quorate_core::id::{EntryId, Lane, Slot};
 use quorate_core::machine::Keys;
 use quorate_core::request::{Batch, SessionId};
+use quorate_core::session::WINDOW;
 
 use crate::dependencies::{Dependencies, Span};
 
@@ -69,7 +72,23 @@ pub fn conflict(one: (&Keys, &Batch), other: (&Keys, &Batch)) -> bool {
     one.is_empty()
         || other.is_empty()
         || one_keys.conflicts(other_keys)
-        || !names(one).is_disjoint(&names(other))
+        || share_order(one, &names(other))
+}
+
+/// Whether the sessions' tables tell apart in which order the requests are executed.
+fn share_order(one: &Batch, names: &BTreeSet<(SessionId, u64)>) -> bool {
+    one.requests().any(|request| {
+        let (session, sequence) = (request.session, request.sequence);
+        let any = |from, to| {
+            names
+                .range((session, from)..=(session, to))
+                .next()
+                .is_some()
+        };
+        any(sequence, sequence)
+            || sequence.checked_sub(WINDOW).is_some_and(|to| any(0, to))
+            || (sequence.checked_add(WINDOW)).is_some_and(|from| any(from, u64::MAX))
+    })
 }
 
 fn names(batch: &Batch) -> BTreeSet<(SessionId, u64)> {
@@ -85,12 +104,70 @@ pub struct Conflicts {
     keys: BTreeMap<Bytes, Uses>,
     /// Commands that touch everything.
     barriers: Dependencies,
-    /// By client, who holds which request, ascending.
-    requests: BTreeMap<SessionId, VecDeque<(u64, EntryId)>>,
+    requests: BTreeMap<SessionId, Held>,
     /// The highest slot heard of in each lane.
     highest: BTreeMap<Lane, Slot>,
     /// How many keys and clients were left when it was last looked for what can be forgotten.
     left: usize,
+}
+
+/// Who holds the requests of a session.
+#[derive(Clone, Debug, Default)]
+struct Held {
+    /// Those less than a window behind the highest, ascending.
+    recent: VecDeque<(u64, EntryId)>,
+    /// Of the others only who holds them.
+    old: Dependencies,
+    highest: u64,
+}
+
+impl Held {
+    fn record(&mut self, sequence: u64, id: EntryId, floor: &Dependencies) {
+        // The oldest are at the front, as a rule.
+        while self
+            .recent
+            .front()
+            .is_some_and(|(_, id)| floor.contains(*id))
+        {
+            self.recent.pop_front();
+        }
+        let new = (sequence, id);
+        if let Err(place) = self.recent.binary_search(&new) {
+            self.recent.insert(place, new);
+        }
+        self.highest = self.highest.max(sequence);
+        while let Some((sequence, id)) = self.recent.front().copied()
+            && self.highest - sequence >= WINDOW
+        {
+            self.recent.pop_front();
+            let floor = floor.through(id.lane);
+            self.old.insert_recent(id, floor, EXACT_OF_KEY);
+        }
+    }
+
+    /// Who holds what is a window or more before `last` or after `first`, and more.
+    fn apart(&self, first: u64, last: u64) -> impl Iterator<Item = Span> {
+        let before = self
+            .recent
+            .partition_point(|(sequence, _)| sequence.saturating_add(WINDOW) <= last);
+        let after = self
+            .recent
+            .partition_point(|(sequence, _)| *sequence < first.saturating_add(WINDOW));
+        let recent = self
+            .recent
+            .range(..before)
+            .chain(self.recent.range(after..));
+        let old = self.old.spans().iter().copied();
+        old.chain(recent.map(|(_, id)| Span::one(*id)))
+    }
+
+    /// Who holds a request; not known of old ones.
+    fn holders(&self, sequence: u64) -> impl Iterator<Item = Span> {
+        let from = self.recent.partition_point(|(other, _)| *other < sequence);
+        let recent = self.recent.range(from..);
+        let same = recent.take_while(move |(other, _)| *other == sequence);
+        same.map(|(_, id)| Span::one(*id))
+    }
 }
 
 /// The commands that touch a key.
@@ -124,14 +201,7 @@ impl Conflicts {
         }
         for request in batch.requests() {
             let held = self.requests.entry(request.session).or_default();
-            // The oldest are at the front, as a rule.
-            while held.front().is_some_and(|(_, id)| self.floor.contains(*id)) {
-                held.pop_front();
-            }
-            let new = (request.sequence, id);
-            if let Err(place) = held.binary_search(&new) {
-                held.insert(place, new);
-            }
+            held.record(request.sequence, id, &self.floor);
         }
     }
 
@@ -169,7 +239,7 @@ impl Conflicts {
                 for uses in reads.filter_map(|key| self.keys.get(key)) {
                     name(&uses.writes);
                 }
-                name(&self.holders(batch).collect());
+                name(&self.holders(batch));
                 found
             }
             Keys::Some { .. } | Keys::All => self.everything(),
@@ -182,16 +252,33 @@ impl Conflicts {
         found
     }
 
-    /// The instances that hold any of the requests of `batch`.
-    fn holders(&self, batch: &Batch) -> impl Iterator<Item = EntryId> {
-        batch.requests().flat_map(|request| {
-            let held = self.requests.get(&request.session).into_iter();
-            held.flat_map(move |held| {
-                let from = held.partition_point(|(sequence, _)| *sequence < request.sequence);
-                let same = move |(sequence, _): &&(u64, EntryId)| *sequence == request.sequence;
-                held.range(from..).take_while(same).map(|(_, id)| *id)
-            })
-        })
+    /// The instances that hold any of the requests of `batch`, or one of the same session that is
+    /// a window apart.
+    fn holders(&self, batch: &Batch) -> Dependencies {
+        let mut spans = Vec::new();
+        // Of each run of requests of one session.
+        let mut runs: Vec<(&Held, SessionId, u64, u64)> = Vec::new();
+        for request in batch.requests() {
+            let sequence = request.sequence;
+            let held = match runs.last_mut() {
+                Some((held, session, first, last)) if *session == request.session => {
+                    (*first, *last) = (sequence.min(*first), sequence.max(*last));
+                    *held
+                }
+                _ => match self.requests.get(&request.session) {
+                    Some(held) => {
+                        runs.push((held, request.session, sequence, sequence));
+                        held
+                    }
+                    None => continue,
+                },
+            };
+            spans.extend(held.holders(sequence));
+        }
+        for (held, _, first, last) in runs {
+            spans.extend(held.apart(first, last));
+        }
+        Dependencies::from_spans(spans)
     }
 
     fn everything(&self) -> Dependencies {
@@ -234,8 +321,8 @@ impl Conflicts {
         self.keys
             .retain(|_, uses| !floor.covers(&uses.reads) || !floor.covers(&uses.writes));
         self.requests.retain(|_, held| {
-            held.retain(|(_, id)| !floor.contains(*id));
-            !held.is_empty()
+            held.recent.retain(|(_, id)| !floor.contains(*id));
+            !held.recent.is_empty() || !floor.covers(&held.old)
         });
         if floor.covers(&self.barriers) {
             self.barriers = Dependencies::none();

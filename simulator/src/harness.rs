@@ -80,14 +80,17 @@ pub fn context(me: ReplicaId, n: usize, seed: u8) -> Context {
     }
 }
 
-/// A batch of one command, signed by its client, and the only one with this text: the request's number follows from it.
+/// A batch of one command, signed by its client, and the only one with this text: the session follows from it.
 pub fn command(text: &str) -> Batch {
     let signer = Signer::new(SecretKey::from_seed([99; 32]), GroupId(1));
     let client = signer.public();
     let Digest([a, b, c, d, e, f, g, h, ..]) = Digest::of(text.as_bytes());
     Batch::of_one(Request {
-        session: SessionId { client, number: 1 },
-        sequence: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        session: SessionId {
+            client,
+            number: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        },
+        sequence: 1,
         answered: 0,
         operation: Operation::Apply(text.as_bytes()),
     })

@@ -100,6 +100,31 @@ fn commands_with_the_same_request_conflict() {
     assert!(!conflict((&b, &batch(1, 7)), (&b, &batch(1, 8))));
 }
 
+/// A session drops what is a window behind: whether it was executed before must be the same
+/// everywhere.
+#[test]
+fn requests_of_a_session_conflict_if_they_are_a_window_apart() {
+    let none = Keys::none();
+    let conflicts = |one, other| {
+        let one = (&none, &batch(1, one));
+        conflict(one, (&none, &batch(1, other)))
+    };
+    assert!(!conflicts(1, WINDOW) && !conflicts(WINDOW, 1));
+    assert!(conflicts(1, 1 + WINDOW) && conflicts(1 + WINDOW, 1));
+    assert!(conflicts(1, u64::MAX) && conflicts(u64::MAX, 1));
+    let mut known = Conflicts::default();
+    known.record(id(0, 5), &none, &batch(1, 1));
+    let named = |known: &Conflicts, sequence| known.of(id(2, 1), &none, &batch(1, sequence));
+    assert_eq!(named(&known, WINDOW), set(&[]));
+    assert_eq!(named(&known, 1 + WINDOW), set(&[id(0, 5)]));
+    known.record(id(1, 7), &none, &batch(1, 2 * WINDOW));
+    assert_eq!(named(&known, WINDOW), set(&[id(0, 5), id(1, 7)]));
+    assert_eq!(named(&known, WINDOW + 1), set(&[id(0, 5)]));
+    assert!(named(&known, 1).contains(id(1, 7)));
+    let other = known.of(id(2, 1), &none, &batch(2, 1 + WINDOW));
+    assert_eq!(other, set(&[]));
+}
+
 /// A PreAccept that comes late names nothing of its own lane from its own slot on; the later ones
 /// name it.
 #[test]

@@ -1,9 +1,14 @@
 //! The order of execution. [Ryabinin25; Moraru13 §4.3.2]
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use quorate_core::id::EntryId;
-use quorate_core::protocol::Event;
+use quorate_core::protocol::{Event, Input};
+use quorate_core::request::{Batch, Operation, Request, SessionId};
+use quorate_core::session::{Sessions, WINDOW};
 use quorate_epaxos::{Command, Config, Decision, Message, Value};
-use quorate_simulator::harness::command;
+use quorate_simulator::harness::{command, signer};
 
 use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, r, set, writes};
 
@@ -113,4 +118,58 @@ fn a_long_chain_is_executed_once_its_first_is_committed() {
     node.receive(r(1), commit((1, 1), &[]));
     assert_eq!(node.order().len() as u64, LENGTH);
     assert_eq!(node.order().last(), Some(&id(1, LENGTH)));
+}
+
+fn session() -> SessionId {
+    SessionId {
+        number: 1,
+        client: signer(0).public(),
+    }
+}
+
+fn propose(node: &mut Node, sequence: u64, key: &str) {
+    let batch = Batch::of_one(Request {
+        session: session(),
+        sequence,
+        answered: sequence,
+        operation: Operation::Apply(b"x"),
+    });
+    let keys = writes(key);
+    node.turn(Input::Propose { batch, keys });
+}
+
+/// How many requests the table of sessions lets a replica execute.
+fn executed_once(node: &Node) -> usize {
+    let mut sessions = Sessions::default();
+    assert!(sessions.open(session(), 0));
+    let requests = node.commits.iter().flat_map(|commit| {
+        let requests = commit.batch.requests();
+        requests
+            .map(|request| sessions.execute(&request, Bytes::new).is_ok())
+            .collect::<Vec<_>>()
+    });
+    requests.filter(|executed| *executed).count()
+}
+
+/// A session holds what is a window behind its highest request for executed. A replica that missed
+/// one, which the client has the answer to, must not execute one so far ahead before it.
+#[test]
+fn requests_of_a_session_a_window_apart_are_executed_in_one_order() {
+    let mut cluster = Cluster::quiet(3, &Config::default());
+    cluster.isolate(2);
+    propose(cluster.node(0), 1, "a");
+    cluster.deliver();
+    assert!(cluster.all_decided(&[0, 1], id(0, 1)));
+    cluster.heal();
+    propose(cluster.node(0), WINDOW, "b");
+    propose(cluster.node(0), 1 + WINDOW, "c");
+    cluster.deliver();
+    assert_eq!(
+        cluster.node(2).order(),
+        [id(0, 2)],
+        "one is within the window"
+    );
+    cluster.pass_time(&[0, 1, 2], Duration::from_secs(5));
+    let executed: Vec<_> = cluster.nodes.iter().map(executed_once).collect();
+    assert_eq!(executed, [3, 3, 3]);
 }
