@@ -7,7 +7,7 @@ use quorate_core::crypto::{Digest, Domain, Signature, Signer};
 use quorate_core::id::UnixTime;
 use quorate_core::id::{ReplicaId, Slot};
 use quorate_core::protocol::Context;
-use quorate_core::request::Batch;
+use quorate_core::request::{Batch, BatchBuilder, Request, SessionId};
 use quorate_pbft::{
     CheckpointCertificate, CheckpointVote, Entry, Message, Moment, NewView, Pbft, PrepareVote,
     PreparedCertificate, Proposal, Status, View, ViewChange,
@@ -226,10 +226,45 @@ impl Lies {
         Proposal::signed(&self.signer, view, slot, self.other(slot).digest())
     }
 
+    /// Requests that no client made: in a client's name, with the signature on what it did ask for
+    /// or without, or in the liar's own.
+    fn forged(&self, random: &mut ChaCha8Rng, batch: &Batch) -> Batch {
+        let own = SessionId {
+            client: self.signer.public(),
+            number: 1,
+        };
+        let mut forged = BatchBuilder::default();
+        for group in batch.groups() {
+            let signature = group.signature.filter(|_| random.random_bool(0.5));
+            let session = match random.random_bool(0.2) {
+                true => own,
+                false => group.session,
+            };
+            let mut requests = BatchBuilder::default();
+            for request in group.requests() {
+                requests.push(Request {
+                    session,
+                    sequence: request.sequence + 1,
+                    ..request
+                });
+            }
+            let requests = requests.finish().signed(&self.signer);
+            for mut group in requests.groups() {
+                group.signature = group.signature.or(signature);
+                forged.push_group(&group);
+            }
+        }
+        forged.finish()
+    }
+
     fn pre_prepare(&self, random: &mut ChaCha8Rng, proposal: &Proposal, entry: &Entry) -> Message {
         let (view, slot) = (proposal.view, proposal.slot);
-        let entry = match random.random_range(0..4) {
+        let entry = match random.random_range(0..5) {
             0 => self.at_another_time(random, entry),
+            1 => Entry {
+                batch: self.forged(random, &entry.batch),
+                moment: entry.moment,
+            },
             _ => self.other(slot),
         };
         Message::PrePrepare {
@@ -252,7 +287,10 @@ impl Lies {
     fn lie(&self, random: &mut ChaCha8Rng, message: Message) -> Message {
         match message {
             Message::Forward { batch, .. } => Message::Forward {
-                batch,
+                batch: match random.random_bool(0.5) {
+                    true => self.forged(random, &batch),
+                    false => batch,
+                },
                 relayed: random.random_bool(0.5),
             },
             Message::PrePrepare { proposal, entry } => self.pre_prepare(random, &proposal, &entry),
