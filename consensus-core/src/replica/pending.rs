@@ -306,7 +306,10 @@ mod tests {
                 .add_group(&group, &requests[1..], &settings)
                 .is_empty()
         );
-        assert_eq!(pending.due(Time(1), &settings, None), [signed.clone()]);
+        assert_eq!(
+            pending.due(Time(1), &settings, None),
+            std::slice::from_ref(&signed)
+        );
         assert_eq!(pending.len(), 2);
         assert!(!pending.executed(session, 1));
         assert!(pending.executed(session, 2) && pending.executed(session, 3));

@@ -428,10 +428,10 @@ mod tests {
     }
 
     impl Connection {
-        fn reply(&self, from: ReplicaId, reply: Reply) {
+        fn reply(&self, from: ReplicaId, reply: &Reply) {
             let replicas = self.replicas.lock().expect("no test panics with it");
             for (_, back) in replicas.iter().filter(|(id, _)| *id == from) {
-                for frame in client_wire::seal(std::slice::from_ref(&reply)).expect("a reply") {
+                for frame in client_wire::seal(std::slice::from_ref(reply)).expect("a reply") {
                     back.deliver(from, frame);
                 }
             }
@@ -442,10 +442,10 @@ mod tests {
         fn send(&self, frame: Bytes) -> bool {
             for ask in client_wire::open(&frame).expect("a client's frame") {
                 match ask {
-                    Ask::Follow(_) => self.reply(self.me, Reply::Opened(0)),
+                    Ask::Follow(_) => self.reply(self.me, &Reply::Opened(0)),
                     Ask::Peek(number, _) if self.me < ReplicaId(3) => {
                         let executed = u64::from(self.me.0.min(1));
-                        self.reply(self.me, Reply::Peeked(number, executed, Bytes::new()));
+                        self.reply(self.me, &Reply::Peeked(number, executed, Bytes::new()));
                     }
                     Ask::Propose(batch) => {
                         for (request, from) in batch
@@ -457,7 +457,7 @@ mod tests {
                                 sequence: request.sequence,
                                 result: Ok(Bytes::from_static(b"done")),
                             };
-                            self.reply(from, answer);
+                            self.reply(from, &answer);
                         }
                     }
                     _ => {}
