@@ -6,11 +6,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use quorate_core::consensus::ProposeError;
+use bytes::Bytes;
+use quorate_core::consensus::{ProposeError, ReadLevel};
 use quorate_core::id::Time;
 use quorate_core::machine::StateMachine;
 use quorate_core::protocol::{Dest, Event, Fetch, Protocol, Status};
-use quorate_core::replica::{Effects, Halt, Replica};
+use quorate_core::replica::{Effects, Halt, ReadToken, Replica};
 use quorate_core::request::{Batch, Request};
 use quorate_core::storage::Storage;
 use quorate_core::transport::Transport;
@@ -28,6 +29,18 @@ const TURN_LIMIT: usize = 1024;
 /// How long to wait for a turn when no timer is armed.
 const IDLE: std::time::Duration = std::time::Duration::from_secs(3600);
 
+/// Names the driver's own read; connections' reads are numbered from below.
+const CATCH_UP: ReadToken = ReadToken(u64::MAX);
+
+/// Whether a query that was ordered after the start has been answered.
+#[derive(Clone, Copy, Default)]
+pub(crate) enum CaughtUp {
+    #[default]
+    Unknown,
+    Asked,
+    Yes,
+}
+
 pub(crate) struct Driver<P: Protocol, S: StateMachine> {
     pub(crate) replica: Replica<P, S>,
     pub(crate) storage: Box<dyn Storage>,
@@ -39,6 +52,7 @@ pub(crate) struct Driver<P: Protocol, S: StateMachine> {
     pub(crate) offer: Arc<Offer>,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) replies: Replies,
+    pub(crate) caught_up: CaughtUp,
     pub(crate) origin: Instant,
 }
 
@@ -128,11 +142,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                     self.replies.reply(id, Reply::Opened(opened));
                 }
             }
-            Happening::Peek(id, number, query) => {
-                let answer = self.replica.machine().query(&query);
-                let peeked = Reply::Peeked(number, self.replica.executed(), answer);
-                self.replies.reply(id, peeked);
-            }
+            Happening::Peek(id, number, query) => self.peek(id, number, &query),
             Happening::Read(id, number, level, query) => {
                 let token = self.replies.expect_read(id, number);
                 if let Err(error) = self.replica.read(token, query, level) {
@@ -146,6 +156,28 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             Happening::Digest(asker) => {
                 // An asker who has gone needs no answer.
                 let _gone = self.replica.digest().map(|digest| asker.send(digest));
+            }
+        }
+    }
+
+    /// Answers from what has been executed, once that is all that this replica had executed, and
+    /// told clients, before it started: what was executed is handed over again after a restart,
+    /// and a query ordered since then comes after it. Until then it is silent, and the client has
+    /// its query ordered.
+    fn peek(&mut self, id: ConnectionId, number: u64, query: &Bytes) {
+        match self.caught_up {
+            CaughtUp::Yes => {
+                let answer = self.replica.machine().query(query);
+                let peeked = Reply::Peeked(number, self.replica.executed(), answer);
+                self.replies.reply(id, peeked);
+            }
+            CaughtUp::Asked => {}
+            CaughtUp::Unknown => {
+                let level = ReadLevel::Linearizable;
+                let asked = self.replica.read(CATCH_UP, query.clone(), level);
+                if asked.is_ok() {
+                    self.caught_up = CaughtUp::Asked;
+                }
             }
         }
     }
@@ -213,6 +245,13 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             self.replies.answer(answer);
         }
         for (token, result) in effects.reads {
+            if token == CATCH_UP {
+                self.caught_up = match result {
+                    Ok(_) => CaughtUp::Yes,
+                    Err(_) => CaughtUp::Unknown,
+                };
+                continue;
+            }
             if let Some((id, number)) = self.replies.reader(token) {
                 self.replies.reply(id, Reply::Read(number, result));
             }

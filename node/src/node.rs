@@ -19,7 +19,7 @@ use quorate_core::wire::Envelope;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::client::{Client, ClientOptions, InProcess};
-use crate::driver::Driver;
+use crate::driver::{CaughtUp, Driver};
 use crate::gate::{Gate, Offer};
 use crate::inbox::{Completed, Happening, INBOX_LIMIT};
 use crate::replies::Replies;
@@ -128,6 +128,7 @@ impl<P: Protocol> Node<P> {
             offer,
             status,
             replies: Replies::default(),
+            caught_up: CaughtUp::default(),
             origin,
         };
         tokio::spawn(async move {

@@ -10,7 +10,8 @@ use super::pending::Added;
 use super::{Answer, Replica};
 
 impl<P: Protocol, S: StateMachine> Replica<P, S> {
-    /// Takes requests. Their answers come as [`Effects::answers`].
+    /// Takes requests. Their answers come as
+    /// [`Effects::answers`](super::Effects::answers).
     ///
     /// Requests that were signed together stay together; where replicas may lie, the signature
     /// must have been checked ([`Group::verify`]).
