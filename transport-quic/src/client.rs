@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use quinn::{ClientConfig, Endpoint};
+use quinn::{ClientConfig, Endpoint, TokioRuntime};
 use quorate_core::crypto::{GroupId, SecretKey};
 use quorate_core::id::ReplicaId;
 use quorate_core::transport::{ClientReplies, Connector, FrameSink, TransportError};
@@ -17,7 +17,6 @@ use crate::link::{End, Opened, Outlet};
 use crate::peer::dial;
 use crate::quic::Peer;
 use crate::settings::{Settings, Trust};
-use crate::tasks::CountedRuntime;
 
 /// [`Connector`] over QUIC. All its connections share one socket.
 pub struct QuicConnector {
@@ -52,7 +51,7 @@ impl QuicConnector {
         };
         Handle::try_current().map_err(|error| failed(error.to_string()))?;
         let socket = settings.socket(listen)?;
-        let (runtime, _) = CountedRuntime::new();
+        let runtime = Arc::new(TokioRuntime);
         let endpoint = Endpoint::new(settings.endpoint(key), None, socket, runtime)
             .map_err(|error| failed(error.to_string()))?;
         let transport = settings.transport(Trust::Stranger);

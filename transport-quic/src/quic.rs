@@ -22,7 +22,7 @@ use crate::identity::{self, Caller};
 use crate::peer::{PeerState, Shared, keep_calling, keep_knocking};
 use crate::settings::{Settings, Trust};
 use crate::stats::PeerStats;
-use crate::tasks::{AllEnded, CountedRuntime, Tasks};
+use crate::tasks::{OwnedRuntime, Tasks};
 
 /// How long a shutdown waits for the other ends to hear of it.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -58,7 +58,7 @@ pub struct QuicEndpoint {
     config: QuicConfig,
     endpoint: Endpoint,
     address: SocketAddr,
-    ended: AllEnded,
+    runtime: Arc<OwnedRuntime>,
 }
 
 impl QuicEndpoint {
@@ -112,7 +112,7 @@ impl QuicEndpoint {
         Ok(Arc::new(QuicTransport {
             peers: states,
             tasks,
-            running: Mutex::new(Some((self.endpoint, self.ended))),
+            running: Mutex::new(Some((self.endpoint, self.runtime))),
         }))
     }
 
@@ -152,7 +152,7 @@ impl QuicEndpoint {
 pub struct QuicTransport {
     peers: Vec<Option<Arc<PeerState>>>,
     tasks: Arc<Tasks>,
-    running: Mutex<Option<(Endpoint, AllEnded)>>,
+    running: Mutex<Option<(Endpoint, Arc<OwnedRuntime>)>>,
 }
 
 impl QuicTransport {
@@ -174,9 +174,9 @@ impl QuicTransport {
         server.transport_config(config.settings.transport(Trust::Stranger));
         server.migration(false);
         let socket = config.settings.socket(config.listen)?;
-        let (runtime, ended) = CountedRuntime::new();
+        let runtime = Arc::new(OwnedRuntime::default());
         let endpoint = config.settings.endpoint(&config.key);
-        let endpoint = Endpoint::new(endpoint, Some(server), socket, runtime)
+        let endpoint = Endpoint::new(endpoint, Some(server), socket, runtime.clone())
             .map_err(|error| failed(error.to_string()))?;
         let address = endpoint
             .local_addr()
@@ -185,7 +185,7 @@ impl QuicTransport {
             config,
             endpoint,
             address,
-            ended,
+            runtime,
         })
     }
 
@@ -199,7 +199,7 @@ impl QuicTransport {
         self.peers.get(id.index())?.as_ref()
     }
 
-    fn stop(&self) -> Option<(Endpoint, AllEnded)> {
+    fn stop(&self) -> Option<(Endpoint, Arc<OwnedRuntime>)> {
         let running = self.running.lock();
         let stopped = running.unwrap_or_else(PoisonError::into_inner).take();
         if let Some((endpoint, _)) = &stopped {
@@ -232,20 +232,18 @@ impl Transport for QuicTransport {
         linked.map(|peer| peer.id).collect()
     }
 
-    /// What a service does for a frame at that moment ends where it next waits.
+    /// What a service does for a frame at that moment ends where it next waits. The port is free
+    /// when this returns, whether or not the other ends have heard of it.
     async fn shutdown(&self) {
-        let Some((endpoint, ended)) = self.stop() else {
+        let Some((endpoint, runtime)) = self.stop() else {
             return;
         };
         self.tasks.shutdown().await;
-        let drained = async {
-            endpoint.wait_idle().await;
-            drop(endpoint);
-            ended.wait().await;
-        };
-        if timeout(DRAIN, drained).await.is_err() {
+        if timeout(DRAIN, endpoint.wait_idle()).await.is_err() {
             tracing::debug!("connections were still closing when the transport was shut down");
         }
+        drop(endpoint);
+        runtime.shutdown().await;
     }
 }
 

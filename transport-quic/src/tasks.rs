@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime};
-use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
 /// Tasks that end together.
@@ -67,39 +66,25 @@ impl Drop for Scoped {
     }
 }
 
-/// Tokio for `quinn`, with a record of what it has started: its tasks own the socket, and the
+/// Tokio for `quinn`, which keeps the tasks that it has started: they own the socket, and the
 /// port is free only when they have ended.
-#[derive(Debug)]
-pub(crate) struct CountedRuntime(mpsc::Sender<()>);
+#[derive(Debug, Default)]
+pub(crate) struct OwnedRuntime(Tasks);
 
-/// Resolves when the tasks of a [`CountedRuntime`] have ended.
-#[derive(Debug)]
-pub(crate) struct AllEnded(mpsc::Receiver<()>);
-
-impl CountedRuntime {
-    pub(crate) fn new() -> (Arc<Self>, AllEnded) {
-        let (running, ended) = mpsc::channel(1);
-        (Arc::new(CountedRuntime(running)), AllEnded(ended))
+impl OwnedRuntime {
+    /// Ends all tasks, whatever they still wait for, and returns when they have ended.
+    pub(crate) async fn shutdown(&self) {
+        self.0.shutdown().await;
     }
 }
 
-impl AllEnded {
-    pub(crate) async fn wait(mut self) {
-        while self.0.recv().await.is_some() {}
-    }
-}
-
-impl Runtime for CountedRuntime {
+impl Runtime for OwnedRuntime {
     fn new_timer(&self, at: Instant) -> Pin<Box<dyn AsyncTimer>> {
         TokioRuntime.new_timer(at)
     }
 
     fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        let running = self.0.clone();
-        tokio::spawn(async move {
-            task.await;
-            drop(running);
-        });
+        self.0.spawn(task);
     }
 
     fn wrap_udp_socket(
@@ -111,5 +96,27 @@ impl Runtime for CountedRuntime {
 
     fn now(&self) -> Instant {
         TokioRuntime.now()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, UdpSocket};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_shutdown_frees_the_port_of_a_task_that_would_never_end() {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = socket.local_addr().unwrap();
+        let runtime = OwnedRuntime::default();
+        runtime.spawn(Box::pin(async move {
+            std::future::pending::<()>().await;
+            drop(socket);
+        }));
+        tokio::task::yield_now().await;
+        assert!(UdpSocket::bind(address).is_err());
+        runtime.shutdown().await;
+        UdpSocket::bind(address).unwrap();
     }
 }
