@@ -2,7 +2,7 @@
 //! how much is known.
 //!
 //! Two commands conflict if one writes a key that the other reads or writes, if one of them
-//! touches everything ([`Keys::All`]), if one is a Nop, or if they hold the same client's request:
+//! touches everything ([`Footprint::All`]), if one is a Nop, or if they hold the same client's request:
 //! two coordinators may both have been given it, and which one executes it must be the same
 //! everywhere. So do requests of a session that are a [`WINDOW`] or more apart: once the later one
 //! is executed, the session takes the earlier one for executed too. Reads do not conflict with
@@ -39,14 +39,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bytes::Bytes;
 use quorate_core::frontier::Frontier;
 use quorate_core::id::{EntryId, Lane, Slot};
-use quorate_core::machine::Keys;
 use quorate_core::request::{Batch, SessionId};
 use quorate_core::session::WINDOW;
 
 use crate::dependencies::{Dependencies, Span};
+use crate::footprint::{Footprint, Mark, Marks};
 
 /// How many slots of a lane a set names exactly, those of the floor apart; all below the next are
 /// named too.
@@ -66,7 +65,7 @@ const LARGE: usize = 64;
 const SMALL: usize = 1024;
 
 /// Whether the order of two commands matters, each given by what it touches and its requests.
-pub fn conflict(one: (&Keys, &Batch), other: (&Keys, &Batch)) -> bool {
+pub fn conflict(one: (&Footprint, &Batch), other: (&Footprint, &Batch)) -> bool {
     let (one_keys, one) = one;
     let (other_keys, other) = other;
     one.is_empty()
@@ -101,7 +100,7 @@ fn names(batch: &Batch) -> BTreeSet<(SessionId, u64)> {
 pub struct Conflicts {
     /// Named in every set.
     floor: Dependencies,
-    keys: BTreeMap<Bytes, Uses>,
+    keys: BTreeMap<Mark, Uses>,
     /// Commands that touch everything.
     barriers: Dependencies,
     requests: BTreeMap<SessionId, Held>,
@@ -180,49 +179,40 @@ struct Uses {
 impl Conflicts {
     /// Takes in a command, or a Nop: a batch without requests. To be called when its instance
     /// first learns of it, whatever its phase; once more for an instance changes nothing.
-    pub fn record(&mut self, id: EntryId, keys: &Keys, batch: &Batch) {
+    pub fn record(&mut self, id: EntryId, footprint: &Footprint, batch: &Batch) {
         let highest = self.highest.entry(id.lane).or_default();
         *highest = id.slot.max(*highest);
         if self.floor.contains(id) {
             return;
         }
-        let (reads, writes) = match keys {
-            Keys::Some { reads, writes } if !batch.is_empty() => (reads, writes),
-            Keys::Some { .. } | Keys::All => {
+        let (reads, writes) = match footprint {
+            Footprint::Some { reads, writes } if !batch.is_empty() => (reads, writes),
+            Footprint::Some { .. } | Footprint::All => {
                 let floor = self.floor.through(id.lane);
                 return self.barriers.insert_recent(id, floor, EXACT);
             }
         };
-        for key in writes {
-            self.touch(key, |uses| &mut uses.writes, id);
-        }
-        for key in reads.difference(writes) {
-            self.touch(key, |uses| &mut uses.reads, id);
-        }
+        self.touch(writes, |uses| &mut uses.writes, id);
+        self.touch(reads, |uses| &mut uses.reads, id);
         for request in batch.requests() {
             let held = self.requests.entry(request.session).or_default();
             held.record(request.sequence, id, &self.floor);
         }
     }
 
-    fn touch(&mut self, key: &Bytes, set: fn(&mut Uses) -> &mut Dependencies, id: EntryId) {
+    fn touch(&mut self, keys: &Marks, set: fn(&mut Uses) -> &mut Dependencies, id: EntryId) {
         let floor = self.floor.through(id.lane);
-        match self.keys.get_mut(key) {
-            Some(uses) => set(uses).insert_recent(id, floor, EXACT_OF_KEY),
-            None => {
-                let mut uses = Uses::default();
-                set(&mut uses).insert_recent(id, floor, EXACT_OF_KEY);
-                // A copy of its own: the key may be part of a frame, which would be kept whole.
-                self.keys.insert(Bytes::copy_from_slice(key), uses);
-            }
+        for key in keys.iter() {
+            let uses = self.keys.entry(key).or_default();
+            set(uses).insert_recent(id, floor, EXACT_OF_KEY);
         }
     }
 
     /// All recorded commands that conflict with the command of `id`, and more: see the module's
     /// documentation. Of the lane of `id`, only slots below it.
-    pub fn of(&self, id: EntryId, keys: &Keys, batch: &Batch) -> Dependencies {
-        let mut found = match keys {
-            Keys::Some { reads, writes } if !batch.is_empty() => {
+    pub fn of(&self, id: EntryId, footprint: &Footprint, batch: &Batch) -> Dependencies {
+        let mut found = match footprint {
+            Footprint::Some { reads, writes } if !batch.is_empty() => {
                 let mut found = self.barriers.clone();
                 let mut name = |set: &Dependencies| {
                     found.union_with(set);
@@ -231,18 +221,17 @@ impl Conflicts {
                         found.coarsen(EXACT);
                     }
                 };
-                for uses in writes.iter().filter_map(|key| self.keys.get(key)) {
+                for uses in writes.iter().filter_map(|key| self.keys.get(&key)) {
                     name(&uses.writes);
                     name(&uses.reads);
                 }
-                let reads = reads.difference(writes);
-                for uses in reads.filter_map(|key| self.keys.get(key)) {
+                for uses in reads.iter().filter_map(|key| self.keys.get(&key)) {
                     name(&uses.writes);
                 }
                 name(&self.holders(batch));
                 found
             }
-            Keys::Some { .. } | Keys::All => self.everything(),
+            Footprint::Some { .. } | Footprint::All => self.everything(),
         };
         found.remove_from(id.lane, id.slot);
         found.coarsen(EXACT);

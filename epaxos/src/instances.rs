@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::conflicts::conflict;
 use crate::dependencies::Dependencies;
+use crate::footprint::Footprint;
 
 /// A ballot of an instance. That of round 0 is its initial coordinator's, all others belong to the
 /// replica they name. \[Ryabinin25\]
@@ -67,13 +68,14 @@ pub struct Command(Arc<Content>);
 #[derive(PartialEq, Eq, Serialize, Deserialize)]
 struct Content {
     batch: Batch,
-    keys: Keys,
+    footprint: Footprint,
 }
 
 impl Command {
     /// The command to execute `batch`, which touches `keys`.
-    pub fn new(batch: Batch, keys: Keys) -> Self {
-        Command(Arc::new(Content { batch, keys }))
+    pub fn new(batch: Batch, keys: &Keys) -> Self {
+        let footprint = Footprint::from(keys);
+        Command(Arc::new(Content { batch, footprint }))
     }
 
     /// The requests.
@@ -82,13 +84,16 @@ impl Command {
     }
 
     /// What they touch.
-    pub fn keys(&self) -> &Keys {
-        &self.0.keys
+    pub fn footprint(&self) -> &Footprint {
+        &self.0.footprint
     }
 
     /// Whether the order of the two matters.
     pub fn conflicts(&self, other: &Command) -> bool {
-        conflict((self.keys(), self.batch()), (other.keys(), other.batch()))
+        conflict(
+            (self.footprint(), self.batch()),
+            (other.footprint(), other.batch()),
+        )
     }
 }
 

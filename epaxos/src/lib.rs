@@ -30,6 +30,7 @@
 
 pub mod conflicts;
 pub mod dependencies;
+pub mod footprint;
 pub mod graph;
 
 mod checkpoint;
@@ -73,6 +74,8 @@ impl Protocol for EPaxos {
     const NAME: &'static str = "epaxos";
     const FAULTS: FaultModel = FaultModel::Crash;
     const ORDER: Order = Order::PerKey;
+    /// Every replica has its own: with one each, three replicas still have three under way.
+    const BATCHES_IN_FLIGHT: Option<usize> = Some(1);
 
     fn recover(
         context: Context,

@@ -7,6 +7,7 @@ use quorate_core::quorum::Tally;
 use quorate_core::request::Batch;
 
 use crate::dependencies::Dependencies;
+use crate::footprint::Footprint;
 use crate::instances::{Ballot, Command, Decision, Phase, Value, lane_of};
 use crate::message::Message;
 use crate::mutant::Mutant;
@@ -59,7 +60,7 @@ pub(crate) struct Accepting {
 impl EPaxos {
     /// Takes requests from the driver, unless execution has fallen behind: then the driver will
     /// propose them again.
-    pub(crate) fn propose(&mut self, now: Time, batch: Batch, keys: Keys, out: &mut Out) {
+    pub(crate) fn propose(&mut self, now: Time, batch: Batch, keys: &Keys, out: &mut Out) {
         let executed = self.graph.executed().through(lane_of(self.me));
         let unexecuted = self.next.0.saturating_sub(executed.next().0);
         if unexecuted >= self.config.max_window as u64 {
@@ -67,7 +68,7 @@ impl EPaxos {
         }
         let id = self.next_id();
         let command = Command::new(batch, keys);
-        let mut initial = self.conflicts.of(id, command.keys(), command.batch());
+        let mut initial = self.conflicts.of(id, command.footprint(), command.batch());
         self.add_wanted(&mut initial, id);
         let stage = Stage::PreAccepting(Box::new(PreAccepting {
             initial: initial.clone(),
@@ -349,7 +350,6 @@ impl EPaxos {
         initial: &Dependencies,
         out: &mut Out,
     ) {
-        let conflicts = self.conflicts.of(id, command.keys(), command.batch());
         let Some(instance) = self.instances.of(id) else {
             return;
         };
@@ -360,8 +360,13 @@ impl EPaxos {
         if instance.phase == Phase::Initial {
             instance.phase = Phase::PreAccepted;
             instance.dep = initial.clone();
-            instance.dep.union_with(&conflicts);
-            instance.dep.remove(id);
+            // The coordinator's own are all in D0.
+            if from != self.me {
+                let conflicts = &self.conflicts;
+                let known = conflicts.of(id, command.footprint(), command.batch());
+                instance.dep.union_with(&known);
+                instance.dep.remove(id);
+            }
             instance.command = Some(command.clone());
             instance.init_dep = Some(initial.clone());
             if !self.config.mutated(Mutant::PreAcceptNotDurable) || from == self.me {
@@ -372,7 +377,8 @@ impl EPaxos {
                     dependencies: instance.dep.clone(),
                 });
             }
-            self.conflicts.record(id, command.keys(), command.batch());
+            self.conflicts
+                .record(id, command.footprint(), command.batch());
             self.instances.heard_of_all(initial);
         }
         // Asked again, it says the same again.
@@ -417,7 +423,9 @@ impl EPaxos {
             true => Value::Initial,
             false => value,
         };
-        self.note_command(id);
+        if value != Value::Initial {
+            self.note_command(id);
+        }
         self.instances.heard_of_all(&dependencies);
         out.persist(Record::Accepted {
             id,
@@ -435,8 +443,10 @@ impl EPaxos {
             return;
         };
         match &instance.command {
-            Some(command) => self.conflicts.record(id, command.keys(), command.batch()),
-            None => self.conflicts.record(id, &Keys::All, &Batch::noop()),
+            Some(command) => self
+                .conflicts
+                .record(id, command.footprint(), command.batch()),
+            None => self.conflicts.record(id, &Footprint::All, &Batch::noop()),
         }
     }
 
@@ -471,7 +481,9 @@ impl EPaxos {
         };
         self.instances.set_committed(id);
         self.instances.heard_of_all(&dependencies);
-        self.note_command(id);
+        if value != Value::Initial {
+            self.note_command(id);
+        }
         // What is decided stays so: a replica that forgets it learns it again.
         out.persist_with_next(Record::Committed {
             id,

@@ -119,7 +119,7 @@ impl EPaxos {
                 self.armed[2] = None;
                 self.progress_is_due(now, out);
             }
-            Input::Propose { batch, keys } => self.propose(now, batch, keys, out),
+            Input::Propose { batch, keys } => self.propose(now, batch, &keys, out),
             Input::Read { id, keys: _ } => out.answer(id, ReadAnswer::ThroughLog),
             Input::EndOfTurn => {}
             Input::Snapshotted(snapshot) => self.snapshotted(now, snapshot, out),

@@ -143,7 +143,7 @@ fn cycle() -> [Message; 2] {
         let batch = quorate_simulator::harness::command(&format!("of {lane}"));
         Message::Commit(Decision {
             id: id(lane, 1),
-            value: Value::Command(quorate_epaxos::Command::new(batch, writes("k"))),
+            value: Value::Command(quorate_epaxos::Command::new(batch, &writes("k"))),
             dependencies: set(&[(other, 1)]),
         })
     };

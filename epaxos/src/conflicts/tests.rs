@@ -1,5 +1,7 @@
 use super::*;
+use bytes::Bytes;
 use quorate_core::crypto::PublicKey;
+use quorate_core::machine::Keys;
 use quorate_core::request::{Operation, Request};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -27,17 +29,17 @@ fn batch(client: u64, sequence: u64) -> Batch {
     })
 }
 
-fn keys(reads: &[&str], writes: &[&str]) -> Keys {
+fn keys(reads: &[&str], writes: &[&str]) -> Footprint {
     let owned = |keys: &[&str]| {
         let keys = keys
             .iter()
             .map(|key| Bytes::copy_from_slice(key.as_bytes()));
         keys.collect()
     };
-    Keys::Some {
+    Footprint::from(&Keys::Some {
         reads: owned(reads),
         writes: owned(writes),
-    }
+    })
 }
 
 /// A request that no other command holds.
@@ -45,11 +47,11 @@ fn own(id: EntryId) -> Batch {
     batch(1000 + u64::from(id.lane.0), id.slot.0)
 }
 
-fn record(conflicts: &mut Conflicts, id: EntryId, keys: &Keys) {
+fn record(conflicts: &mut Conflicts, id: EntryId, keys: &Footprint) {
     conflicts.record(id, keys, &own(id));
 }
 
-fn of(conflicts: &Conflicts, id: EntryId, keys: &Keys) -> Dependencies {
+fn of(conflicts: &Conflicts, id: EntryId, keys: &Footprint) -> Dependencies {
     conflicts.of(id, keys, &own(id))
 }
 
@@ -72,29 +74,32 @@ fn writes_conflict_with_reads_and_writes_of_their_keys_and_reads_not_with_reads(
 fn what_touches_everything_and_nops_conflict_with_all() {
     let mut known = Conflicts::default();
     record(&mut known, id(0, 2), &keys(&["a"], &[]));
-    record(&mut known, id(1, 2), &Keys::All);
-    known.record(id(2, 2), &Keys::none(), &Batch::noop());
+    record(&mut known, id(1, 2), &Footprint::All);
+    known.record(id(2, 2), &keys(&[], &[]), &Batch::noop());
     let barriers = set(&[id(1, 2), id(2, 2)]);
-    assert_eq!(of(&known, id(3, 1), &Keys::none()), barriers);
+    assert_eq!(of(&known, id(3, 1), &keys(&[], &[])), barriers);
     let mut all = Dependencies::none();
     (0..3).for_each(|lane| all.insert_through(Lane(lane), Slot(2)));
-    assert_eq!(of(&known, id(3, 1), &Keys::All), all);
+    assert_eq!(of(&known, id(3, 1), &Footprint::All), all);
 }
 
 #[test]
 fn commands_with_the_same_request_conflict() {
     let mut known = Conflicts::default();
-    known.record(id(0, 1), &Keys::none(), &batch(1, 7));
-    known.record(id(1, 1), &Keys::none(), &batch(1, 7));
-    known.record(id(1, 2), &Keys::none(), &batch(1, 8));
-    known.record(id(1, 3), &Keys::none(), &batch(2, 7));
-    let again = known.of(id(2, 1), &Keys::none(), &batch(1, 7));
+    known.record(id(0, 1), &keys(&[], &[]), &batch(1, 7));
+    known.record(id(1, 1), &keys(&[], &[]), &batch(1, 7));
+    known.record(id(1, 2), &keys(&[], &[]), &batch(1, 8));
+    known.record(id(1, 3), &keys(&[], &[]), &batch(2, 7));
+    let again = known.of(id(2, 1), &keys(&[], &[]), &batch(1, 7));
     assert_eq!(again, set(&[id(0, 1), id(1, 1)]));
-    let (a, b) = (Keys::none(), keys(&["b"], &[]));
+    let (a, b) = (keys(&[], &[]), keys(&["b"], &[]));
     assert!(conflict((&a, &batch(1, 7)), (&b, &batch(1, 7))));
     assert!(!conflict((&a, &batch(1, 7)), (&b, &batch(1, 8))));
     assert!(conflict((&a, &Batch::noop()), (&b, &batch(1, 8))));
-    assert!(conflict((&a, &batch(1, 7)), (&Keys::All, &batch(1, 8))));
+    assert!(conflict(
+        (&a, &batch(1, 7)),
+        (&Footprint::All, &batch(1, 8))
+    ));
     let writes = keys(&[], &["b"]);
     assert!(conflict((&b, &batch(1, 7)), (&writes, &batch(1, 8))));
     assert!(!conflict((&b, &batch(1, 7)), (&b, &batch(1, 8))));
@@ -104,7 +109,7 @@ fn commands_with_the_same_request_conflict() {
 /// everywhere.
 #[test]
 fn requests_of_a_session_conflict_if_they_are_a_window_apart() {
-    let none = Keys::none();
+    let none = keys(&[], &[]);
     let conflicts = |one, other| {
         let one = (&none, &batch(1, one));
         conflict(one, (&none, &batch(1, other)))
@@ -133,7 +138,7 @@ fn a_late_command_is_named_by_the_later_ones_of_its_lane() {
     let mut owner = Conflicts::default();
     record(&mut owner, id(0, 3), &a);
     assert_eq!(of(&owner, id(0, 5), &a), set(&[id(0, 3)]));
-    for keys in [a, Keys::All] {
+    for keys in [a, Footprint::All] {
         let mut other = Conflicts::default();
         record(&mut other, id(0, 5), &keys);
         record(&mut other, id(1, 1), &keys);
@@ -172,7 +177,7 @@ fn what_was_trimmed_is_named_by_every_set_and_its_memory_is_given_back() {
         most = most.max(known.len());
     }
     assert!(most <= 2 * SMALL, "{most} keys and requests kept");
-    let none = of(&known, id(1, 1), &Keys::none());
+    let none = of(&known, id(1, 1), &keys(&[], &[]));
     assert_eq!(none.through(Lane(0)), Slot(19_900));
     assert_eq!(none.spans().len(), 1);
     let recent = of(&known, id(1, 1), &keys(&["k19950"], &[]));
@@ -181,7 +186,7 @@ fn what_was_trimmed_is_named_by_every_set_and_its_memory_is_given_back() {
     record(&mut known, id(0, 5), &keys(&[], &["late"]));
     assert_eq!(of(&known, id(1, 1), &keys(&["late"], &[])), none);
     assert_eq!(
-        of(&known, id(0, 5), &Keys::none()).through(Lane(0)),
+        of(&known, id(0, 5), &keys(&[], &[])).through(Lane(0)),
         Slot(4)
     );
 }
@@ -196,31 +201,31 @@ fn trimming_leaves_exceptions_to_their_keys_and_a_snapshot_does_not() {
     }
     known.trim(&at);
     assert_eq!(
-        of(&known, id(1, 1), &Keys::none()),
+        of(&known, id(1, 1), &keys(&[], &[])),
         set(&[id(0, 1), id(0, 2)])
     );
     assert!(of(&known, id(1, 1), &keys(&["b"], &[])).contains(id(0, 4)));
     let mut fresh = Conflicts::default();
     fresh.install(&at);
     let all = set(&[id(0, 1), id(0, 2), id(0, 4)]);
-    assert_eq!(of(&fresh, id(1, 1), &Keys::none()), all);
-    assert_eq!(of(&fresh, id(1, 1), &Keys::All), all);
+    assert_eq!(of(&fresh, id(1, 1), &keys(&[], &[])), all);
+    assert_eq!(of(&fresh, id(1, 1), &Footprint::All), all);
     assert_eq!(fresh.floor(), &all);
 }
 
-fn random_keys(random: &mut ChaCha8Rng) -> Keys {
+fn random_keys(random: &mut ChaCha8Rng) -> Footprint {
     if random.random_ratio(1, 20) {
-        return Keys::All;
+        return Footprint::All;
     }
     let mut some = || {
         let count = random.random_range(0..=2);
         let names = (0..count).map(|_| Bytes::from(vec![random.random_range(b'a'..b'f')]));
         names.collect()
     };
-    Keys::Some {
+    Footprint::from(&Keys::Some {
         reads: some(),
         writes: some(),
-    }
+    })
 }
 
 /// Against the definition: whatever conflicts is named, but later ones of the own lane; and who

@@ -127,7 +127,7 @@ fn a_command_that_does_not_name_what_is_trimmed_is_not_valid() {
     let validate = |dependencies| Message::Validate {
         id: of,
         ballot,
-        command: Command::new(command("old"), writes("elsewhere")),
+        command: Command::new(command("old"), &writes("elsewhere")),
         dependencies,
     };
     let impossible = |answers: Vec<Message>| match answers.as_slice() {
@@ -146,7 +146,7 @@ fn a_floor_waits_for_what_does_not_name_it() {
     let mut cluster = worked(3, &Config::default());
     let pre_accept = Message::PreAccept {
         id: id(2, 5),
-        command: Command::new(command("slow"), writes("elsewhere")),
+        command: Command::new(command("slow"), &writes("elsewhere")),
         dependencies: set(&[]),
     };
     cluster.node(1).receive(r(2), pre_accept);

@@ -150,7 +150,7 @@ fn a_replica_that_has_joined_a_recovery_preaccepts_nothing() {
     node.receive(r(1), Message::Recover { id, ballot });
     let pre_accept = Message::PreAccept {
         id,
-        command: Command::new(command("x"), writes("k")),
+        command: Command::new(command("x"), &writes("k")),
         dependencies: set(&[]),
     };
     let answers = node.answer(r(0), pre_accept);
@@ -164,7 +164,7 @@ fn a_preaccept_that_comes_again_is_answered_as_before() {
     let mut node = Node::fresh(2, 3, &Config::default());
     let pre_accept = |lane, name: &str| Message::PreAccept {
         id: id(lane, 1),
-        command: Command::new(command(name), writes("k")),
+        command: Command::new(command(name), &writes("k")),
         dependencies: set(&[]),
     };
     let first = node.answer(r(0), pre_accept(0, "x"));
@@ -230,7 +230,7 @@ fn lost_messages_are_sent_again() {
             r(2),
             Message::PreAccept {
                 id: id(2, 1),
-                command: Command::new(command("other"), writes("k")),
+                command: Command::new(command("other"), &writes("k")),
                 dependencies: set(&[]),
             },
         );

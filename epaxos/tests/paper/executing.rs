@@ -16,7 +16,7 @@ fn commit(of: (u8, u64), dependencies: &[(u8, u64)]) -> Message {
     let name = format!("{}.{}", of.0, of.1);
     Message::Commit(Decision {
         id: id(of.0, of.1),
-        value: Value::Command(Command::new(command(&name), writes("k"))),
+        value: Value::Command(Command::new(command(&name), &writes("k"))),
         dependencies: set(dependencies),
     })
 }

@@ -9,7 +9,7 @@ use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, r, s
 use crate::scripts;
 
 fn x() -> Command {
-    Command::new(command("x"), writes("k"))
+    Command::new(command("x"), &writes("k"))
 }
 
 /// Replica 4 of five, which recovers 0.1 in the ballot returned, and has heard only its own report.
@@ -215,7 +215,7 @@ fn validate_names_what_would_be_in_no_order() {
     let mut node = Node::fresh(2, 5, &Config::default());
     let pre_accept = |lane, key: &str, dependencies: &[(u8, u64)]| Message::PreAccept {
         id: id(lane, 1),
-        command: Command::new(command(&format!("of {lane}")), writes(key)),
+        command: Command::new(command(&format!("of {lane}")), &writes(key)),
         dependencies: set(dependencies),
     };
     node.receive(r(1), pre_accept(1, "k", &[]));
@@ -249,7 +249,7 @@ fn validate_names_what_would_be_in_no_order() {
     // From now on others are told to depend on it.
     let later = Message::PreAccept {
         id: id(1, 2),
-        command: Command::new(command("later"), writes("k")),
+        command: Command::new(command("later"), &writes("k")),
         dependencies: set(&[(1, 1)]),
     };
     match node.answer(r(1), later).as_slice() {

@@ -53,7 +53,7 @@ fn preaccepted() -> Report {
     Report {
         abal: Ballot::ZERO,
         phase: Phase::PreAccepted,
-        value: Value::Command(Command::new(command("x"), writes("k"))),
+        value: Value::Command(Command::new(command("x"), &writes("k"))),
         dependencies: set(&[]),
         initial: Some(set(&[])),
         doubtful: false,
@@ -78,7 +78,7 @@ fn commit(dependencies: Option<&[(u8, u64)]>) -> Message {
     Message::Commit(Decision {
         id: id(1, 1),
         value: match dependencies {
-            Some(_) => Value::Command(Command::new(command("other"), writes("k"))),
+            Some(_) => Value::Command(Command::new(command("other"), &writes("k"))),
             None => Value::Nop,
         },
         dependencies: set(dependencies.unwrap_or_default()),
