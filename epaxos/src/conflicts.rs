@@ -131,7 +131,9 @@ impl Held {
             self.recent.pop_front();
         }
         let new = (sequence, id);
-        if let Err(place) = self.recent.binary_search(&new) {
+        if self.recent.back().is_none_or(|last| *last < new) {
+            self.recent.push_back(new);
+        } else if let Err(place) = self.recent.binary_search(&new) {
             self.recent.insert(place, new);
         }
         self.highest = self.highest.max(sequence);
@@ -146,23 +148,21 @@ impl Held {
 
     /// Who holds what is a window or more before `last` or after `first`, and more.
     fn apart(&self, first: u64, last: u64) -> impl Iterator<Item = Span> {
-        let before = self
-            .recent
-            .partition_point(|(sequence, _)| sequence.saturating_add(WINDOW) <= last);
-        let after = self
-            .recent
-            .partition_point(|(sequence, _)| *sequence < first.saturating_add(WINDOW));
-        let recent = self
-            .recent
-            .range(..before)
-            .chain(self.recent.range(after..));
+        let before = self.recent.iter();
+        let before = before.take_while(move |(s, _)| s.saturating_add(WINDOW) <= last);
+        let after = self.recent.iter().rev();
+        let after = after.take_while(move |(s, _)| *s >= first.saturating_add(WINDOW));
+        let recent = before.chain(after);
         let old = self.old.spans().iter().copied();
         old.chain(recent.map(|(_, id)| Span::one(*id)))
     }
 
     /// Who holds a request; not known of old ones.
     fn holders(&self, sequence: u64) -> impl Iterator<Item = Span> {
-        let from = self.recent.partition_point(|(other, _)| *other < sequence);
+        let from = match self.highest < sequence {
+            true => self.recent.len(),
+            false => self.recent.partition_point(|(other, _)| *other < sequence),
+        };
         let recent = self.recent.range(from..);
         let same = recent.take_while(move |(other, _)| *other == sequence);
         same.map(|(_, id)| Span::one(*id))
