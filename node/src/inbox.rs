@@ -42,6 +42,13 @@ pub(crate) enum Happening<P: Protocol> {
     Digest(oneshot::Sender<(u64, Digest)>),
 }
 
+impl<P: Protocol> Happening<P> {
+    /// Whether a client asks for requests to be ordered, which can wait for others of its kind.
+    pub(crate) fn is_request(&self) -> bool {
+        matches!(self, Happening::Propose(..))
+    }
+}
+
 /// How many happenings may wait; who brings one more waits itself.
 pub(crate) const INBOX_LIMIT: usize = 8192;
 
