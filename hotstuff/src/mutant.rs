@@ -54,6 +54,11 @@ pub enum Mutant {
     BranchNotLookedAt,
     /// Requests go to the leader alone.
     RequestsToLeaderOnly,
+    /// A leader that let a time-out pass with the votes for the block before its view is waited for
+    /// again in its view.
+    SilentLeaderWaitedForTwice,
+    /// The time-out shrinks with a certified view even if that had been given up.
+    TimeoutShrinksTooLate,
 }
 
 #[cfg(feature = "mutants")]

@@ -3,7 +3,9 @@
 //! A view begins when the one before is certified, or when 2f + 1 replicas have given it up, each
 //! of which shows its highest certificate. Whoever gives a view up tells all, again and again until
 //! another view begins, and shows why its view has begun: so nobody is left behind in an earlier
-//! one. A replica has a timer only while something waits to be committed.
+//! one. Time-outs carry votes too: where those certify the view's block, the leader of the next
+//! view, to which they had gone, is passed over. A replica has a timer only while something waits
+//! to be committed.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,6 +16,7 @@ use quorate_core::protocol::{Dest, Event};
 use crate::blocks::{NoPath, View};
 use crate::certificate::{QuorumCertificate, TimeoutCertificate, TimeoutShare, Vote};
 use crate::message::{Message, Timeout};
+use crate::mutant::Mutant;
 use crate::record::Record;
 use crate::replica::{Hotstuff, Out, Timer};
 
@@ -138,6 +141,21 @@ impl Hotstuff {
         out.send(Dest::All, Message::Timeout(Box::new(timeout)));
     }
 
+    /// Gives up at once a view that has begun with the certificate of one that this replica had
+    /// given up, unless its leader has shown that certificate. The votes had gone to that leader,
+    /// which has let a time-out pass: a silent leader costs one of them in each of its turns, where
+    /// [Gelashvili21 §4] waits for two.
+    pub(crate) fn pass_over(&mut self, shown_by: ReplicaId, out: &mut Out) {
+        let by_certificate = self.high.view().next() == self.view;
+        let gave_up = self.promised.timed_out.next() == self.view;
+        let leader = self.leader_of(self.view);
+        let silent = leader != self.me && leader != shown_by;
+        let waits = self.config.mutated(Mutant::SilentLeaderWaitedForTwice);
+        if by_certificate && gave_up && silent && !waits {
+            self.give_up(out);
+        }
+    }
+
     /// Takes a time-out, with all that it shows. f + 1 of them show that it is not for this
     /// replica alone, and 2f + 1 begin the next view. [Gelashvili21 §4]
     pub(crate) fn timeout(&mut self, now: Time, from: ReplicaId, timeout: Timeout, out: &mut Out) {
@@ -189,7 +207,7 @@ impl Hotstuff {
     }
 
     /// A view begins. The time-out shrinks with each that begins because the one before was
-    /// certified.
+    /// certified, and had not been given up here.
     pub(crate) fn enter(
         &mut self,
         now: Time,
@@ -201,7 +219,14 @@ impl Hotstuff {
             self.pacemaker.leader_since = now;
         }
         self.view = view;
+        let too_late = self.promised.timed_out.next() >= view
+            && !self.config.mutated(Mutant::TimeoutShrinksTooLate);
         match &entered {
+            // Votes that came with time-outs show that the view was too short, or the next leader
+            // silent. Else a time-out just too short would shrink with each view certified like
+            // this as much as it grows with the next, which is passed over: no two certified views
+            // would ever be consecutive.
+            None if too_late => {}
             None => self.pacemaker.failures = self.pacemaker.failures.saturating_sub(1),
             Some(certificate) => {
                 let failures = self.pacemaker.failures + 1;

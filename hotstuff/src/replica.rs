@@ -133,6 +133,7 @@ impl Hotstuff {
     }
 
     fn receive(&mut self, now: Time, from: ReplicaId, message: Message, out: &mut Out) {
+        let before = self.view;
         match message {
             Message::Forward { batch, again } => self.forwarded(now, from, &batch, again),
             Message::Proposal(proposal) => self.proposal(now, from, *proposal, out),
@@ -146,6 +147,9 @@ impl Hotstuff {
             Message::Status(status) => self.status(from, &status, out),
             Message::Checkpoint(vote) => self.checkpoint(from, &vote, out),
             Message::Stable(certificate) => self.checkpoint_certified(certificate, out),
+        }
+        if self.view > before {
+            self.pass_over(from, out);
         }
     }
 

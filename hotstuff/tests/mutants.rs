@@ -344,6 +344,18 @@ fn requests_that_only_the_leader_has_are_lost_with_it() {
     });
 }
 
+/// A silent leader costs one time-out in each of its turns.
+#[test]
+fn a_silent_leader_that_is_waited_for_twice_holds_requests_up_for_two_timeouts() {
+    harms_only(Mutant::SilentLeaderWaitedForTwice, |config| {
+        let mut cluster = cluster(4, config);
+        cluster.isolate(0);
+        cluster.propose(1, "x");
+        cluster.time_out();
+        cluster.node(1).view() == 4
+    });
+}
+
 /// The rules of verification hold for time-out and checkpoint certificates too.
 #[test]
 fn every_kind_of_certificate_needs_a_quorum() {

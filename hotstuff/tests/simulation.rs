@@ -2,8 +2,12 @@
 
 mod worlds;
 
-use quorate_hotstuff::{Config, Hotstuff, RuleSet};
-use quorate_simulator::{Faults, Scenario, SimulationConfig, Summary, simulate};
+use std::time::Duration;
+
+use quorate_hotstuff::{Config, Hotstuff, Mutant, RuleSet};
+use quorate_simulator::{
+    Conditions, Faults, Plan, Scenario, SimulationConfig, Summary, World, simulate,
+};
 use worlds::{first, seeds, survive, world};
 
 const BOTH: [RuleSet; 2] = [RuleSet::ThreeChain, RuleSet::TwoChain];
@@ -65,6 +69,47 @@ fn seven_replicas_survive_all_faults_but_lies() {
         let mut config = world(7, rules, Faults::All);
         config.liars = 0;
         survive(&config, first()..first() + seeds().div_ceil(4));
+    }
+}
+
+/// What `quorate simulate` runs: the default time-out, and 10 s to serve again.
+fn as_simulated() -> SimulationConfig<Hotstuff> {
+    SimulationConfig {
+        shrink_runs: 0,
+        ..SimulationConfig::new(4, Config::cramped())
+    }
+}
+
+/// Seeds that did not serve again in time: a liar that led a view in four, and let two time-outs
+/// pass in each of its turns, left room for fewer requests than the clients had.
+#[test]
+fn a_leader_that_is_silent_in_its_turns_does_not_starve_the_clients() {
+    let kept = [35, 50, 71, 98, 103, 166, 268, 274, 281];
+    survive(&as_simulated(), kept.into_iter());
+}
+
+/// The time-out, 50 ms, is too short for a view, where a message takes 100 ms: it must grow.
+/// Without the rule it shrinks with each view certified by time-outs as much as it grows with the
+/// next one, which is passed over, and nothing is ever committed.
+#[test]
+fn a_timeout_too_short_grows_until_views_are_long_enough() {
+    let serves = |rules, mutant| {
+        let mut config = SimulationConfig {
+            recovery_limit: Duration::from_secs(60),
+            operations: 20,
+            ..world(4, rules, Faults::None)
+        };
+        config.protocol.view_timeout = Duration::from_millis(50);
+        config.protocol.mutant = mutant;
+        let conditions = Conditions::unit_delay(Duration::from_millis(100));
+        let mut world = World::new(1, config, conditions, Plan::default());
+        world.run();
+        world.broken().is_none()
+    };
+    for rules in BOTH {
+        assert!(serves(rules, None), "{rules:?}");
+        let mutant = Some(Mutant::TimeoutShrinksTooLate);
+        assert!(!serves(rules, mutant), "{rules:?}");
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use quorate_hotstuff::{Config, Leaders, Message, RuleSet, Timer};
+use quorate_hotstuff::{Block, Config, Leaders, Message, RuleSet, Timer};
 
 use crate::common::{
-    HotstuffCluster, HotstuffNode, Node, block, branch, cluster, config, genesis, given_up, kinds,
-    proposal, proposals, r, timeout, two_chain,
+    HotstuffCluster, HotstuffNode, Node, block, branch, certificate, cluster, config, genesis,
+    given_up, kinds, proposal, proposals, r, timeout, two_chain,
 };
 
 /// A leader that is silent is given up by all, and the next one goes on.
@@ -144,8 +144,78 @@ fn a_timeout_brings_the_vote_that_a_silent_leader_should_have_gathered() {
     cluster.time_out();
     for id in [1, 2, 3] {
         assert_eq!(cluster.node(id).commands(), ["x"]);
-        assert_eq!(cluster.node(id).view(), 4, "entered by a certificate");
+        assert_eq!(cluster.node(id).view(), 5, "view 4 is the silent one's");
     }
+}
+
+/// The leader to which the votes of a view had gone has had that view's time: when others certify
+/// its block with the votes in their time-outs, they give up its own view as well, so that a silent
+/// leader costs one time-out in each of its turns.
+#[test]
+fn a_silent_leader_is_waited_for_once_in_each_turn() {
+    for rules in [RuleSet::ThreeChain, RuleSet::TwoChain] {
+        let config = Config { rules, ..config() };
+        let mut cluster = cluster(4, &config);
+        cluster.isolate(0);
+        cluster.propose(1, "a");
+        for turn in 1..=3 {
+            cluster.node(2).propose(&format!("{turn}"));
+            cluster.deliver();
+            cluster.time_out();
+        }
+        for id in [1, 2, 3] {
+            let node = cluster.node(id);
+            assert!(node.view() > 4 * 3, "{rules:?}: {}", node.view());
+            assert!(
+                node.commands().len() >= 3,
+                "{rules:?}: {:?}",
+                node.commands()
+            );
+        }
+    }
+}
+
+/// Replica 0, which has voted in view 1 and given it up.
+fn gave_up_after_its_vote() -> (Node, Block) {
+    let mut node = Node::of_four(0, &two_chain());
+    let voted = block(1, &genesis(), &["x"]);
+    node.follow(std::slice::from_ref(&voted));
+    node.fire(Timer::View);
+    node.take();
+    (node, voted)
+}
+
+/// A leader that is late and shows the certificate itself keeps its view; one for which another has
+/// to show it does not.
+#[test]
+fn who_shows_the_certificate_late_is_not_passed_over() {
+    let (mut node, voted) = gave_up_after_its_vote();
+    let late = block(2, &voted.id(), &["y"]);
+    assert_eq!(node.votes_for(proposal(&late)), [late.id()]);
+
+    let (mut node, voted) = gave_up_after_its_vote();
+    node.receive(r(3), Message::Certified(certificate(&voted.id())));
+    assert_eq!(node.view(), 2);
+    assert_eq!(kinds(&node.sent_to(r(1))), ["timeout"]);
+    assert_eq!(node.votes_for(proposal(&late)), []);
+
+    let mut in_time = Node::of_four(0, &two_chain());
+    in_time.follow(std::slice::from_ref(&voted));
+    in_time.receive(r(3), Message::Certified(certificate(&voted.id())));
+    assert!(in_time.take().is_empty(), "no time-out has passed");
+}
+
+/// Votes that came with the time-outs do not show that the view was long enough.
+#[test]
+fn the_timeout_does_not_shrink_with_a_view_that_was_given_up() {
+    let mut node = Node::of_four(3, &config());
+    node.propose("x");
+    node.receive(r(0), Message::TimedOut(Box::new(given_up(1, &genesis()))));
+    node.fire(Timer::View);
+    let given_up = block(2, &genesis(), &["x"]);
+    node.learn(&given_up.id());
+    let wait = node.timers[&Timer::View].since(node.now);
+    assert_eq!((node.view(), wait), (3, config().view_timeout * 2));
 }
 
 /// "A new leader needs no more than a linear number of messages": one of each replica to begin, one
