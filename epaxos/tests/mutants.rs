@@ -261,3 +261,14 @@ fn what_is_trimmed_and_taken_for_unknown_becomes_a_nop() {
         scripts::recovery_of_trimmed_is_nop,
     );
 }
+
+/// r3 trims by r1's floor what r0's command does not name, and does not know yet that the command
+/// is committed, which r1 told with its floor. Asked what speaks against it, it speaks for Nop.
+#[test]
+fn a_floor_that_counts_before_what_came_with_it_is_known_undoes_a_commit() {
+    harms_only(Mutant::FloorCountsAtOnce, |config| {
+        scripts::committed_before_the_floor(config)
+            .breach()
+            .is_some()
+    });
+}

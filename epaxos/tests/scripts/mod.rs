@@ -163,3 +163,38 @@ pub(crate) fn recovery_of_trimmed_is_nop(config: &Config) -> bool {
     cluster.settle(&[1, 2]);
     cluster.node(2).decided(id(0, 1)).is_some()
 }
+
+/// A command that was committed on the fast path before a floor was raised that it does not name.
+///
+/// r1's is old: all have executed it. r0's does not conflict with it and so does not name it; r0, r1
+/// and r2 preaccept it, and r0 and r1 learn that it is committed. r3 wants the old one to be
+/// trimmed. r1 and r4 have nothing open that does not name it, and raise their floors, which with
+/// r3's own is f + 1. r0 and r1 are gone then, and r2 recovers the command from r2, r3 and r4.
+pub(crate) fn committed_before_the_floor(config: &Config) -> Cluster {
+    let mut cluster = unchecked(Cluster::quiet(5, config));
+    cluster.submit(1, "old", "k");
+    cluster.deliver();
+    cluster.pass_time(&[0, 1, 2, 3, 4], LONG);
+    cluster.submit(0, "command", "elsewhere");
+    for to in [1, 2] {
+        cluster.pass(0, to, "pre_accept");
+        cluster.pass(to, 0, "pre_accept_ok");
+    }
+    assert_eq!(cluster.pass(0, 1, "commit"), 1);
+    cluster.node(0).sent.clear();
+    snapshot(cluster.node(3));
+    for to in [1, 4] {
+        assert_eq!(cluster.pass(3, to, "progress"), 1);
+    }
+    for from in [1, 4] {
+        cluster.node(from).pass(config.progress);
+        assert!(cluster.pass(from, 3, "progress") > 0);
+    }
+    for node in &mut cluster.nodes {
+        node.sent.clear();
+    }
+    cluster.node(2).recover_instance(id(0, 1));
+    cluster.settle(&[2, 3, 4]);
+    assert!(cluster.all_decided(&[2, 3, 4], id(0, 1)));
+    cluster
+}
