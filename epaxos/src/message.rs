@@ -92,7 +92,8 @@ pub enum Message {
     Waiting {
         /// The instance.
         id: EntryId,
-        /// How many of its quorum had preaccepted it with the coordinator's dependencies.
+        /// How many of its quorum, its initial coordinator apart, had preaccepted it with the
+        /// coordinator's dependencies.
         preaccepted: usize,
     },
     /// The sender has joined a higher ballot.

@@ -39,4 +39,7 @@ pub enum Mutant {
     /// The floor that a replica tells counts before all that it told with it to be committed is
     /// known: step 3 of the fence is left out.
     FloorCountsAtOnce,
+    /// A recovery that waits tells its initial coordinator among those that had preaccepted the
+    /// command, where that has restarted and is one of its quorum.
+    CoordinatorCountedTwice,
 }

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_core::id::{EntryId, ReplicaId, ReplicaSet, Time};
 use quorate_core::protocol::{Dest, Event};
-use quorate_core::quorum::{Quorum as _, Tally};
+use quorate_core::quorum::{Quorum, Tally};
 
 use crate::dependencies::Dependencies;
 use crate::instances::{Ballot, Command, Phase, Value, coordinator};
@@ -30,6 +30,25 @@ const VALIDATE_TRIES: u32 = 4;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Asking {
     reports: BTreeMap<ReplicaId, Report>,
+}
+
+impl Asking {
+    /// Takes the reports of a slow quorum, if as many have come. A coordinator that is not sure is
+    /// one of it only where nobody else may answer: any other says as much, and a recovery with it
+    /// may have to wait for what one without it decides. See `recover.rs`.
+    fn take_quorum(
+        &mut self,
+        slow: &impl Quorum,
+        others_may_answer: bool,
+    ) -> Option<BTreeMap<ReplicaId, Report>> {
+        let sure = self.reports.iter().filter(|(_, report)| !report.doubtful);
+        if slow.is_met(sure.map(|(from, _)| *from).collect()) {
+            self.reports.retain(|_, report| !report.doubtful);
+        } else if others_may_answer || !slow.is_met(self.reports.keys().copied().collect()) {
+            return None;
+        }
+        Some(std::mem::take(&mut self.reports))
+    }
 }
 
 /// A recovery that asks its quorum what speaks against a command.
@@ -52,6 +71,7 @@ pub(crate) struct Validating {
 #[derive(Clone, Debug)]
 pub(crate) struct Waiting {
     quorum: ReplicaSet,
+    /// How many of Q, but for the initial coordinator, had preaccepted the command so.
     preaccepted: usize,
     dependencies: Dependencies,
     /// I.
@@ -117,6 +137,7 @@ impl EPaxos {
             Stage::Asking(asking) => {
                 let told = from(&asking.reports, ReplicaSet::EMPTY);
                 self.send_to_missing(told, &recover, out);
+                self.choose_if_enough(now, (id, ballot), out);
             }
             Stage::Validating(_) if tries >= VALIDATE_TRIES => self.recover(now, id, out),
             Stage::Validating(validating) => {
@@ -162,11 +183,7 @@ impl EPaxos {
             Stage::PreAccepting(_) | Stage::Accepting(_) => {}
             Stage::Asking(asking) => {
                 asking.reports.insert(from, report);
-                let quorum: ReplicaSet = asking.reports.keys().copied().collect();
-                if self.sizes.quorums.slow.is_met(quorum) {
-                    let reports = std::mem::take(&mut asking.reports);
-                    self.choose(now, (id, ballot), &reports, out);
-                }
+                self.choose_if_enough(now, (id, ballot), out);
             }
             Stage::Validating(validating) => {
                 validating.late.insert(from, report);
@@ -175,6 +192,22 @@ impl EPaxos {
                 waiting.late.insert(from, report);
                 self.resolve(now, id, out);
             }
+        }
+    }
+
+    /// Waits for the others as long as one round trip may take, before a coordinator that is not
+    /// sure makes a quorum.
+    fn choose_if_enough(&mut self, now: Time, (id, ballot): (EntryId, Ballot), out: &mut Out) {
+        let Some(leading) = self.leading.get_mut(&id) else {
+            return;
+        };
+        let Stage::Asking(asking) = &mut leading.stage else {
+            return;
+        };
+        let others_may_answer = leading.tries == 0 && asking.reports.len() < self.sizes.n;
+        let slow = &self.sizes.quorums.slow;
+        if let Some(reports) = asking.take_quorum(slow, others_may_answer) {
+            self.choose(now, (id, ballot), &reports, out);
         }
     }
 
@@ -199,7 +232,7 @@ impl EPaxos {
             return self.propose_accept(now, (id, ballot), value, Tally::default(), out);
         }
         // As a member of the quorum the initial coordinator does not go on at ballot 0, and has
-        // not committed.
+        // not committed. One that is not sure is a member like any other.
         if reports.get(&coordinator(id)).is_some_and(|r| !r.doubtful) {
             return self.accept_nop(now, id, ballot, out);
         }
@@ -321,6 +354,10 @@ impl EPaxos {
         {
             return self.accept_nop(now, id, ballot, out);
         }
+        // Rule (c) counts the coordinator for itself. It is in the quorum only if it is not sure.
+        let counted = quorum.contains(coordinator(id))
+            && !self.config.mutated(Mutant::CoordinatorCountedTwice);
+        let preaccepted = preaccepted.saturating_sub(counted.into());
         let waiting = Waiting {
             quorum,
             preaccepted,
@@ -389,8 +426,9 @@ impl EPaxos {
                 None => all_settled = false,
             }
         }
+        let coordinator = waiting.late.get(&coordinator(id));
         if against
-            || waiting.late.contains_key(&coordinator(id))
+            || coordinator.is_some_and(|report| !report.doubtful)
             || waiting.blockers.iter().any(other_need_not)
         {
             return self.accept_nop(now, id, ballot, out);
@@ -449,11 +487,6 @@ impl EPaxos {
         let Some(instance) = self.instances.of(id) else {
             return;
         };
-        // Where no crash is survived, all must answer, and what all have preaccepted equally is
-        // all that can have been committed on the fast path.
-        if instance.doubtful && self.sizes.f > 0 {
-            return;
-        }
         let preaccepted = instance.phase == Phase::PreAccepted;
         let report = Report {
             abal: instance.abal,

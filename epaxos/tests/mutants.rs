@@ -272,3 +272,14 @@ fn a_floor_that_counts_before_what_came_with_it_is_known_undoes_a_commit() {
             .is_some()
     });
 }
+
+/// r4, in doubt of its command, and r3 are all that preaccepted it: that is no more than leave room
+/// for the fast quorum that r0's had.
+#[test]
+fn a_coordinator_counted_for_itself_and_as_a_voter_undoes_a_commit() {
+    harms_only(Mutant::CoordinatorCountedTwice, |config| {
+        scripts::committed_against_one_in_doubt(config)
+            .breach()
+            .is_some()
+    });
+}

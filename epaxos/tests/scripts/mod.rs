@@ -198,3 +198,28 @@ pub(crate) fn committed_before_the_floor(config: &Config) -> Cluster {
     assert!(cluster.all_decided(&[2, 3, 4], id(0, 1)));
     cluster
 }
+
+/// A command that was committed on the fast path, against one whose coordinator has restarted.
+///
+/// r0's is preaccepted by r0, r1 and r2, and committed at r0; r0 and r1 are gone. r4's, which
+/// conflicts, is preaccepted by r3 and r4 alone, and r4 has restarted. r2 recovers the one, r3 the
+/// other, both from r2, r3 and r4.
+pub(crate) fn committed_against_one_in_doubt(config: &Config) -> Cluster {
+    let mut cluster = unchecked(Cluster::quiet(5, config));
+    cluster.submit(0, "one", "k");
+    for to in [1, 2] {
+        cluster.pass(0, to, "pre_accept");
+        cluster.pass(to, 0, "pre_accept_ok");
+    }
+    assert!(cluster.node(0).decided(id(0, 1)).is_some());
+    cluster.submit(4, "two", "k");
+    cluster.pass(4, 3, "pre_accept");
+    cluster.restart(4, config);
+    for node in &mut cluster.nodes {
+        node.sent.clear();
+    }
+    cluster.node(2).recover_instance(id(0, 1));
+    cluster.node(3).recover_instance(id(4, 1));
+    only_send_again(&mut cluster, &[2, 3, 4], 10);
+    cluster
+}
