@@ -299,6 +299,11 @@ impl Report {
         }
     }
 
+    /// Whether the command was preaccepted with the coordinator's dependencies.
+    pub(crate) fn is_unchanged(&self) -> bool {
+        self.phase == Phase::PreAccepted && self.initial.as_ref() == Some(&self.dependencies)
+    }
+
     fn fault(&self) -> Option<&'static str> {
         let preaccepted = self.initial.is_some() && matches!(self.value, Value::Command(_));
         match self.phase {

@@ -42,4 +42,7 @@ pub enum Mutant {
     /// A recovery that waits tells its initial coordinator among those that had preaccepted the
     /// command, where that has restarted and is one of its quorum.
     CoordinatorCountedTwice,
+    /// A recovery that waits takes no account of those who had not preaccepted the command, where
+    /// they were not of its quorum.
+    LateVotesIgnored,
 }

@@ -283,3 +283,12 @@ fn a_coordinator_counted_for_itself_and_as_a_voter_undoes_a_commit() {
             .is_some()
     });
 }
+
+/// The only harm is that nothing happens any more, although nobody is down.
+#[test]
+fn two_coordinators_that_are_back_wait_for_each_other_unless_all_are_heard() {
+    harms_only(Mutant::LateVotesIgnored, |config| {
+        let cluster = scripts::two_in_doubt(config);
+        !cluster.all_decided(&[0, 1, 2, 3, 4], id(1, 1))
+    });
+}

@@ -7,7 +7,7 @@ use quorate_epaxos::dependencies::Dependencies;
 use quorate_epaxos::{Config, Message, Phase, Record};
 
 use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, r, set, writes};
-use crate::scripts::committed_against_one_in_doubt;
+use crate::scripts::{committed_against_one_in_doubt, two_in_doubt};
 
 fn config() -> Config {
     Config::default()
@@ -153,6 +153,18 @@ fn what_speaks_against_a_coordinator_that_is_back_is_decided_without_the_others(
         assert_eq!(cluster.node(2).decided(first), before);
         assert_eq!(cluster.breach(), None);
     }
+}
+
+/// Neither coordinator can say that it has not committed. All the others together can: too few had
+/// preaccepted the one command without the other.
+#[test]
+fn two_coordinators_that_are_back_do_not_wait_for_each_other() {
+    let cluster = two_in_doubt(&config());
+    let all = [0, 1, 2, 3, 4];
+    assert!(cluster.all_decided(&all, id(1, 1)) && cluster.all_decided(&all, id(2, 1)));
+    let decided = |of| cluster.nodes[0].decided(of).expect("a decision").0;
+    assert_eq!(decided(id(1, 1)), Some("one".into()));
+    assert_eq!(decided(id(2, 1)), None);
 }
 
 /// Too many are gone to tell which of two commands was committed: the one whose coordinator is down,

@@ -223,3 +223,35 @@ pub(crate) fn committed_against_one_in_doubt(config: &Config) -> Cluster {
     only_send_again(&mut cluster, &[2, 3, 4], 10);
     cluster
 }
+
+/// Two commands that conflict, whose coordinators have both restarted.
+///
+/// r1's is preaccepted without r2's by r0 and r4, r2's without r1's by r3, and each with the other by
+/// some. r0's recovery of the first asks r0, r2 and r3, and its recovery of the second r0, r1 and r3:
+/// each finds the other's command in its way, and its coordinator in the quorum.
+pub(crate) fn two_in_doubt(config: &Config) -> Cluster {
+    let mut cluster = Cluster::quiet(5, config);
+    cluster.submit(1, "one", "k");
+    cluster.submit(2, "two", "k");
+    for (from, to) in [(1, 0), (1, 4), (2, 3), (1, 2), (1, 3), (2, 1), (2, 4)] {
+        assert_eq!(cluster.pass(from, to, "pre_accept"), 1);
+    }
+    for at in [1, 2] {
+        cluster.restart(at, config);
+    }
+    for node in &mut cluster.nodes {
+        node.sent.clear();
+    }
+    for of in [id(1, 1), id(2, 1)] {
+        cluster.node(0).recover_instance(of);
+        let among = [2, 3, 1, 4];
+        for to in among {
+            cluster.pass(0, to, "recover");
+        }
+        for from in among {
+            cluster.pass(from, 0, "recover_ok");
+        }
+    }
+    only_send_again(&mut cluster, &[0, 1, 2, 3, 4], 10);
+    cluster
+}
