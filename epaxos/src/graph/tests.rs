@@ -160,7 +160,7 @@ fn a_million_commands_on_one_key_take_work_in_their_number_and_little_stack() {
     let measured = small.spawn(|| (one_key(100_000), one_key(1_000_000)));
     let (fewer, more) = measured.unwrap().join().unwrap();
     assert!(more <= 11 * fewer, "{fewer} and {more} steps");
-    assert!(more <= 6_000_000, "{more} steps");
+    assert!(more <= 8_000_000, "{more} steps");
 }
 
 /// Forwards, backwards and in any order.
