@@ -40,6 +40,7 @@ use serde::{Deserialize, Serialize};
 use crate::dependencies::Dependencies;
 use crate::instances::{Decision, Instance, Phase, Value, coordinator, lane_of};
 use crate::message::{Message, Progress, is_within};
+use crate::mutant::Mutant;
 use crate::record::{self, Record};
 use crate::replica::{EPaxos, Out};
 
@@ -165,9 +166,13 @@ impl EPaxos {
 
     /// Floors count once all that was said with them to be committed is known here.
     fn settle_claims(&mut self) {
+        let at_once = self.config.mutated(Mutant::FloorCountsAtOnce);
         let known = self.instances.committed();
         for peer in &mut self.peers {
-            if let Some((floor, _)) = peer.claim.take_if(|(_, told)| known.covers(told)) {
+            let claim = peer
+                .claim
+                .take_if(|(_, told)| at_once || known.covers(told));
+            if let Some((floor, _)) = claim {
                 peer.settled.union_with(&floor);
             }
         }

@@ -16,7 +16,8 @@
 //! | `recover.rs` | a replica after a restart | |
 //! | `replica.rs` | the state, and `step` | Ryabinin25 |
 //! | `normal.rs` | PreAccept, Accept, Commit | Ryabinin25 |
-//! | `recovery.rs` | who recovers what and when; Recover, Validate, Waiting | Ryabinin25 |
+//! | `recovery.rs` | Recover, Validate | Ryabinin25 |
+//! | `waiting.rs` | a recovery that waits for others | Ryabinin25 |
 //! | `instances.rs` | ballots, commands, what is kept of each instance | Ryabinin25 |
 //! | [`dependencies`] | sets of instances | |
 //! | [`conflicts`] | which known commands a new one conflicts with | Ryabinin25 |
@@ -45,6 +46,7 @@ mod record;
 mod recover;
 mod recovery;
 mod replica;
+mod waiting;
 mod watch;
 
 use quorate_core::frontier::Frontier;

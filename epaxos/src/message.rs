@@ -92,7 +92,8 @@ pub enum Message {
     Waiting {
         /// The instance.
         id: EntryId,
-        /// How many of its quorum had preaccepted it with the coordinator's dependencies.
+        /// How many of its quorum, its initial coordinator apart, had preaccepted it with the
+        /// coordinator's dependencies.
         preaccepted: usize,
     },
     /// The sender has joined a higher ballot.
@@ -296,6 +297,11 @@ impl Report {
             initial: None,
             doubtful: false,
         }
+    }
+
+    /// Whether the command was preaccepted with the coordinator's dependencies.
+    pub(crate) fn is_unchanged(&self) -> bool {
+        self.phase == Phase::PreAccepted && self.initial.as_ref() == Some(&self.dependencies)
     }
 
     fn fault(&self) -> Option<&'static str> {

@@ -36,4 +36,13 @@ pub enum Mutant {
     /// Accept compares the ballot joined with what is committed, not the ballot accepted in: a
     /// replica takes a command of a lower ballot than the one it has joined.
     AcceptIgnoresBallot,
+    /// The floor that a replica tells counts before all that it told with it to be committed is
+    /// known: step 3 of the fence is left out.
+    FloorCountsAtOnce,
+    /// A recovery that waits tells its initial coordinator among those that had preaccepted the
+    /// command, where that has restarted and is one of its quorum.
+    CoordinatorCountedTwice,
+    /// A recovery that waits takes no account of those who had not preaccepted the command, where
+    /// they were not of its quorum.
+    LateVotesIgnored,
 }

@@ -12,8 +12,9 @@ use crate::instances::{Ballot, Command, Decision, Phase, Value, lane_of};
 use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::record::Record;
-use crate::recovery::{Asking, Validating, Waiting};
+use crate::recovery::{Asking, Validating};
 use crate::replica::{EPaxos, Out};
+use crate::waiting::Waiting;
 
 /// An instance that this replica coordinates at ballot 0, or recovers.
 #[derive(Clone, Debug)]

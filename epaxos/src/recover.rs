@@ -24,8 +24,9 @@ impl EPaxos {
     /// *doubtful*: it may have committed it on the fast path, executed it, and crashed before the
     /// record of that was durable. In the paper, where replicas do not come back, an initial
     /// coordinator that answers a recovery has not committed, which is why the answer leads to Nop.
-    /// One that has come back must not answer as if it were sure: of these instances it stays as
-    /// silent as if it were still down.
+    /// One that has come back must not answer as if it were sure. It answers as any other replica
+    /// that has preaccepted the command: all else that it may have said of it is durable. What
+    /// a recovery concludes from that is argued in `docs/protocols/epaxos.md`.
     pub(crate) fn recovered(
         context: &Context,
         config: Config,

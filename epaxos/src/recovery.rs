@@ -8,11 +8,11 @@
 //! until it is decided. Two recoveries may wait for each other so. They tell each other, and how
 //! many had preaccepted their instance, which shows one of them that it need not wait.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use quorate_core::id::{EntryId, ReplicaId, ReplicaSet, Time};
 use quorate_core::protocol::{Dest, Event};
-use quorate_core::quorum::{Quorum as _, Tally};
+use quorate_core::quorum::{Quorum, Tally};
 
 use crate::dependencies::Dependencies;
 use crate::instances::{Ballot, Command, Phase, Value, coordinator};
@@ -21,6 +21,7 @@ use crate::mutant::Mutant;
 use crate::normal::{Leading, Stage};
 use crate::record::Record;
 use crate::replica::{EPaxos, Out};
+use crate::waiting::Waiting;
 
 /// How often a question about a command goes unanswered before the recovery begins anew, with
 /// another quorum.
@@ -32,30 +33,38 @@ pub(crate) struct Asking {
     reports: BTreeMap<ReplicaId, Report>,
 }
 
+impl Asking {
+    /// Takes the reports of a slow quorum, if as many have come. A coordinator that is not sure is
+    /// one of it only where nobody else may answer: any other says as much, and a recovery with it
+    /// may have to wait for what one without it decides. See `recover.rs`.
+    fn take_quorum(
+        &mut self,
+        slow: &impl Quorum,
+        others_may_answer: bool,
+    ) -> Option<BTreeMap<ReplicaId, Report>> {
+        let sure = self.reports.iter().filter(|(_, report)| !report.doubtful);
+        if slow.is_met(sure.map(|(from, _)| *from).collect()) {
+            self.reports.retain(|_, report| !report.doubtful);
+        } else if others_may_answer || !slow.is_met(self.reports.keys().copied().collect()) {
+            return None;
+        }
+        Some(std::mem::take(&mut self.reports))
+    }
+}
+
 /// A recovery that asks its quorum what speaks against a command.
 #[derive(Clone, Debug)]
 pub(crate) struct Validating {
     /// Q.
     quorum: ReplicaSet,
-    /// |Rmax|: how many of Q had preaccepted the command with the coordinator's dependencies.
-    preaccepted: usize,
+    /// Rmax: who of Q had preaccepted the command with the coordinator's dependencies.
+    unchanged: ReplicaSet,
     /// D: those dependencies.
     dependencies: Dependencies,
     answered: Tally,
     /// I.
     blockers: BTreeMap<EntryId, bool>,
     /// What came from outside Q.
-    late: BTreeMap<ReplicaId, Report>,
-}
-
-/// A recovery that waits for other instances.
-#[derive(Clone, Debug)]
-pub(crate) struct Waiting {
-    quorum: ReplicaSet,
-    preaccepted: usize,
-    dependencies: Dependencies,
-    /// I.
-    blockers: BTreeSet<EntryId>,
     late: BTreeMap<ReplicaId, Report>,
 }
 
@@ -117,6 +126,7 @@ impl EPaxos {
             Stage::Asking(asking) => {
                 let told = from(&asking.reports, ReplicaSet::EMPTY);
                 self.send_to_missing(told, &recover, out);
+                self.choose_if_enough(now, (id, ballot), out);
             }
             Stage::Validating(_) if tries >= VALIDATE_TRIES => self.recover(now, id, out),
             Stage::Validating(validating) => {
@@ -140,7 +150,7 @@ impl EPaxos {
             Stage::Waiting(waiting) => {
                 let told = from(&waiting.late, waiting.quorum);
                 self.send_to_missing(told, &recover, out);
-                self.tell_waiting(id, waiting.preaccepted, out);
+                self.tell_waiting(id, waiting, out);
             }
         }
     }
@@ -162,11 +172,7 @@ impl EPaxos {
             Stage::PreAccepting(_) | Stage::Accepting(_) => {}
             Stage::Asking(asking) => {
                 asking.reports.insert(from, report);
-                let quorum: ReplicaSet = asking.reports.keys().copied().collect();
-                if self.sizes.quorums.slow.is_met(quorum) {
-                    let reports = std::mem::take(&mut asking.reports);
-                    self.choose(now, (id, ballot), &reports, out);
-                }
+                self.choose_if_enough(now, (id, ballot), out);
             }
             Stage::Validating(validating) => {
                 validating.late.insert(from, report);
@@ -175,6 +181,22 @@ impl EPaxos {
                 waiting.late.insert(from, report);
                 self.resolve(now, id, out);
             }
+        }
+    }
+
+    /// Waits for the others as long as one round trip may take, before a coordinator that is not
+    /// sure makes a quorum.
+    fn choose_if_enough(&mut self, now: Time, (id, ballot): (EntryId, Ballot), out: &mut Out) {
+        let Some(leading) = self.leading.get_mut(&id) else {
+            return;
+        };
+        let Stage::Asking(asking) = &mut leading.stage else {
+            return;
+        };
+        let others_may_answer = leading.tries == 0 && asking.reports.len() < self.sizes.n;
+        let slow = &self.sizes.quorums.slow;
+        if let Some(reports) = asking.take_quorum(slow, others_may_answer) {
+            self.choose(now, (id, ballot), &reports, out);
         }
     }
 
@@ -199,25 +221,22 @@ impl EPaxos {
             return self.propose_accept(now, (id, ballot), value, Tally::default(), out);
         }
         // As a member of the quorum the initial coordinator does not go on at ballot 0, and has
-        // not committed.
+        // not committed. One that is not sure is a member like any other.
         if reports.get(&coordinator(id)).is_some_and(|r| !r.doubtful) {
             return self.accept_nop(now, id, ballot, out);
         }
-        let unchanged = reports.values().filter(|report| {
-            report.phase == Phase::PreAccepted
-                && report.initial.as_ref() == Some(&report.dependencies)
-        });
-        let preaccepted = unchanged.clone().count();
-        let found = unchanged.clone().find_map(|report| match &report.value {
+        let unchanged = || reports.iter().filter(|(_, report)| report.is_unchanged());
+        let found = unchanged().find_map(|(_, report)| match &report.value {
             Value::Command(command) => Some((command.clone(), report.dependencies.clone())),
             Value::Nop | Value::Initial => None,
         });
-        let enough = preaccepted + self.sizes.e >= reports.len();
+        let unchanged: ReplicaSet = unchanged().map(|(from, _)| *from).collect();
+        let enough = unchanged.len() + self.sizes.e >= reports.len();
         match found.filter(|_| enough) {
             Some((command, dependencies)) => {
                 let validating = Validating {
                     quorum: reports.keys().copied().collect(),
-                    preaccepted,
+                    unchanged,
                     dependencies,
                     answered: Tally::default(),
                     blockers: BTreeMap::new(),
@@ -230,7 +249,7 @@ impl EPaxos {
         }
     }
 
-    fn accept_nop(&mut self, now: Time, id: EntryId, ballot: Ballot, out: &mut Out) {
+    pub(crate) fn accept_nop(&mut self, now: Time, id: EntryId, ballot: Ballot, out: &mut Out) {
         let nop = (Value::Nop, Dependencies::default());
         self.propose_accept(now, (id, ballot), nop, Tally::default(), out);
     }
@@ -305,7 +324,7 @@ impl EPaxos {
     ) {
         let Validating {
             quorum,
-            preaccepted,
+            unchanged,
             dependencies,
             blockers,
             late,
@@ -315,102 +334,17 @@ impl EPaxos {
             let value = (Value::Initial, dependencies);
             return self.propose_accept(now, (id, ballot), value, Tally::default(), out);
         }
-        let least = preaccepted + self.sizes.e == quorum.len();
-        let outside = |id: &EntryId| !quorum.contains(coordinator(*id));
-        if blockers.values().any(|committed| *committed) || (least && blockers.keys().any(outside))
-        {
+        if blockers.values().any(|committed| *committed) {
             return self.accept_nop(now, id, ballot, out);
         }
         let waiting = Waiting {
             quorum,
-            preaccepted,
+            unchanged,
             dependencies,
             blockers: blockers.into_keys().collect(),
             late,
         };
-        self.lead(now, id, ballot, Stage::Waiting(Box::new(waiting)));
-        self.waiting.insert(id);
-        self.tell_waiting(id, preaccepted, out);
-        self.resolve(now, id, out);
-    }
-
-    fn tell_waiting(&self, id: EntryId, preaccepted: usize, out: &mut Out) {
-        if !self.config.mutated(Mutant::WaitingLeftOut) {
-            out.send(Dest::All, Message::Waiting { id, preaccepted });
-        }
-    }
-
-    /// The recovery of `id` waits somewhere.
-    pub(crate) fn other_waits(
-        &mut self,
-        now: Time,
-        id: EntryId,
-        preaccepted: usize,
-        out: &mut Out,
-    ) {
-        self.instances.heard_of(id);
-        let most = self.heard_waiting.entry(id).or_default();
-        *most = preaccepted.max(*most);
-        self.resolve_waiting(now, out);
-    }
-
-    /// Looks whether recoveries of this replica's still have to wait.
-    pub(crate) fn resolve_waiting(&mut self, now: Time, out: &mut Out) {
-        for id in self.waiting.iter().copied().collect::<Vec<_>>() {
-            self.resolve(now, id, out);
-        }
-    }
-
-    /// The four ways in which waiting ends. \[Ryabinin25\]
-    fn resolve(&mut self, now: Time, id: EntryId, out: &mut Out) {
-        let Some(Leading {
-            ballot,
-            stage: Stage::Waiting(waiting),
-            ..
-        }) = self.leading.get(&id)
-        else {
-            return;
-        };
-        let ballot = *ballot;
-        let accepted = waiting.late.values().find(|r| r.phase == Phase::Accepted);
-        if let Some(report) = accepted {
-            let value = (report.value.clone(), report.dependencies.clone());
-            return self.propose_accept(now, (id, ballot), value, Tally::default(), out);
-        }
-        let enough = self.sizes.n - self.sizes.f - self.sizes.e;
-        let other_need_not = |other: &EntryId| {
-            let most = self.heard_waiting.get(other);
-            most.is_some_and(|preaccepted| *preaccepted > enough)
-        };
-        let (mut against, mut all_settled) = (false, true);
-        for other in &waiting.blockers {
-            match self.speaks_against(id, *other) {
-                Some(speaks) => against |= speaks,
-                None => all_settled = false,
-            }
-        }
-        if against
-            || waiting.late.contains_key(&coordinator(id))
-            || waiting.blockers.iter().any(other_need_not)
-        {
-            return self.accept_nop(now, id, ballot, out);
-        }
-        if all_settled {
-            let value = (Value::Initial, waiting.dependencies.clone());
-            self.propose_accept(now, (id, ballot), value, Tally::default(), out);
-        }
-    }
-
-    /// Whether `other`, which blocks `id`, is committed as a command that does not depend on it;
-    /// `None` as long as it is not committed.
-    fn speaks_against(&self, id: EntryId, other: EntryId) -> Option<bool> {
-        if !self.instances.is_committed(other) {
-            return None;
-        }
-        // Where something is trimmed that the dependencies of `id` do not name, `id` was not
-        // committed on the fast path: see `checkpoint.rs`. Nop is safe.
-        let known = self.instances.known(other);
-        Some(known.is_none_or(|i| !i.nop && !i.dep.contains(id)))
+        self.wait(now, (id, ballot), waiting, out);
     }
 }
 
@@ -449,11 +383,6 @@ impl EPaxos {
         let Some(instance) = self.instances.of(id) else {
             return;
         };
-        // Where no crash is survived, all must answer, and what all have preaccepted equally is
-        // all that can have been committed on the fast path.
-        if instance.doubtful && self.sizes.f > 0 {
-            return;
-        }
         let preaccepted = instance.phase == Phase::PreAccepted;
         let report = Report {
             abal: instance.abal,

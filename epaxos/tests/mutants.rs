@@ -261,3 +261,34 @@ fn what_is_trimmed_and_taken_for_unknown_becomes_a_nop() {
         scripts::recovery_of_trimmed_is_nop,
     );
 }
+
+/// r3 trims by r1's floor what r0's command does not name, and does not know yet that the command
+/// is committed, which r1 told with its floor. Asked what speaks against it, it speaks for Nop.
+#[test]
+fn a_floor_that_counts_before_what_came_with_it_is_known_undoes_a_commit() {
+    harms_only(Mutant::FloorCountsAtOnce, |config| {
+        scripts::committed_before_the_floor(config)
+            .breach()
+            .is_some()
+    });
+}
+
+/// r4, in doubt of its command, and r3 are all that preaccepted it: that is no more than leave room
+/// for the fast quorum that r0's had.
+#[test]
+fn a_coordinator_counted_for_itself_and_as_a_voter_undoes_a_commit() {
+    harms_only(Mutant::CoordinatorCountedTwice, |config| {
+        scripts::committed_against_one_in_doubt(config)
+            .breach()
+            .is_some()
+    });
+}
+
+/// The only harm is that nothing happens any more, although nobody is down.
+#[test]
+fn two_coordinators_that_are_back_wait_for_each_other_unless_all_are_heard() {
+    harms_only(Mutant::LateVotesIgnored, |config| {
+        let cluster = scripts::two_in_doubt(config);
+        !cluster.all_decided(&[0, 1, 2, 3, 4], id(1, 1))
+    });
+}

@@ -6,6 +6,7 @@ mod scripts;
 mod paper {
     mod checkpoints;
     mod committing;
+    mod crashing;
     mod executing;
     mod orders;
     mod recovering;

@@ -214,6 +214,41 @@ fn a_coordinator_may_crash_at_each_step_of_the_commit_path() {
     }
 }
 
+/// As before, for three; the coordinator is back at once, and another replica is then down for good:
+/// also the only one that had heard of the command.
+#[test]
+fn after_a_coordinators_restart_another_replica_may_be_down_for_good() {
+    for (rival, alone) in [(false, false), (false, true), (true, false)] {
+        for gone in [1, 2] {
+            for halves in 0..12 {
+                let mut world = scripted(3);
+                if alone {
+                    world.cut(ReplicaId(0), ReplicaId(3 - gone));
+                }
+                world.submit(ReplicaId(0), 1, Change::Put(1));
+                if rival {
+                    world.submit(ReplicaId(1), 1, Change::Put(2));
+                }
+                world.run_for(DELAY / 2 * halves);
+                world.crash(ReplicaId(0));
+                world.crash(ReplicaId(gone));
+                world.mend();
+                world.restart(ReplicaId(0));
+                let case = format!("rival {rival}, alone {alone}, {gone} down, {halves} halves");
+                assert!(
+                    world.run_until(COMMITTED_WITHIN, |w| uncommitted(w).is_none()),
+                    "{case}: {:?}",
+                    uncommitted(&world)
+                );
+                world.restart(ReplicaId(gone));
+                world.run_for(COMMITTED_WITHIN);
+                assert_eq!(uncommitted(&world), None, "{case}");
+                assert_eq!(world.broken(), None, "{case}");
+            }
+        }
+    }
+}
+
 fn of_kind(world: &World<EPaxos>, kinds: &[&str]) -> u64 {
     let ledger = world.total_ledger();
     let sent = kinds.iter().filter_map(|kind| ledger.sent.get(kind));

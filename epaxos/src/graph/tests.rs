@@ -1,5 +1,12 @@
+use std::collections::BTreeSet;
+
 use super::*;
+use crate::conflicts::Conflicts;
+use bytes::Bytes;
+use quorate_core::crypto::SecretKey;
 use quorate_core::id::Lane;
+use quorate_core::machine::Keys;
+use quorate_core::request::{Batch, Operation, Request, SessionId};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
@@ -107,6 +114,53 @@ fn chain(length: u64, slots: impl Iterator<Item = u64>) -> u64 {
 fn a_chain_of_a_million_takes_work_in_its_length() {
     let work = chain(1_000_000, (2..=500_000).chain([1]));
     assert!(work <= 6_000_000, "{work} steps");
+}
+
+/// Commands that all write one key, proposed in three lanes in turn by the clients of 64 sessions,
+/// each depending on what the index of conflicts names. The first commits last, and all are
+/// executed then, in the order in which they were proposed; the work.
+fn one_key(commands: u64) -> u64 {
+    let keys = Keys::Some {
+        reads: BTreeSet::new(),
+        writes: BTreeSet::from([Bytes::from_static(b"k")]),
+    };
+    let ids = (0..commands).map(|index| id((index % 3) as u8, index / 3 + 1));
+    let client = SecretKey::from_seed([1; 32]).public();
+    let mut conflicts = Conflicts::default();
+    let mut graph = Graph::default();
+    for (index, id) in (0..).zip(ids.clone()) {
+        let batch = Batch::of_one(Request {
+            session: SessionId {
+                client,
+                number: index % 64,
+            },
+            sequence: index / 64 + 1,
+            answered: index / 64,
+            operation: Operation::Apply(b"x"),
+        });
+        let dependencies = conflicts.of(id, &keys, &batch);
+        conflicts.record(id, &keys, &batch);
+        if index > 0 {
+            graph.commit(id, dependencies);
+            assert!(graph.executable().is_empty());
+        }
+    }
+    graph.commit(id(0, 1), Dependencies::none());
+    let executed = graph.executable();
+    assert!(executed.ids().iter().copied().eq(ids));
+    assert_eq!(executed.len() as u64, commands);
+    graph.work()
+}
+
+/// Where everything conflicts, ten times the commands take ten times the work, and no more stack.
+#[test]
+fn a_million_commands_on_one_key_take_work_in_their_number_and_little_stack() {
+    const STACK: usize = 64 << 10;
+    let small = std::thread::Builder::new().stack_size(STACK);
+    let measured = small.spawn(|| (one_key(100_000), one_key(1_000_000)));
+    let (fewer, more) = measured.unwrap().join().unwrap();
+    assert!(more <= 11 * fewer, "{fewer} and {more} steps");
+    assert!(more <= 8_000_000, "{more} steps");
 }
 
 /// Forwards, backwards and in any order.

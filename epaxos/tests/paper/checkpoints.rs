@@ -10,7 +10,10 @@ use quorate_epaxos::{Ballot, Command, Config, Message};
 use quorate_simulator::harness::command;
 
 use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, r, set, writes};
-use crate::scripts::{LONG, executed, left_behind, offered, recovery_of_trimmed_is_nop, snapshot};
+use crate::scripts::{
+    LONG, committed_before_the_floor, executed, left_behind, offered, recovery_of_trimmed_is_nop,
+    snapshot,
+};
 
 /// Commands enough to be worth a snapshot, from all replicas.
 fn worked(n: usize, config: &Config) -> Cluster {
@@ -171,4 +174,17 @@ fn a_floor_waits_for_what_does_not_name_it() {
     cluster.pass_time(&[0, 1, 2], Duration::from_secs(5));
     assert!(cluster.node(0).protocol.trimmed().contains(id(0, 1)));
     assert!(cluster.node(0).decided(id(2, 5)).is_some());
+}
+
+/// A floor does not count before all is known here that its owner knew committed when it raised it:
+/// that may not name what is below. Once it is known, the floor counts, also if its owner is gone.
+#[test]
+fn a_floor_counts_once_what_was_told_with_it_is_known() {
+    let mut cluster = committed_before_the_floor(&Config::default());
+    assert_eq!(cluster.breach(), None);
+    let decided = cluster.node(3).decided(id(0, 1));
+    assert_eq!(decided, Some((Some("command".into()), set(&[]))));
+    assert!(!cluster.node(3).protocol.trimmed().contains(id(1, 1)));
+    cluster.pass_time(&[3], LONG);
+    assert!(cluster.node(3).protocol.trimmed().contains(id(1, 1)));
 }

@@ -1,13 +1,14 @@
 //! Agreement and Visibility after every step, in many orders of delivery. \[Ryabinin25\]
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use quorate_core::id::ReplicaId;
+use quorate_core::id::{EntryId, ReplicaId};
 use quorate_epaxos::Config;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
-use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node};
+use crate::common::{Cluster, Decided, EPaxosCluster as _, EPaxosNode as _, Node, decided};
 
 const KEYS: [&str; 2] = ["a", "b"];
 
@@ -30,11 +31,32 @@ fn deliver_one(cluster: &mut Cluster, random: &mut ChaCha8Rng) {
     }
 }
 
-/// Commands, deliveries in any order, losses, crashes and time, in any mixture; then peace.
+/// All decisions that any replica ever knew, also those that it forgot in a crash.
+#[derive(Default)]
+struct History(BTreeMap<EntryId, Decided>);
+
+impl History {
+    fn check(&mut self, cluster: &Cluster, when: &str) {
+        assert_eq!(cluster.breach(), None, "{when}");
+        for node in &cluster.nodes {
+            for view in node.protocol.instances() {
+                let Some(decision) = decided(&view) else {
+                    continue;
+                };
+                let before = self.0.entry(view.id).or_insert_with(|| decision.clone());
+                assert_eq!(*before, decision, "{when}: {:?}", view.id);
+            }
+        }
+    }
+}
+
+/// Commands, deliveries in any order, losses, crashes and time, in any mixture; then f replicas are
+/// gone for long, and then there is peace.
 fn run(n: usize, seed: u64) {
     let random = &mut ChaCha8Rng::seed_from_u64(seed);
     let config = Config::default();
     let mut cluster = Cluster::quiet(n, &config);
+    let mut history = History::default();
     for step in 0..400 {
         let at = random.random_range(0..n as u8);
         match random.random_range(0..100) {
@@ -58,13 +80,24 @@ fn run(n: usize, seed: u64) {
             }
             _ => deliver_one(&mut cluster, random),
         }
-        assert_eq!(cluster.breach(), None, "seed {seed}, step {step}");
+        history.check(&cluster, &format!("seed {seed}, step {step}"));
     }
-    let all: Vec<u8> = (0..n as u8).collect();
+    let mut all: Vec<u8> = (0..n as u8).collect();
     for at in &all {
         let node = cluster.node(*at);
         node.syncs = true;
         node.end_turn();
+    }
+    all.rotate_left(random.random_range(0..n));
+    for node in &mut cluster.nodes {
+        node.sent.clear();
+    }
+    for _ in 0..20 {
+        cluster.pass_time(&all[..n / 2 + 1], Duration::from_millis(500));
+        history.check(
+            &cluster,
+            &format!("seed {seed}, {:?} alone", &all[..n / 2 + 1]),
+        );
     }
     let committed = |cluster: &Cluster| {
         let first = cluster.nodes[0].protocol.committed();
@@ -81,6 +114,7 @@ fn run(n: usize, seed: u64) {
             cluster.pass_time(&all, Duration::from_millis(500));
         }
     }
+    history.check(&cluster, &format!("seed {seed}, at the end"));
     assert_everything_is_committed(&cluster, seed);
 }
 

@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
-use quorate_epaxos::{Config, Message, Phase};
+use quorate_epaxos::dependencies::Dependencies;
+use quorate_epaxos::{Config, Message, Phase, Record};
 
-use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, id, set, writes};
+use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, r, set, writes};
+use crate::scripts::{committed_against_one_in_doubt, two_in_doubt};
 
 fn config() -> Config {
     Config::default()
@@ -67,10 +69,9 @@ fn a_restart_uses_no_slot_again() {
     assert_eq!(ids.collect::<Vec<_>>(), [id(0, 2); 2]);
 }
 
-/// It may have committed what it had coordinated, and not remember. As long as it does not know,
-/// it says nothing; the others find out without it.
-#[test]
-fn a_coordinator_that_is_back_stays_silent_about_what_it_may_have_committed() {
+/// r0 has committed its command with r1's help, executed it, and does not remember; nobody else has
+/// heard of the commit.
+fn in_doubt() -> Cluster {
     let mut cluster = Cluster::quiet(3, &config());
     cluster.submit(0, "x", "k");
     cluster.pass(0, 1, "pre_accept");
@@ -78,22 +79,109 @@ fn a_coordinator_that_is_back_stays_silent_about_what_it_may_have_committed() {
     cluster.pass(1, 0, "pre_accept_ok");
     assert_eq!(cluster.node(0).executed(), ["x"]);
     cluster.restart(0, &config());
-    cluster.node(1).sent.clear();
-    cluster.node(0).sent.clear();
+    assert_eq!(cluster.node(0).phase(id(0, 1)), Phase::PreAccepted);
+    for node in &mut cluster.nodes {
+        node.sent.clear();
+    }
+    cluster
+}
+
+fn x() -> Option<(Option<String>, Dependencies)> {
+    Some((Some("x".into()), set(&[])))
+}
+
+/// It may have committed what it had coordinated. As one that has preaccepted it, and may not be
+/// sure of more, it is of the quorum when nobody else answers: also if that stays so.
+#[test]
+fn a_coordinator_that_is_back_is_a_voter_where_another_is_down_for_good() {
+    for recoverer in [0, 2] {
+        let mut cluster = in_doubt();
+        cluster.node(recoverer).recover_instance(id(0, 1));
+        cluster.settle(&[0, 2]);
+        assert_eq!(cluster.count("validate"), 0);
+        assert_eq!(cluster.node(2).decided(id(0, 1)), None, "r1 may answer");
+        // Also after another restart.
+        cluster.restart(0, &config());
+        cluster.pass_time(&[0, 2], Duration::from_secs(5));
+        for at in [0, 2] {
+            assert_eq!(cluster.node(at).decided(id(0, 1)), x());
+        }
+    }
+}
+
+/// Where others are enough, they are asked first.
+#[test]
+fn a_coordinator_that_is_back_is_waited_for_by_nobody() {
+    let mut cluster = in_doubt();
     cluster.node(2).recover_instance(id(0, 1));
-    cluster.settle(&[0, 2]);
-    assert_eq!(
-        cluster.node(2).phase(id(0, 1)),
-        Phase::Initial,
-        "two of three are not enough"
-    );
-    // Also after another restart.
-    cluster.restart(0, &config());
-    cluster.pass_time(&[0, 2], Duration::from_secs(5));
-    assert_eq!(cluster.node(2).phase(id(0, 1)), Phase::Initial);
-    cluster.pass_time(&[0, 1, 2], Duration::from_secs(5));
-    for node in &cluster.nodes {
-        assert_eq!(node.decided(id(0, 1)), Some((Some("x".into()), set(&[]))));
+    cluster.pass(2, 0, "recover");
+    cluster.pass(0, 2, "recover_ok");
+    assert!(cluster.node(2).sent.iter().all(|(to, _)| *to == r(1)));
+    cluster.isolate(0);
+    cluster.settle(&[1, 2]);
+    assert_eq!(cluster.node(2).decided(id(0, 1)), x());
+}
+
+/// What it was told last to be committed is in no record.
+fn forget_commits(node: &mut Node) {
+    node.durable
+        .retain(|record| !matches!(record, Record::Committed { .. }));
+}
+
+/// A command of a coordinator that is down conflicts with one of a coordinator that is back. One of
+/// them was committed, and two of three find out which.
+#[test]
+fn what_speaks_against_a_coordinator_that_is_back_is_decided_without_the_others() {
+    for committed_first in [0, 1] {
+        let mut cluster = Cluster::quiet(3, &config());
+        cluster.submit(0, "of 0", "k");
+        cluster.submit(1, "of 1", "k");
+        cluster.pass(committed_first, 2, "pre_accept");
+        cluster.pass(2, committed_first, "pre_accept_ok");
+        cluster.pass(1, 0, "pre_accept");
+        cluster.pass(0, 2, "pre_accept");
+        let first = id(committed_first, 1);
+        assert!(cluster.node(committed_first).decided(first).is_some());
+        let before = cluster.node(committed_first).decided(first);
+        forget_commits(cluster.node(0));
+        cluster.restart(0, &config());
+        for node in &mut cluster.nodes {
+            node.sent.clear();
+        }
+        cluster.pass_time(&[0, 2], Duration::from_secs(10));
+        assert_eq!(cluster.node(0).decided(first), before);
+        assert_eq!(cluster.node(2).decided(first), before);
+        assert_eq!(cluster.breach(), None);
+    }
+}
+
+/// Neither coordinator can say that it has not committed. All the others together can: too few had
+/// preaccepted the one command without the other.
+#[test]
+fn two_coordinators_that_are_back_do_not_wait_for_each_other() {
+    let cluster = two_in_doubt(&config());
+    let all = [0, 1, 2, 3, 4];
+    assert!(cluster.all_decided(&all, id(1, 1)) && cluster.all_decided(&all, id(2, 1)));
+    let decided = |of| cluster.nodes[0].decided(of).expect("a decision").0;
+    assert_eq!(decided(id(1, 1)), Some("one".into()));
+    assert_eq!(decided(id(2, 1)), None);
+}
+
+/// Too many are gone to tell which of two commands was committed: the one whose coordinator is down,
+/// or the one whose coordinator does not remember. Both wait until one that knows is back.
+#[test]
+fn what_the_living_cannot_tell_waits_for_the_others() {
+    for back in [0, 1] {
+        let mut cluster = committed_against_one_in_doubt(&config());
+        cluster.pass_time(&[2, 3, 4], Duration::from_secs(20));
+        for at in [2, 3, 4] {
+            assert_eq!(cluster.node(at).decided(id(0, 1)), None);
+            assert_eq!(cluster.node(at).decided(id(4, 1)), None);
+        }
+        let among = [back, 2, 3, 4];
+        cluster.pass_time(&among, Duration::from_secs(60));
+        assert!(cluster.all_decided(&among, id(0, 1)) && cluster.all_decided(&among, id(4, 1)));
+        assert_eq!(cluster.breach(), None);
     }
 }
 

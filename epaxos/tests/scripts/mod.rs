@@ -163,3 +163,95 @@ pub(crate) fn recovery_of_trimmed_is_nop(config: &Config) -> bool {
     cluster.settle(&[1, 2]);
     cluster.node(2).decided(id(0, 1)).is_some()
 }
+
+/// A command that was committed on the fast path before a floor was raised that it does not name.
+///
+/// r1's is old: all have executed it. r0's does not conflict with it and so does not name it; r0, r1
+/// and r2 preaccept it, and r0 and r1 learn that it is committed. r3 wants the old one to be
+/// trimmed. r1 and r4 have nothing open that does not name it, and raise their floors, which with
+/// r3's own is f + 1. r0 and r1 are gone then, and r2 recovers the command from r2, r3 and r4.
+pub(crate) fn committed_before_the_floor(config: &Config) -> Cluster {
+    let mut cluster = unchecked(Cluster::quiet(5, config));
+    cluster.submit(1, "old", "k");
+    cluster.deliver();
+    cluster.pass_time(&[0, 1, 2, 3, 4], LONG);
+    cluster.submit(0, "command", "elsewhere");
+    for to in [1, 2] {
+        cluster.pass(0, to, "pre_accept");
+        cluster.pass(to, 0, "pre_accept_ok");
+    }
+    assert_eq!(cluster.pass(0, 1, "commit"), 1);
+    cluster.node(0).sent.clear();
+    snapshot(cluster.node(3));
+    for to in [1, 4] {
+        assert_eq!(cluster.pass(3, to, "progress"), 1);
+    }
+    for from in [1, 4] {
+        cluster.node(from).pass(config.progress);
+        assert!(cluster.pass(from, 3, "progress") > 0);
+    }
+    for node in &mut cluster.nodes {
+        node.sent.clear();
+    }
+    cluster.node(2).recover_instance(id(0, 1));
+    cluster.settle(&[2, 3, 4]);
+    assert!(cluster.all_decided(&[2, 3, 4], id(0, 1)));
+    cluster
+}
+
+/// A command that was committed on the fast path, against one whose coordinator has restarted.
+///
+/// r0's is preaccepted by r0, r1 and r2, and committed at r0; r0 and r1 are gone. r4's, which
+/// conflicts, is preaccepted by r3 and r4 alone, and r4 has restarted. r2 recovers the one, r3 the
+/// other, both from r2, r3 and r4.
+pub(crate) fn committed_against_one_in_doubt(config: &Config) -> Cluster {
+    let mut cluster = unchecked(Cluster::quiet(5, config));
+    cluster.submit(0, "one", "k");
+    for to in [1, 2] {
+        cluster.pass(0, to, "pre_accept");
+        cluster.pass(to, 0, "pre_accept_ok");
+    }
+    assert!(cluster.node(0).decided(id(0, 1)).is_some());
+    cluster.submit(4, "two", "k");
+    cluster.pass(4, 3, "pre_accept");
+    cluster.restart(4, config);
+    for node in &mut cluster.nodes {
+        node.sent.clear();
+    }
+    cluster.node(2).recover_instance(id(0, 1));
+    cluster.node(3).recover_instance(id(4, 1));
+    only_send_again(&mut cluster, &[2, 3, 4], 10);
+    cluster
+}
+
+/// Two commands that conflict, whose coordinators have both restarted.
+///
+/// r1's is preaccepted without r2's by r0 and r4, r2's without r1's by r3, and each with the other by
+/// some. r0's recovery of the first asks r0, r2 and r3, and its recovery of the second r0, r1 and r3:
+/// each finds the other's command in its way, and its coordinator in the quorum.
+pub(crate) fn two_in_doubt(config: &Config) -> Cluster {
+    let mut cluster = Cluster::quiet(5, config);
+    cluster.submit(1, "one", "k");
+    cluster.submit(2, "two", "k");
+    for (from, to) in [(1, 0), (1, 4), (2, 3), (1, 2), (1, 3), (2, 1), (2, 4)] {
+        assert_eq!(cluster.pass(from, to, "pre_accept"), 1);
+    }
+    for at in [1, 2] {
+        cluster.restart(at, config);
+    }
+    for node in &mut cluster.nodes {
+        node.sent.clear();
+    }
+    for of in [id(1, 1), id(2, 1)] {
+        cluster.node(0).recover_instance(of);
+        let among = [2, 3, 1, 4];
+        for to in among {
+            cluster.pass(0, to, "recover");
+        }
+        for from in among {
+            cluster.pass(from, 0, "recover_ok");
+        }
+    }
+    only_send_again(&mut cluster, &[0, 1, 2, 3, 4], 10);
+    cluster
+}
