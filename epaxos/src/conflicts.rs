@@ -37,6 +37,8 @@
 //! What is recorded is never taken back: if an instance turns out a Nop, or another command than
 //! was heard of first, sets name it needlessly, which is safe.
 
+mod marked;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use quorate_core::frontier::Frontier;
@@ -44,8 +46,9 @@ use quorate_core::id::{EntryId, Lane, Slot};
 use quorate_core::request::{Batch, SessionId};
 use quorate_core::session::WINDOW;
 
+use self::marked::Marked;
 use crate::dependencies::{Dependencies, Span};
-use crate::footprint::{Footprint, Mark, Marks};
+use crate::footprint::{Footprint, Marks};
 
 /// How many slots of a lane a set names exactly, those of the floor apart; all below the next are
 /// named too.
@@ -100,7 +103,7 @@ fn names(batch: &Batch) -> BTreeSet<(SessionId, u64)> {
 pub struct Conflicts {
     /// Named in every set.
     floor: Dependencies,
-    keys: BTreeMap<Mark, Uses>,
+    keys: Marked<Uses>,
     /// Commands that touch everything.
     barriers: Dependencies,
     requests: BTreeMap<SessionId, Held>,
@@ -203,8 +206,8 @@ impl Conflicts {
     fn touch(&mut self, keys: &Marks, set: fn(&mut Uses) -> &mut Dependencies, id: EntryId) {
         let floor = self.floor.through(id.lane);
         for key in keys.iter() {
-            let uses = self.keys.entry(key).or_default();
-            set(uses).insert_recent(id, floor, EXACT_OF_KEY);
+            let touched = |uses: &mut Uses| set(uses).insert_recent(id, floor, EXACT_OF_KEY);
+            self.keys.change(key, touched);
         }
     }
 
@@ -221,11 +224,11 @@ impl Conflicts {
                         found.coarsen(EXACT);
                     }
                 };
-                for uses in writes.iter().filter_map(|key| self.keys.get(&key)) {
+                for uses in writes.iter().filter_map(|key| self.keys.get(key)) {
                     name(&uses.writes);
                     name(&uses.reads);
                 }
-                for uses in reads.iter().filter_map(|key| self.keys.get(&key)) {
+                for uses in reads.iter().filter_map(|key| self.keys.get(key)) {
                     name(&uses.writes);
                 }
                 name(&self.holders(batch));
@@ -308,7 +311,7 @@ impl Conflicts {
     fn sweep(&mut self) {
         let floor = &self.floor;
         self.keys
-            .retain(|_, uses| !floor.covers(&uses.reads) || !floor.covers(&uses.writes));
+            .retain(|uses| !floor.covers(&uses.reads) || !floor.covers(&uses.writes));
         self.requests.retain(|_, held| {
             held.recent.retain(|(_, id)| !floor.contains(*id));
             !held.recent.is_empty() || !floor.covers(&held.old)

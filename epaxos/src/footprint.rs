@@ -21,6 +21,11 @@ impl Mark {
         let first = digest.iter().take(8);
         Mark(first.fold(0, |mark, byte| mark << 8 | u64::from(*byte)))
     }
+
+    /// All bits of it, each as likely to be set as not.
+    pub(crate) fn bits(self) -> u64 {
+        self.0
+    }
 }
 
 /// What a command touches.

@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::conflicts::Conflicts;
+use crate::footprint::Footprint;
 use bytes::Bytes;
 use quorate_core::crypto::SecretKey;
 use quorate_core::id::Lane;
@@ -120,10 +121,10 @@ fn a_chain_of_a_million_takes_work_in_its_length() {
 /// each depending on what the index of conflicts names. The first commits last, and all are
 /// executed then, in the order in which they were proposed; the work.
 fn one_key(commands: u64) -> u64 {
-    let keys = Keys::Some {
+    let keys = Footprint::from(&Keys::Some {
         reads: BTreeSet::new(),
         writes: BTreeSet::from([Bytes::from_static(b"k")]),
-    };
+    });
     let ids = (0..commands).map(|index| id((index % 3) as u8, index / 3 + 1));
     let client = SecretKey::from_seed([1; 32]).public();
     let mut conflicts = Conflicts::default();
