@@ -131,7 +131,7 @@ impl Config {
             checkpoint_every: 16,
             max_sync_blocks: 8,
             max_sync_bytes: 2_000,
-            max_block_bytes: 1_000,
+            max_block_bytes: 4_000,
             max_blocks: 64,
             ..Config::default()
         }

@@ -1,6 +1,7 @@
 //! The requests of a client's session that have not been answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -54,6 +55,9 @@ pub(super) struct Commands {
     first_unsent: u64,
     /// The bytes of commands sent over that connection and not answered.
     in_flight: usize,
+    /// The sequences of each group that was signed and may be unanswered, since that connection is
+    /// up.
+    groups: VecDeque<Range<u64>>,
     /// When to send again what was refused.
     again: Option<Instant>,
 }
@@ -140,6 +144,11 @@ impl Votes {
     }
 }
 
+/// How many groups of signed requests a client has under way: with one, the next would wait until
+/// the last request of it is answered, and what replicas order at once would be half of what waits.
+/// `docs/performance.md` compares.
+const GROUPS: usize = 3;
+
 /// How long to wait before a refused command is sent again.
 const REFUSED: Duration = Duration::from_millis(50);
 
@@ -157,6 +166,7 @@ impl Commands {
             waiting: BTreeMap::new(),
             first_unsent: OPEN + 1,
             in_flight: 0,
+            groups: VecDeque::new(),
             again: None,
         }
     }
@@ -221,6 +231,7 @@ impl Commands {
     pub(super) fn renew(&mut self) {
         self.first_unsent = OPEN + 1;
         self.in_flight = 0;
+        self.groups.clear();
         if self.standing == Standing::Opening {
             self.standing = Standing::Closed;
         }
@@ -273,14 +284,20 @@ impl Commands {
         if !builder.is_empty() {
             batches.push(builder.finish());
         }
+        if self.signs() && self.first_unsent < first_unsent {
+            self.groups.push_back(self.first_unsent..first_unsent);
+        }
         self.first_unsent = first_unsent;
         batches.into_iter().map(|batch| self.ask(batch)).collect()
     }
 
-    /// A signature is worth the more, the more requests are under it: what comes while the last
-    /// group is on its way makes the next one.
-    fn is_held_back(&self) -> bool {
-        self.signs() && self.waiting.range(..self.first_unsent).next().is_some()
+    /// A signature is worth the more, the more requests are under it: what comes while so many
+    /// groups are on their way makes the next one.
+    fn is_held_back(&mut self) -> bool {
+        let waiting = &self.waiting;
+        let is_under_way = |group: &Range<u64>| waiting.range(group.clone()).next().is_some();
+        self.groups.retain(is_under_way);
+        self.groups.len() >= GROUPS
     }
 
     fn batch_bytes(&self) -> usize {
@@ -425,6 +442,15 @@ mod tests {
     use super::*;
     use quorate_core::crypto::{GroupId, SecretKey};
 
+    fn sequences(asks: &[Ask]) -> Vec<u64> {
+        let batches = asks.iter().map(|ask| match ask {
+            Ask::Propose(batch) => batch,
+            other => panic!("{other:?}"),
+        });
+        let requests = batches.flat_map(Batch::requests);
+        requests.map(|request| request.sequence).collect()
+    }
+
     fn openings(asks: &[Ask]) -> Vec<u64> {
         let batches = asks.iter().map(|ask| match ask {
             Ask::Propose(batch) => batch,
@@ -439,18 +465,48 @@ mod tests {
             .collect()
     }
 
+    /// Those of a client that signs, and believes so many equal answers.
+    fn signing(needed: usize) -> Commands {
+        let signer = Signer::new(SecretKey::from_seed([1; 32]), GroupId(1));
+        let client = signer.public();
+        let trust = Trust {
+            needed,
+            signer: Some(signer),
+        };
+        Commands::new(SessionId { client, number: 1 }, trust)
+    }
+
+    #[test]
+    fn what_comes_while_three_groups_are_under_way_makes_the_next() {
+        let mut commands = signing(1);
+        commands.standing = Standing::Open;
+        let add = |commands: &mut Commands| {
+            let (caller, _answer) = tokio::sync::oneshot::channel();
+            let deadline = Instant::now() + Duration::from_secs(60);
+            let what = What::Apply(bytes::Bytes::from_static(b"x"));
+            commands.add(what, Caller::Propose(caller), deadline);
+        };
+        for _ in 0..3 {
+            add(&mut commands);
+            add(&mut commands);
+            assert_eq!(sequences(&commands.unsent()).len(), 2);
+        }
+        add(&mut commands);
+        add(&mut commands);
+        assert!(commands.unsent().is_empty());
+        let session = commands.session().number;
+        let answered = |sequence| (session, sequence);
+        commands.answer(ReplicaId(0), answered(3), Ok(bytes::Bytes::new()));
+        assert!(commands.unsent().is_empty(), "half of a group is under way");
+        commands.answer(ReplicaId(0), answered(4), Ok(bytes::Bytes::new()));
+        assert_eq!(sequences(&commands.unsent()), [7, 8]);
+    }
+
     /// The session may be open by then, and one of two counts that it has signed be later than
     /// that.
     #[test]
     fn a_client_signs_one_count_a_session() {
-        let signer = Signer::new(SecretKey::from_seed([1; 32]), GroupId(1));
-        let client = signer.public();
-        let session = |number| SessionId { client, number };
-        let trust = Trust {
-            needed: 2,
-            signer: Some(signer),
-        };
-        let mut commands = Commands::new(session(1), trust);
+        let mut commands = signing(2);
         assert!(commands.unsent().is_empty());
         commands.seen(4);
         commands.seen(5);
@@ -458,7 +514,8 @@ mod tests {
         commands.seen(9);
         commands.renew();
         assert_eq!(openings(&commands.unsent()), [5]);
-        commands.reopen(session(2));
+        let client = commands.session().client;
+        commands.reopen(SessionId { client, number: 2 });
         commands.seen(9);
         assert_eq!(openings(&commands.unsent()), [9]);
     }
