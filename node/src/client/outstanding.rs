@@ -442,15 +442,6 @@ mod tests {
     use super::*;
     use quorate_core::crypto::{GroupId, SecretKey};
 
-    fn sequences(asks: &[Ask]) -> Vec<u64> {
-        let batches = asks.iter().map(|ask| match ask {
-            Ask::Propose(batch) => batch,
-            other => panic!("{other:?}"),
-        });
-        let requests = batches.flat_map(Batch::requests);
-        requests.map(|request| request.sequence).collect()
-    }
-
     fn openings(asks: &[Ask]) -> Vec<u64> {
         let batches = asks.iter().map(|ask| match ask {
             Ask::Propose(batch) => batch,
@@ -465,48 +456,21 @@ mod tests {
             .collect()
     }
 
-    /// Those of a client that signs, and believes so many equal answers.
-    fn signing(needed: usize) -> Commands {
+    fn signing() -> Commands {
         let signer = Signer::new(SecretKey::from_seed([1; 32]), GroupId(1));
         let client = signer.public();
         let trust = Trust {
-            needed,
+            needed: 2,
             signer: Some(signer),
         };
         Commands::new(SessionId { client, number: 1 }, trust)
-    }
-
-    #[test]
-    fn what_comes_while_three_groups_are_under_way_makes_the_next() {
-        let mut commands = signing(1);
-        commands.standing = Standing::Open;
-        let add = |commands: &mut Commands| {
-            let (caller, _answer) = tokio::sync::oneshot::channel();
-            let deadline = Instant::now() + Duration::from_secs(60);
-            let what = What::Apply(bytes::Bytes::from_static(b"x"));
-            commands.add(what, Caller::Propose(caller), deadline);
-        };
-        for _ in 0..3 {
-            add(&mut commands);
-            add(&mut commands);
-            assert_eq!(sequences(&commands.unsent()).len(), 2);
-        }
-        add(&mut commands);
-        add(&mut commands);
-        assert!(commands.unsent().is_empty());
-        let session = commands.session().number;
-        let answered = |sequence| (session, sequence);
-        commands.answer(ReplicaId(0), answered(3), Ok(bytes::Bytes::new()));
-        assert!(commands.unsent().is_empty(), "half of a group is under way");
-        commands.answer(ReplicaId(0), answered(4), Ok(bytes::Bytes::new()));
-        assert_eq!(sequences(&commands.unsent()), [7, 8]);
     }
 
     /// The session may be open by then, and one of two counts that it has signed be later than
     /// that.
     #[test]
     fn a_client_signs_one_count_a_session() {
-        let mut commands = signing(2);
+        let mut commands = signing();
         assert!(commands.unsent().is_empty());
         commands.seen(4);
         commands.seen(5);

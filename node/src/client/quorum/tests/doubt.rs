@@ -210,12 +210,17 @@ async fn every_request_is_signed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_made_while_a_group_is_unanswered_share_the_next() {
+async fn calls_made_while_three_groups_are_unanswered_share_the_next() {
     let mut world = World::new(options());
     let first = world.propose("a");
     let (_, batch) = world.batch().await;
     assert_eq!(batch.len(), 1);
-    let later = [world.propose("b"), world.propose("c"), world.propose("d")];
+    let mut others = Vec::new();
+    for command in ["b", "c"] {
+        others.push(world.propose(command));
+        assert_eq!(world.batch().await.1.len(), 1);
+    }
+    others.extend(["d", "e", "f"].map(|command| world.propose(command)));
     assert!(world.ask().await.is_none());
     world.answer(r(0), &batch, Ok(bytes("true")));
     assert!(world.ask().await.is_none());
@@ -223,9 +228,9 @@ async fn calls_made_while_a_group_is_unanswered_share_the_next() {
     let (to, batch) = world.batch().await;
     assert_eq!((to, batch.groups().count()), (r(0), 1));
     let operations = batch.requests().map(|request| request.operation);
-    assert!(operations.eq([b"b", b"c", b"d"].map(|command| Operation::Apply(command))));
+    assert!(operations.eq([b"d", b"e", b"f"].map(|command| Operation::Apply(command))));
     assert!(batch.groups().all(|group| group.signature.is_some()));
-    assert!(later.iter().all(|answer| !answer.is_finished()));
+    assert!(others.iter().all(|answer| !answer.is_finished()));
 }
 
 #[tokio::test(start_paused = true)]
