@@ -20,6 +20,7 @@
 //! | `waiting.rs` | a recovery that waits for others | Ryabinin25 |
 //! | `instances.rs` | ballots, commands, what is kept of each instance | Ryabinin25 |
 //! | [`dependencies`] | sets of instances | |
+//! | [`footprint`] | what a command touches: keys as marks of 64 bits | |
 //! | [`conflicts`] | which known commands a new one conflicts with | Ryabinin25 |
 //! | [`graph`] | what may be executed, and in which order | Moraru13 §4.3.2 |
 //! | `execute.rs` | handing it over | Ryabinin25 |
