@@ -21,7 +21,8 @@ pub struct Settings {
     /// A batch is closed when it has reached this many bytes.
     pub max_batch_bytes: usize,
     /// How many batches this node has under way at most, while they are not full: what arrives
-    /// meanwhile makes the next batch larger. By default 2, and 1 where replicas may lie, for
+    /// meanwhile makes the next batch larger. By default what the protocol names
+    /// ([`Protocol::BATCHES_IN_FLIGHT`]); if it names nothing 2, and 1 where replicas may lie, for
     /// there a batch costs so many messages and signatures that more requests should share it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_batches_in_flight: Option<usize>,
