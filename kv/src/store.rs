@@ -143,20 +143,23 @@ impl StateMachine for Store {
     /// Also takes a query, whose encoding no command has. A range reads keys that cannot be
     /// listed, so it conflicts with everything; what is refused touches nothing.
     fn keys(&self, command: &[u8]) -> Keys {
-        let mut reads = BTreeSet::new();
-        let mut writes = BTreeSet::new();
-        if let Ok(command) = Command::decode(command) {
-            writes.insert(command.key().clone());
-        } else {
-            match Query::decode(command) {
-                Ok(Query::Get { key }) => {
-                    reads.insert(key);
-                }
-                Ok(Query::Range { .. }) => return Keys::All,
-                Err(_) => {}
-            }
+        let command = Command::decode(command).ok();
+        Keys::Some {
+            reads: BTreeSet::new(),
+            writes: command.iter().map(|c| c.key().clone()).collect(),
         }
-        Keys::Some { reads, writes }
+    }
+
+    fn query_keys(&self, query: &[u8]) -> Keys {
+        let reads = match Query::decode(query) {
+            Ok(Query::Get { key }) => BTreeSet::from([key]),
+            Ok(Query::Range { .. }) => return Keys::All,
+            Err(_) => BTreeSet::new(),
+        };
+        Keys::Some {
+            reads,
+            writes: BTreeSet::new(),
+        }
     }
 
     fn snapshot(&self, to: &mut dyn io::Write) -> io::Result<()> {

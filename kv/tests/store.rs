@@ -224,6 +224,7 @@ fn what_is_not_a_command_changes_nothing_and_says_so() {
         let noise: Vec<u8> = (0..20).map(|_| rng.random()).collect();
         store.query(&noise);
         store.keys(&noise);
+        store.query_keys(&noise);
     }
     assert_eq!(snapshot(&store), before);
 }
@@ -232,20 +233,18 @@ fn what_is_not_a_command_changes_nothing_and_says_so() {
 fn keys_are_as_narrow_as_can_be() {
     let store = Store::default();
     let keys = |bytes: Bytes| store.keys(&bytes);
+    let query_keys = |bytes: Bytes| store.query_keys(&bytes);
     let get = |key: &'static str| {
-        keys(
-            Query::Get {
-                key: Bytes::from_static(key.as_bytes()),
-            }
-            .encode(),
-        )
+        let key = Bytes::from_static(key.as_bytes());
+        query_keys(Query::Get { key }.encode())
     };
     let write = keys(put("a", "1").encode());
     assert!(write.conflicts(&write));
     assert!(write.conflicts(&get("a")));
     assert!(!write.conflicts(&get("b")));
     assert!(!get("a").conflicts(&get("a")));
-    assert_eq!(keys(Query::prefix(Bytes::new(), 1).encode()), Keys::All);
+    let all = Query::prefix(Bytes::new(), 1).encode();
+    assert_eq!(query_keys(all), Keys::All);
     assert!(!keys(Bytes::from_static(b"noise")).conflicts(&write));
 }
 
