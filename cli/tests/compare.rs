@@ -99,6 +99,82 @@ fn reads_are_measured_beside_writes() {
     }
 }
 
+/// Raft has nothing that conflicts could slow down; EPaxos has.
+#[test]
+fn each_phase_of_conflicts_is_reported() {
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("result.json");
+    let arguments = [
+        "compare",
+        "--protocol",
+        "raft,epaxos",
+        "--conflicts",
+        "0,100,0",
+        "--clients",
+        "4",
+        "--keys",
+        "50",
+        "--duration",
+        "1.5",
+        "--warm-up",
+        "0.2",
+        "--data",
+        text(directory.path()),
+        "--json",
+        text(&json),
+    ];
+    let told = run(&arguments, 0);
+    assert!(told.contains("50 keys, 0, then 100, then 0 % conflicts"));
+    let result: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    assert_eq!(
+        result["workload"]["conflicts"],
+        serde_json::json!([0, 100, 0])
+    );
+    for (row, protocol) in result["protocols"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(["raft", "epaxos"])
+    {
+        assert_eq!(row["name"], protocol);
+        for check in ["acknowledged_read_back", "equal_digests", "linearizable"] {
+            assert_eq!(row["checks"][check], true, "{row}");
+        }
+        phases_are_told(row, &told);
+    }
+}
+
+/// The three phases of a row, in the row itself and in what was printed.
+fn phases_are_told(row: &Value, told: &str) {
+    let name = row["name"].as_str().unwrap();
+    let phases = row["phases"].as_array().unwrap();
+    let conflicts: Vec<_> = phases.iter().map(|phase| &phase["conflicts"]).collect();
+    assert_eq!(conflicts, [0, 100, 0]);
+    let (mut commits, mut seconds) = (0.0, 0.0);
+    for (number, phase) in phases.iter().enumerate() {
+        let figure = |name: &str| phase[name].as_f64().unwrap();
+        commits += figure("commits_per_s") * figure("seconds");
+        seconds += figure("seconds");
+        assert_eq!(phase["fast_path"].is_number(), name == "epaxos", "{phase}");
+        let cells = [
+            name,
+            &(number + 1).to_string(),
+            &format!("{} %", phase["conflicts"]),
+        ];
+        let line = told.lines().find(|line| {
+            let told: Vec<&str> = line.split(['│', '┆']).map(str::trim).collect();
+            told.get(1..4).is_some_and(|told| told == cells)
+        });
+        assert!(line.is_some(), "no {cells:?} in {told}");
+    }
+    let all = row["commits_per_s"].as_f64().unwrap() * seconds;
+    assert!(
+        (commits - all).abs() < 0.5,
+        "{commits} of {all} are in a phase"
+    );
+    assert_eq!(phases[0]["share_of_first"], 1.0);
+}
+
 #[test]
 fn where_nothing_can_be_written_is_said_before_the_work() {
     let said = fails(&["compare", "--json", "/absent/result.json"], 1);

@@ -8,11 +8,20 @@ use support::{fails, quorate, run, stderr, text};
 
 #[test]
 fn what_is_mistyped_is_corrected() {
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 9] = [
         (&["compar"], "'compare'"),
         (&["compare", "--clientz", "3"], "'--clients'"),
         (&["compare", "--protocol", "rft"], "'raft'"),
         (&["compare", "--read-share", "2"], "from 0 to 1"),
+        (&["compare", "--conflicts", "0,many"], "'many'"),
+        (
+            &["compare", "--conflicts", "0,,100"],
+            "'--conflicts <LIST>'",
+        ),
+        (
+            &["compare", "--conflicts", "0,101"],
+            "101 is not in 0..=100",
+        ),
         (&["simulate", "--faults", "crush"], "'crash'"),
         (&["cas", "key", "old"], "<VALUE>"),
     ];
@@ -20,6 +29,14 @@ fn what_is_mistyped_is_corrected() {
         let said = fails(arguments, 2);
         assert!(said.contains(hint), "{arguments:?}: {said}");
     }
+}
+
+#[test]
+fn clients_that_should_not_conflict_need_a_key_each() {
+    let few = ["compare", "--conflicts", "0,100", "--clients", "9"];
+    let said = fails(&[&few[..], &["--keys", "9"]].concat(), 1);
+    let reason = "a key for each of the 9 clients and one that they share: --keys 9 is too few";
+    assert!(said.contains(reason), "{said}");
 }
 
 #[test]

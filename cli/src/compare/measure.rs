@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -46,6 +46,15 @@ pub(crate) struct Cost {
     pub(crate) leader_syncs: Option<u64>,
 }
 
+/// A part of the measured window, in which all clients had the same rate of conflicts.
+#[derive(Debug)]
+pub(crate) struct Phase {
+    /// In nanoseconds since the run began; it begins where the one before it ends.
+    pub(crate) window: Range<u64>,
+    /// What each replica spent.
+    pub(crate) spent: Vec<Ledger>,
+}
+
 /// What came out.
 #[derive(Debug)]
 pub(crate) struct Measured {
@@ -53,6 +62,8 @@ pub(crate) struct Measured {
     pub(crate) recordings: Vec<Recording>,
     /// The measured window, in nanoseconds since the run began.
     pub(crate) window: Range<u64>,
+    /// Its phases, at least one.
+    pub(crate) phases: Vec<Phase>,
     /// What it cost.
     pub(crate) cost: Cost,
     /// The clock of the recordings.
@@ -65,6 +76,8 @@ pub(crate) struct Run {
     origin: Instant,
     names: Vec<Bytes>,
     value_size: usize,
+    /// The number of the phase that clients are in.
+    phase: AtomicUsize,
     stop: AtomicBool,
     answered: AtomicU64,
 }
@@ -76,6 +89,7 @@ impl Run {
             origin,
             names: (0..workload.keys).map(|key| key_name(key).into()).collect(),
             value_size: workload.value_size as usize,
+            phase: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             answered: AtomicU64::new(0),
         }
@@ -154,7 +168,8 @@ impl Run {
 async fn drive(run: Arc<Run>, client: Client, mut script: Script, room: usize) -> Recording {
     let mut recording = Recording::with_capacity(room);
     while !run.stop.load(Ordering::Relaxed) {
-        let done = match script.next() {
+        let phase = run.phase.load(Ordering::Relaxed);
+        let done = match script.next(phase) {
             Next::Put { key, value } => run.put(&client, key, value).await,
             Next::Get { key } => run.get(&client, key).await.0,
         };
@@ -210,19 +225,15 @@ pub(crate) async fn measure(
         let Some(client) = connections.get(connection).cloned() else {
             continue;
         };
-        let script = workload.script(number);
+        let script = workload.script(number)?;
         let task = drive(run.clone(), client, script, room as usize);
         clients.spawn(async move { (number, task.await) });
     }
     progress.phase("warming up");
-    watch(&run, times.warm_up, "warming up", progress).await;
-    progress.phase("measuring");
-    let before = spent(cluster).await?;
+    let end = tokio::time::Instant::now() + times.warm_up;
+    watch(&run, end, "warming up", progress).await;
     let led_before = regime(cluster.nodes());
-    let begin = run.now();
-    watch(&run, times.duration, "measuring", progress).await;
-    let end = run.now();
-    let after = spent(cluster).await?;
+    let phases = phases(cluster, &run, workload, times.duration, progress).await?;
     let led_after = regime(cluster.nodes());
     run.stop.store(true, Ordering::Relaxed);
 
@@ -234,12 +245,52 @@ pub(crate) async fn measure(
         }
     }
     let steady = led_before.filter(|led| led_after == Some(*led));
+    let begin = phases.first().map_or(0, |phase| phase.window.start);
+    let end = phases.last().map_or(begin, |phase| phase.window.end);
     Ok(Measured {
         recordings,
         window: begin..end,
-        cost: cost(&before, &after, steady.map(|(_, leader)| leader)),
+        cost: cost(&phases, steady.map(|(_, leader)| leader)),
+        phases,
         origin,
     })
+}
+
+/// Lets `duration` pass, in equal phases, of which there is one if the workload tells none.
+async fn phases(
+    cluster: &LocalCluster,
+    run: &Run,
+    workload: &Workload,
+    duration: Duration,
+    progress: &Progress,
+) -> Result<Vec<Phase>> {
+    let count = workload.conflicts.len().max(1);
+    let mut phases = Vec::with_capacity(count);
+    let mut before = spent(cluster).await?;
+    let start = tokio::time::Instant::now();
+    let mut begin = run.now();
+    for number in 0..count {
+        let what = match workload.conflicts.get(number) {
+            Some(rate) => format!("measuring, conflicts {rate} %"),
+            None => String::from("measuring"),
+        };
+        progress.phase(&what);
+        // Counted from the start: what reading the ledgers takes does not add up.
+        let until = start + duration.mul_f64((number + 1) as f64 / count as f64);
+        watch(run, until, &what, progress).await;
+        let end = run.now();
+        if number + 1 < count {
+            run.phase.store(number + 1, Ordering::Relaxed);
+        }
+        let after = spent(cluster).await?;
+        let spent = before.iter().zip(&after);
+        phases.push(Phase {
+            window: begin..end,
+            spent: spent.map(|(before, after)| after.since(before)).collect(),
+        });
+        (before, begin) = (after, end);
+    }
+    Ok(phases)
 }
 
 /// The clients' connections: to the leader, or else to each replica in turn.
@@ -260,9 +311,10 @@ fn connections(
     (0..workload.connections()).map(connection).collect()
 }
 
-/// Lets `total` pass, and shows it.
-async fn watch(run: &Run, total: Duration, what: &str, progress: &Progress) {
+/// Lets the time until `end` pass, and shows it.
+async fn watch(run: &Run, end: tokio::time::Instant, what: &str, progress: &Progress) {
     let begin = tokio::time::Instant::now();
+    let total = end.saturating_duration_since(begin);
     let mut steps = tokio::time::interval(Duration::from_millis(250));
     let answered = run.answered.load(Ordering::Relaxed);
     loop {
@@ -272,7 +324,7 @@ async fn watch(run: &Run, total: Duration, what: &str, progress: &Progress) {
         let text = format!("{what}: {rate:.0} operations/s");
         progress.passed(elapsed, total, &text);
         tokio::select! {
-            () = tokio::time::sleep_until(begin + total) => return,
+            () = tokio::time::sleep_until(end) => return,
             _ = steps.tick() => {}
         }
     }
@@ -294,9 +346,13 @@ fn regime(nodes: &[LocalNode]) -> Option<(u64, ReplicaId)> {
     led.map(|status| (status.regime, status.me)).max()
 }
 
-fn cost(before: &[Ledger], after: &[Ledger], leader: Option<ReplicaId>) -> Cost {
-    let each = before.iter().zip(after);
-    let each: Vec<Ledger> = each.map(|(before, after)| after.since(before)).collect();
+fn cost(phases: &[Phase], leader: Option<ReplicaId>) -> Cost {
+    let mut each: Vec<Ledger> = Vec::new();
+    for phase in phases {
+        each.resize_with(phase.spent.len(), Ledger::default);
+        let sums = each.iter_mut().zip(&phase.spent);
+        sums.for_each(|(sum, spent)| sum.add(spent));
+    }
     let mut total = Ledger::default();
     each.iter().for_each(|ledger| total.add(ledger));
     let leading = leader.and_then(|leader| each.get(leader.index()));

@@ -7,6 +7,7 @@
 //! | `recording` | what clients did and saw, and the history made of it |
 //! | `checks` | whether what clients were told is true |
 //! | `report` | the table, and JSON |
+//! | `phases` | the same for each phase, where conflicts change meanwhile |
 //! | `machine`, `progress` | what was measured on, and what is seen meanwhile |
 
 use std::fs::File;
@@ -28,6 +29,7 @@ use crate::{arguments, interruption, output};
 mod checks;
 mod machine;
 mod measure;
+mod phases;
 mod progress;
 mod recording;
 mod report;
@@ -145,6 +147,7 @@ fn history_of(path: &Path, protocol: &str) -> PathBuf {
 
 /// Compares.
 pub(crate) fn run(arguments: &Arguments) -> Result<Ending> {
+    arguments.workload.check()?;
     let protocols = arguments.protocols();
     let sinks = arguments.sinks(&protocols)?;
     let directory = match &arguments.data {
@@ -261,13 +264,7 @@ async fn one(
         linearizable,
     };
     measured.recordings = Arc::unwrap_or_clone(recordings);
-    Row::new(
-        protocol.name(),
-        replicas,
-        workload.clients,
-        &measured,
-        &checks,
-    )
+    Row::new(protocol.name(), replicas, workload, &measured, &checks)
 }
 
 async fn linearizable(recordings: Arc<Vec<Recording>>) -> Result<checks::Check> {

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::checks::Check;
 use super::machine::Machine;
 use super::measure::{Cost, Measured};
+use super::phases::{self, PhaseRow};
 use super::recording::{Done, End, Recording, What};
 use super::workload::Workload;
 
@@ -47,6 +48,10 @@ pub(crate) struct Row {
     /// Of reads, if there were any.
     pub(crate) reads: Option<Reads>,
     pub(crate) per_commit: PerCommit,
+    /// Of EPaxos: see [`phases::fast_path`].
+    pub(crate) fast_path: Option<f64>,
+    /// One for each rate of conflicts that was asked for.
+    pub(crate) phases: Vec<PhaseRow>,
     pub(crate) operations: Operations,
     pub(crate) checks: Passed,
     /// What the checks that failed have found.
@@ -147,15 +152,12 @@ impl Row {
     pub(crate) fn new(
         name: &'static str,
         replicas: usize,
-        clients: u32,
+        workload: &Workload,
         measured: &Measured,
         checks: &Checks,
     ) -> Result<Row> {
         let (recordings, window) = (&measured.recordings, &measured.window);
-        let puts = in_window(recordings, window, |what| matches!(what, What::Put(_)));
-        let gets = in_window(recordings, window, |what| matches!(what, What::Get(_)));
-        let seconds = seconds(window);
-        let rate = |done: &[Done]| done.len() as f64 / seconds;
+        let (puts, gets) = (puts(recordings, window), gets(recordings, window));
         let mut failures = checks.failures();
         if puts.is_empty() && gets.is_empty() {
             failures.push(String::from("nothing was answered while it was measured"));
@@ -163,18 +165,14 @@ impl Row {
         Ok(Row {
             name,
             replicas,
-            clients,
-            commits_per_s: rate(&puts),
+            clients: workload.clients,
+            commits_per_s: rate(&puts, window),
             commits_per_s_by_second: by_second(&puts, window),
             latency_ms: latency(&puts)?,
-            reads: match gets.is_empty() {
-                true => None,
-                false => Some(Reads {
-                    per_s: rate(&gets),
-                    latency_ms: latency(&gets)?,
-                }),
-            },
+            reads: reads(&gets, window)?,
             per_commit: per_commit(&measured.cost),
+            fast_path: phases::fast_path(&measured.cost.total),
+            phases: phases::rows(&workload.conflicts, measured)?,
             operations: operations(recordings),
             checks: checks.passed(),
             failures,
@@ -182,8 +180,35 @@ impl Row {
     }
 }
 
-fn seconds(window: &Range<u64>) -> f64 {
+/// How long it is.
+pub(super) fn seconds(window: &Range<u64>) -> f64 {
     (window.end - window.start) as f64 / 1e9
+}
+
+/// How many a second.
+pub(super) fn rate(done: &[Done], window: &Range<u64>) -> f64 {
+    done.len() as f64 / seconds(window)
+}
+
+/// Acknowledged writes within the window.
+pub(super) fn puts(recordings: &[Recording], window: &Range<u64>) -> Vec<Done> {
+    in_window(recordings, window, |what| matches!(what, What::Put(_)))
+}
+
+/// Reads answered within the window.
+pub(super) fn gets(recordings: &[Recording], window: &Range<u64>) -> Vec<Done> {
+    in_window(recordings, window, |what| matches!(what, What::Get(_)))
+}
+
+/// What is told of reads, if there were any.
+pub(super) fn reads(gets: &[Done], window: &Range<u64>) -> Result<Option<Reads>> {
+    Ok(match gets.is_empty() {
+        true => None,
+        false => Some(Reads {
+            per_s: rate(gets, window),
+            latency_ms: latency(gets)?,
+        }),
+    })
 }
 
 /// What was answered within the window.
@@ -215,7 +240,8 @@ fn by_second(done: &[Done], window: &Range<u64>) -> Option<Seconds> {
     })
 }
 
-fn latency(done: &[Done]) -> Result<Latency> {
+/// How long they took.
+pub(super) fn latency(done: &[Done]) -> Result<Latency> {
     let mut histogram = Histogram::<u64>::new(3).context("no histogram")?;
     for done in done {
         histogram.record((done.returned - done.invoke).max(1))?;
@@ -275,6 +301,15 @@ fn operations(recordings: &[Recording]) -> Operations {
     operations
 }
 
+/// What is told of the rates of conflicts, if any were asked for.
+fn conflicts(rates: &[u32]) -> String {
+    let texts: Vec<String> = rates.iter().map(u32::to_string).collect();
+    match texts.is_empty() {
+        true => String::new(),
+        false => format!(", {} % conflicts", texts.join(", then ")),
+    }
+}
+
 impl Report {
     /// What failed, by protocol.
     pub(crate) fn failures(&self) -> impl Iterator<Item = String> + '_ {
@@ -296,18 +331,23 @@ impl Report {
         } = &self.workload;
         let reads = workload.read_share * 100.0;
         let mut text = format!(
-            "machine:  {}\nworkload: clients {}, connections {}, {} B values, {} keys, {reads:.0} % reads, \
+            "machine:  {}\nworkload: clients {}, connections {}, {} B values, {} keys{}, {reads:.0} % reads, \
              {duration_s} s after {warm_up_s} s of warm-up, seed {}\n{}\n",
             self.machine,
             workload.clients,
             workload.connections(),
             workload.value_size,
             workload.keys,
+            conflicts(&workload.conflicts),
             workload.seed,
             self.table()
         );
         for row in &self.protocols {
             text.push_str(&row.lines());
+        }
+        if self.workload.workload.conflicts.len() > 1 {
+            let of = self.protocols.iter().map(|row| (row.name, &row.phases[..]));
+            text.push_str(&format!("{}\n", phases::table(of)));
         }
         text
     }
@@ -380,6 +420,10 @@ impl Row {
         }
         if let Some(syncs) = self.per_commit.leader_syncs {
             lines.push(format!("syncs of the leader per commit: {syncs:.4}"));
+        }
+        if let Some(share) = self.fast_path {
+            let percent = share * 100.0;
+            lines.push(format!("instances on the fast path: {percent:.1} %"));
         }
         if let Some(Reads { per_s, latency_ms }) = &self.reads {
             let Latency { p50, p99, p999, .. } = latency_ms;

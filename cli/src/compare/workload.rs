@@ -1,5 +1,10 @@
-//! What the clients do, as a function of the seed alone.
+//! What the clients do, as a function of the seed, and of nothing else but when a phase begins.
+//!
+//! That is a matter of time: how many operations a client has done by then differs from run to run.
 
+use std::ops::Range;
+
+use anyhow::{Result, bail};
 use bytes::Bytes;
 use clap::Args;
 use rand::{RngExt as _, SeedableRng as _};
@@ -25,9 +30,20 @@ pub(crate) struct Workload {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) connections: u32,
 
-    /// Keys, chosen from uniformly
+    /// Keys, chosen from uniformly; with --conflicts, key 0 is the one that all clients share, and the
+    /// others are divided evenly among the clients
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub(crate) keys: u32,
+
+    /// How many of a hundred operations are on a key that all clients share, the others being on
+    /// keys of their own; by default keys are chosen uniformly
+    ///
+    /// Of several rates, separated by commas, each has its phase: an equal part of the measured time.
+    /// The warm-up has the first rate. When a phase begins is a matter of time; all else is determined
+    /// by the seed. The clients' own keys are taken from --keys, so that these must be more than the
+    /// clients.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(..=100))]
+    pub(crate) conflicts: Vec<u32>,
 
     /// Bytes of each value written; the first 16 make it unique
     #[arg(long, value_name = "BYTES", default_value_t = 256,
@@ -106,36 +122,71 @@ pub(crate) enum Next {
 #[derive(Debug)]
 pub(crate) struct Script {
     client: u32,
-    keys: u32,
+    keys: Choice,
     read_share: f64,
     random: ChaCha8Rng,
     writes: u64,
 }
 
+/// How a client chooses keys.
+#[derive(Debug)]
+enum Choice {
+    /// All are alike.
+    Uniform { keys: u32 },
+    /// One that all clients share, at these rates, and else one of its own.
+    Conflicts { rates: Vec<u32>, own: Range<u32> },
+}
+
+/// The number of the key that all clients share.
+const SHARED: u32 = 0;
+
 impl Workload {
+    /// Fails if there are too few keys for all clients to have one of their own.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.choice(0).map(drop)
+    }
+
+    fn choice(&self, client: u32) -> Result<Choice> {
+        let (keys, clients) = (self.keys, self.clients);
+        if self.conflicts.is_empty() {
+            return Ok(Choice::Uniform { keys });
+        }
+        if keys <= clients {
+            bail!(
+                "--conflicts takes a key for each of the {clients} clients and one that they share: --keys {keys} is too few"
+            );
+        }
+        let each = (keys - 1) / clients;
+        let first = SHARED + 1 + client * each;
+        Ok(Choice::Conflicts {
+            rates: self.conflicts.clone(),
+            own: first..first + each,
+        })
+    }
+
     /// How many connections the clients share.
     pub(crate) fn connections(&self) -> u32 {
         self.connections.min(self.clients)
     }
 
-    /// What client number `client` does.
-    pub(crate) fn script(&self, client: u32) -> Script {
+    /// What client number `client` does. Fails if it has no key of its own and needs one.
+    pub(crate) fn script(&self, client: u32) -> Result<Script> {
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         random.set_stream(u64::from(client));
-        Script {
+        Ok(Script {
             client,
-            keys: self.keys,
+            keys: self.choice(client)?,
             read_share: self.read_share,
             random,
             writes: 0,
-        }
+        })
     }
 }
 
 impl Script {
-    /// The next operation.
-    pub(crate) fn next(&mut self) -> Next {
-        let key = self.random.random_range(0..self.keys);
+    /// The next operation, in phase number `phase`.
+    pub(crate) fn next(&mut self, phase: usize) -> Next {
+        let key = self.next_key(phase);
         if self.read_share > 0.0 && self.random.random_bool(self.read_share) {
             return Next::Get { key };
         }
@@ -143,10 +194,28 @@ impl Script {
         self.writes += 1;
         Next::Put { key, value }
     }
+
+    fn next_key(&mut self, phase: usize) -> u32 {
+        match &self.keys {
+            Choice::Uniform { keys } => self.random.random_range(0..*keys),
+            Choice::Conflicts { rates, own } => {
+                // Both are drawn at any rate, so that all that follows is the same whenever a phase
+                // begins.
+                let drawn = self.random.random_range(0..100);
+                let own = self.random.random_range(own.clone());
+                match rates.get(phase) {
+                    Some(rate) if drawn < *rate => SHARED,
+                    _ => own,
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn workload() -> Workload {
@@ -154,6 +223,7 @@ mod tests {
             clients: 2,
             connections: 4,
             keys: 10,
+            conflicts: Vec::new(),
             value_size: 40,
             read_share: 0.5,
             seed: 7,
@@ -161,8 +231,29 @@ mod tests {
     }
 
     fn first(client: u32) -> Vec<Next> {
-        let mut script = workload().script(client);
-        (0..100).map(|_| script.next()).collect()
+        let mut script = workload().script(client).unwrap();
+        (0..100).map(|_| script.next(0)).collect()
+    }
+
+    /// The keys of many operations of each of 3 clients, in one phase after the other.
+    fn keys(conflicts: &[u32]) -> Vec<Vec<Vec<u32>>> {
+        let workload = Workload {
+            clients: 3,
+            keys: 12,
+            conflicts: conflicts.to_vec(),
+            ..workload()
+        };
+        let client = |number| {
+            let mut script = workload.script(number).unwrap();
+            let mut phase = |phase| {
+                let keys = (0..10_000).map(|_| match script.next(phase) {
+                    Next::Put { key, .. } | Next::Get { key } => key,
+                });
+                keys.collect()
+            };
+            (0..conflicts.len()).map(&mut phase).collect()
+        };
+        (0..3).map(client).collect()
     }
 
     #[test]
@@ -174,6 +265,68 @@ mod tests {
             .filter(|next| matches!(next, Next::Get { .. }))
             .count();
         assert!((20..80).contains(&reads), "{reads}");
+    }
+
+    #[test]
+    fn where_nothing_conflicts_no_two_clients_share_a_key() {
+        let mut owners = BTreeMap::new();
+        for (client, keys) in keys(&[0]).into_iter().enumerate() {
+            for key in keys.into_iter().flatten() {
+                assert!((1..12).contains(&key), "{key}");
+                assert_eq!(*owners.entry(key).or_insert(client), client, "{key}");
+            }
+        }
+        assert_eq!(owners.len(), 9, "each of 3 clients has 3 of 11 keys");
+    }
+
+    #[test]
+    fn where_all_conflict_there_is_one_key() {
+        let keys = keys(&[100]);
+        assert!(keys.iter().flatten().flatten().all(|key| *key == SHARED));
+    }
+
+    #[test]
+    fn as_many_operations_conflict_as_are_asked_for_in_each_phase() {
+        let rates = [2, 50, 0, 100, 2];
+        for client in keys(&rates) {
+            for (rate, keys) in rates.iter().zip(client) {
+                let shared = keys.iter().filter(|key| **key == SHARED).count() as u32;
+                assert!(shared.abs_diff(rate * 100) <= 200, "{rate} %: {shared}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_phase_changes_only_which_operations_conflict() {
+        let workload = Workload {
+            conflicts: vec![0, 50],
+            ..workload()
+        };
+        let (mut without, mut with) = (workload.script(1).unwrap(), workload.script(1).unwrap());
+        let mut conflicts = 0;
+        for _ in 0..1_000 {
+            match (without.next(0), with.next(1)) {
+                (Next::Put { value, .. }, Next::Put { key, value: same }) if key == SHARED => {
+                    assert_eq!(value, same);
+                    conflicts += 1;
+                }
+                (Next::Get { .. }, Next::Get { key }) if key == SHARED => conflicts += 1,
+                (without, with) => assert_eq!(without, with),
+            }
+        }
+        assert!((400..600).contains(&conflicts), "{conflicts}");
+    }
+
+    #[test]
+    fn every_client_needs_a_key_of_its_own_only_for_conflicts() {
+        let with = |keys, conflicts: &[u32]| Workload {
+            keys,
+            conflicts: conflicts.to_vec(),
+            ..workload()
+        };
+        assert!(with(1, &[]).check().is_ok());
+        assert!(with(3, &[0]).check().is_ok());
+        assert!(with(2, &[0]).check().is_err());
     }
 
     #[test]
