@@ -27,8 +27,8 @@
 //! - *The own lane*: of the lane of the command itself only slots below its own are named. Later
 //!   ones can be known when its PreAccept comes late, and conflict; but they name it. For the
 //!   owner of a lane proposes slot by slot, and knows its own earlier commands when it computes
-//!   the dependencies D0 of the next (their records are durable before any message about them
-//!   leaves, so a restart does not change that); and whatever dependencies a command is committed
+//!   the dependencies D0 of the next (a restart forgets at most one that others may have heard of,
+//!   and takes that for a command that conflicts with all: see `recover.rs`); and whatever dependencies a command is committed
 //!   with, but for a Nop, they hold D0: they are a union of answers that each contain it, or D0
 //!   itself. So the later command depends on the earlier one, and Visibility asks for no more. It
 //!   follows that no set ever contains the id it was made for, and that a late PreAccept does not

@@ -338,8 +338,8 @@ impl protocol::Message for Message {
 
     fn is_promise(&self) -> bool {
         match self {
-            // A coordinator that forgets the instance may use it for another command.
-            Message::PreAccept { .. } => true,
+            // A restart uses no slot again that others may have been asked about.
+            Message::PreAccept { .. } => false,
             // A vote on the fast path, and what recovery rests on.
             Message::PreAcceptOk { .. } => true,
             // The coordinator counts on the copy.

@@ -31,6 +31,14 @@ pub enum Mutant {
     TrimmedForgotten,
     /// A restart begins the replica's own lane again from what is not trimmed.
     OwnSlotReused,
+    /// A coordinator asks the others about any number of commands that are not durable.
+    AskedBeyondOne,
+    /// A restart takes the slot that an earlier life may have asked about for its next command.
+    AskedSlotReused,
+    /// After a restart, votes pass over what an earlier life may have asked about.
+    AskedPassedOver,
+    /// A fast quorum counts without the coordinator's own durable copy.
+    FastWithoutOwnCopy,
     /// A coordinator that has restarted passes for one that has not committed.
     DoubtForgotten,
     /// Accept compares the ballot joined with what is committed, not the ballot accepted in: a

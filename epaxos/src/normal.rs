@@ -45,6 +45,8 @@ pub(crate) struct PreAccepting {
     /// Who has answered with D0 itself.
     equal: Tally,
     union: Dependencies,
+    /// Whether the others have been asked.
+    asked: bool,
     /// Until when it waits for a fast quorum, now that it has a slow one.
     patient_until: Option<Time>,
 }
@@ -71,21 +73,40 @@ impl EPaxos {
         let command = Command::new(batch, keys);
         let mut initial = self.conflicts.of(id, command.footprint(), command.batch());
         self.add_wanted(&mut initial, id);
+        let asked = self.may_ask_at_once(id);
         let stage = Stage::PreAccepting(Box::new(PreAccepting {
             initial: initial.clone(),
             answered: Tally::default(),
             equal: Tally::default(),
             union: Dependencies::default(),
+            asked,
             patient_until: None,
         }));
         self.lead(now, id, Ballot::ZERO, stage);
-        let message = Message::PreAccept {
-            id,
-            command: command.clone(),
-            dependencies: initial.clone(),
-        };
         self.pre_accept(self.me, id, &command, &initial, out);
-        out.send(Dest::Others, message);
+        if asked {
+            self.ask_to_pre_accept(id, Tally::default(), out);
+        }
+    }
+
+    /// Whether the others may be asked before the command is durable here: a restart skips one slot,
+    /// so all before it must be durable, and known to be so in this life.
+    fn may_ask_at_once(&self, id: EntryId) -> bool {
+        let durable = self.durable.is_some_and(|slot| slot.next() == id.slot);
+        durable || self.config.mutated(Mutant::AskedBeyondOne)
+    }
+
+    /// A command of the own lane is durable, which this replica's vote on it shows.
+    pub(crate) fn made_durable(&mut self, id: EntryId, out: &mut Out) {
+        self.durable = self.durable.max(Some(id.slot));
+        if let Some(Leading {
+            stage: Stage::PreAccepting(answers),
+            ..
+        }) = self.leading.get_mut(&id)
+            && !std::mem::replace(&mut answers.asked, true)
+        {
+            self.ask_to_pre_accept(id, Tally::default(), out);
+        }
     }
 
     /// Names what others may have trimmed or are about to, so that their answers need not. Of the
@@ -163,11 +184,15 @@ impl EPaxos {
             answers.answered.voters().len(),
             answers.equal.voters().len(),
         );
-        if !answers.answered.meets(&self.sizes.quorums.slow) && equal < fast {
+        // The coordinator is in the fast quorum, and its own answer says that it is durable there.
+        let mine = answers.equal.voters().contains(self.me)
+            || self.config.mutated(Mutant::FastWithoutOwnCopy);
+        let committed = equal >= fast && mine;
+        if !answers.answered.meets(&self.sizes.quorums.slow) && !committed {
             return;
         }
         let any = self.config.mutated(Mutant::EqualityNotRequired) && answered >= fast;
-        if equal >= fast || any {
+        if committed || any {
             let dependencies = answers.union.clone();
             return self.decide(now, id, Value::Initial, dependencies, Path::Fast, out);
         }
@@ -294,9 +319,11 @@ impl EPaxos {
                     self.decide_path(now, id, out);
                     continue;
                 }
+                // Others are asked when it is durable here.
+                Stage::PreAccepting(answers) if !answers.asked => {}
                 Stage::PreAccepting(answers) => {
                     let answered = answers.answered;
-                    self.pre_accept_again(id, answered, out);
+                    self.ask_to_pre_accept(id, answered, out);
                 }
                 Stage::Accepting(accepting) => {
                     let message = Message::Accept {
@@ -318,7 +345,7 @@ impl EPaxos {
         }
     }
 
-    fn pre_accept_again(&mut self, id: EntryId, answered: Tally, out: &mut Out) {
+    fn ask_to_pre_accept(&mut self, id: EntryId, answered: Tally, out: &mut Out) {
         let initial = self.instances.known(id).and_then(|i| i.initial());
         if let Some((command, dependencies)) = initial {
             let message = Message::PreAccept {

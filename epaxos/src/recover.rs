@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use quorate_core::id::{MAX_REPLICAS, Slot};
+use quorate_core::id::{EntryId, MAX_REPLICAS, Slot, Time};
 use quorate_core::protocol::{Context, Recovered, SnapshotRef};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
@@ -11,10 +11,10 @@ use crate::checkpoint::Peer;
 use crate::config::Config;
 use crate::conflicts::Conflicts;
 use crate::graph::Graph;
-use crate::instances::{coordinator, lane_of};
+use crate::instances::{Instance, coordinator, lane_of};
 use crate::mutant::Mutant;
 use crate::record::{Durable, Record};
-use crate::replica::EPaxos;
+use crate::replica::{EPaxos, Out};
 use crate::watch::Deadlines;
 
 impl EPaxos {
@@ -51,6 +51,7 @@ impl EPaxos {
             sizes,
             rng: ChaCha8Rng::from_seed(context.seed),
             next: durable.instances.trimmed().through(lane_of(me)).next(),
+            durable: None,
             instances: durable.instances,
             floor: durable.floor,
             conflicts: Conflicts::default(),
@@ -77,11 +78,48 @@ impl EPaxos {
             config,
         };
         replica.next = replica.next.max(Slot(1));
+        replica.doubt_what_may_be_asked();
         if !replica.config.mutated(Mutant::DoubtForgotten) {
             replica.instances.doubt(lane_of(me));
         }
         replica.go_on_from(past.snapshot.as_ref())?;
         Ok(replica)
+    }
+
+    /// An earlier life may have asked the others about one command more than it had made durable,
+    /// and votes of this life must not pass over what they know of it: a command that this
+    /// replica does not know conflicts with all.
+    fn doubt_what_may_be_asked(&mut self) {
+        let lane = lane_of(self.me);
+        let durable = self.instances.height(lane);
+        if durable == Slot::ZERO || self.config.mutated(Mutant::AskedSlotReused) {
+            return;
+        }
+        if self.config.mutated(Mutant::AskedPassedOver) {
+            let slot = durable.next();
+            return self.instances.heard_of(EntryId { lane, slot });
+        }
+        let known = self.instances.committed().through(lane);
+        let known = known.max(self.adopted_through(lane));
+        for slot in known.next().0..=durable.next().0 {
+            let slot = Slot(slot);
+            let id = EntryId { lane, slot };
+            if !self.instances.is_committed(id) {
+                self.instances.of(id);
+            }
+        }
+    }
+
+    /// Gets decided what an earlier life may have asked about.
+    pub(crate) fn recover_own_gaps(&mut self, now: Time, out: &mut Out) {
+        let unknown = |(id, instance): (EntryId, &Instance)| {
+            let mine = id.lane == lane_of(self.me);
+            (mine && instance.command.is_none() && !instance.is_committed()).then_some(id)
+        };
+        let gaps: Vec<EntryId> = self.instances.iter().filter_map(unknown).collect();
+        for id in gaps {
+            self.recover(now, id, out);
+        }
     }
 
     /// Makes conflicts and graph from what is known, and goes on from the snapshot that the state

@@ -36,6 +36,8 @@ pub struct EPaxos {
 
     /// The slot of this replica's lane that its next command takes.
     pub(crate) next: Slot,
+    /// The highest slot of this replica's lane whose command it has made durable in this life.
+    pub(crate) durable: Option<Slot>,
     pub(crate) conflicts: Conflicts,
     pub(crate) graph: Graph,
     /// What this replica coordinates or recovers.
@@ -102,7 +104,10 @@ pub(crate) type Out = Output<EPaxos>;
 impl EPaxos {
     pub(crate) fn dispatch(&mut self, now: Time, input: Input<EPaxos>, out: &mut Out) {
         match input {
-            Input::Start => self.start(out),
+            Input::Start => {
+                self.start(out);
+                self.recover_own_gaps(now, out);
+            }
             Input::Message(message) => {
                 let (from, message) = message.into_parts();
                 self.receive(now, from, message, out);
@@ -131,6 +136,11 @@ impl EPaxos {
     }
 
     fn receive(&mut self, now: Time, from: ReplicaId, message: Message, out: &mut Out) {
+        if let Message::PreAcceptOk { id, .. } = &message
+            && from == self.me
+        {
+            self.made_durable(*id, out);
+        }
         if let Some(id) = message.id()
             && self.is_settled(from, id, &message, out)
         {

@@ -253,6 +253,94 @@ fn a_slot_used_again_after_a_restart_is_two_commands() {
     });
 }
 
+/// A coordinator that has asked about one command and made it durable.
+fn experienced(me: u8, n: usize, config: &Config) -> Node {
+    let mut node = Node::fresh(me, n, config);
+    node.checks = false;
+    node.propose_with("earlier", writes("another"));
+    node.sent.clear();
+    node.syncs = false;
+    node
+}
+
+fn asks_again_about(node: &mut Node, id: EntryId) -> bool {
+    let sent = node.take().into_iter();
+    sent.into_iter()
+        .any(|(_, message)| matches!(message, Message::PreAccept { id: again, .. } if again == id))
+}
+
+/// r0 asks about two commands, remembers neither, and skips one slot.
+#[test]
+fn two_commands_asked_about_before_they_are_durable_share_a_slot_with_a_third() {
+    harms_only(Mutant::AskedBeyondOne, |config| {
+        let mut node = experienced(0, 3, config);
+        node.propose_with("one", writes("k"));
+        node.propose_with("two", writes("k"));
+        let asked = asks_again_about(&mut node, id(0, 3));
+        let mut node = node.crash(config);
+        node.propose_with("three", writes("k"));
+        asked && asks_again_about(&mut node, id(0, 3))
+    });
+}
+
+/// r0 asks about a command and does not remember.
+#[test]
+fn a_slot_asked_about_and_used_again_is_two_commands() {
+    harms_only(Mutant::AskedSlotReused, |config| {
+        let mut node = experienced(0, 3, config);
+        node.propose_with("one", writes("k"));
+        assert!(asks_again_about(&mut node, id(0, 2)));
+        let mut node = node.crash(config);
+        node.propose_with("two", writes("k"));
+        asks_again_about(&mut node, id(0, 2))
+    });
+}
+
+/// r4 asks r3 about a command, and does not remember; then it votes for r0's, which conflicts and
+/// is committed. Who recovers that finds r3's witness that r4's came first, and concludes that
+/// r4 has not voted as it did.
+#[test]
+fn a_vote_that_passes_over_what_was_asked_about_is_lost_in_recovery() {
+    harms_only(Mutant::AskedPassedOver, |config| {
+        let mut cluster = cluster(5, config);
+        cluster.submit(4, "earlier", "another");
+        cluster.deliver();
+        cluster.node(4).syncs = false;
+        cluster.submit(4, "forgotten", "k");
+        cluster.pass(4, 3, "pre_accept");
+        cluster.restart(4, config);
+        cluster.submit(0, "command", "k");
+        for voter in [1, 4] {
+            cluster.pass(0, voter, "pre_accept");
+            cluster.pass(voter, 0, "pre_accept_ok");
+        }
+        if cluster.node(0).decided(id(0, 1)).is_none() {
+            return false;
+        }
+        recovery_contradicts(&mut cluster, 1, id(0, 1), &[1, 2, 3])
+    });
+}
+
+/// r0 commits with the answers of both others, tells r2, and crashes before its own copy is
+/// durable. It is sure, then, that it has not committed.
+#[test]
+fn a_fast_quorum_without_the_coordinators_copy_is_undone_by_the_coordinator() {
+    harms_only(Mutant::FastWithoutOwnCopy, |config| {
+        let mut cluster = cluster(3, config);
+        cluster.submit(0, "earlier", "another");
+        cluster.deliver();
+        cluster.node(0).syncs = false;
+        cluster.submit(0, "command", "k");
+        for voter in [1, 2] {
+            cluster.pass(0, voter, "pre_accept");
+            cluster.pass(voter, 0, "pre_accept_ok");
+        }
+        cluster.pass(0, 2, "commit");
+        cluster.restart(0, config);
+        recovery_contradicts(&mut cluster, 1, id(0, 2), &[0, 1])
+    });
+}
+
 /// r0 and r1 have executed it and trimmed it; r2 has never heard of it, and recovers it.
 #[test]
 fn what_is_trimmed_and_taken_for_unknown_becomes_a_nop() {
