@@ -99,6 +99,34 @@ fn reads_are_measured_beside_writes() {
     }
 }
 
+#[test]
+fn a_tuned_protocol_is_measured_as_tuned() {
+    let directory = tempfile::tempdir().unwrap();
+    let [tuning, json] = ["tuning.toml", "result.json"].map(|name| directory.path().join(name));
+    fs::write(&tuning, "[settings]\nmax_pending = 99\n").unwrap();
+    let arguments = [
+        "compare",
+        "--protocol",
+        "raft",
+        "--clients",
+        "8",
+        "--duration",
+        "0.5",
+        "--warm-up",
+        "0.2",
+        "--tuning",
+        text(&tuning),
+        "--data",
+        text(directory.path()),
+        "--json",
+        text(&json),
+    ];
+    assert!(run(&arguments, 0).contains(", tuned"));
+    let result: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let tuned = &result["workload"]["tuning"]["settings"];
+    assert_eq!(tuned["max_pending"], 99);
+}
+
 /// Raft has nothing that conflicts could slow down; EPaxos has.
 #[test]
 fn each_phase_of_conflicts_is_reported() {

@@ -40,6 +40,24 @@ fn clients_that_should_not_conflict_need_a_key_each() {
 }
 
 #[test]
+fn a_tuning_that_cannot_work_is_refused_with_the_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tuning.toml");
+    fs::write(&file, "[protocols.hotstuff]\nrulez = \"three_chain\"\n").unwrap();
+    let said = fails(&["compare", "--tuning", text(&file)], 1);
+    for hint in ["tuning.toml", "rulez", "`rules`"] {
+        assert!(said.contains(hint), "{said}");
+    }
+    let never = "[protocols.hotstuff]\nleaders = { stable = { views = 0 } }\n";
+    fs::write(&file, never).unwrap();
+    let said = fails(
+        &["compare", "--protocol", "hotstuff", "--tuning", text(&file)],
+        1,
+    );
+    assert!(said.contains("leaders.stable.views"), "{said}");
+}
+
+#[test]
 fn a_key_is_written_once_and_for_its_owner_only() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("secret.key");

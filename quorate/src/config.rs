@@ -104,6 +104,24 @@ impl NodeConfig {
     }
 }
 
+/// What of a node's configuration says nothing about which cluster it is: to try a protocol's
+/// variants on the same work. The tables are those of [`NodeConfig`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TuningConfig {
+    /// Limits and policies of the driver.
+    pub settings: Settings,
+    /// The protocols' own time-outs, limits and options.
+    pub protocols: ProtocolConfigs,
+}
+
+impl TuningConfig {
+    /// Reads the configuration.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        load(path.as_ref())
+    }
+}
+
 /// What a client needs to know of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

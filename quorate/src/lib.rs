@@ -36,7 +36,8 @@ mod protocols;
 pub use builder::{Bound, Builder, StartError};
 pub use client::connect;
 pub use config::{
-    ClientConfig, ConfigError, NodeConfig, ReplicaConfig, generate_key, load_key, save_key,
+    ClientConfig, ConfigError, NodeConfig, ReplicaConfig, TuningConfig, generate_key, load_key,
+    save_key,
 };
 pub use local::{LocalCluster, LocalNode};
 pub use protocols::{ProtocolConfigs, ProtocolKind, UnknownProtocol};

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
-use quorate::{LocalCluster, ProtocolKind};
+use quorate::{LocalCluster, ProtocolKind, TuningConfig};
 use quorate_core::protocol::FaultModel;
 use quorate_kv::Store;
 use tempfile::TempDir;
@@ -63,6 +63,11 @@ pub(crate) struct Arguments {
     /// How long to run before measuring
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = measured_time)]
     warm_up: Duration,
+
+    /// TOML file with the tables `settings` and `protocols` of a node's configuration, to compare
+    /// a protocol's variants; by default what a node has by default
+    #[arg(long, value_name = "FILE")]
+    tuning: Option<PathBuf>,
 
     /// Where to make the temporary directory that the replicas write to; it chooses the disk
     #[arg(long, value_name = "DIR")]
@@ -148,6 +153,8 @@ fn history_of(path: &Path, protocol: &str) -> PathBuf {
 /// Compares.
 pub(crate) fn run(arguments: &Arguments) -> Result<Ending> {
     arguments.workload.check()?;
+    let tuning = arguments.tuning.as_ref().map(TuningConfig::load);
+    let tuning = tuning.transpose()?;
     let protocols = arguments.protocols();
     let sinks = arguments.sinks(&protocols)?;
     let directory = match &arguments.data {
@@ -164,7 +171,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Ending> {
         .context("cannot start the runtime")?;
     let outcome = runtime.block_on(async {
         tokio::select! {
-            outcome = compare(arguments, &protocols, sinks, directory.path()) => outcome,
+            outcome = compare(arguments, tuning, &protocols, sinks, directory.path()) => outcome,
             signal = interruption::requested() => signal.map(|()| Ending::Interrupted),
         }
     });
@@ -179,6 +186,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Ending> {
 
 async fn compare(
     arguments: &Arguments,
+    tuning: Option<TuningConfig>,
     protocols: &[ProtocolKind],
     sinks: Sinks,
     directory: &Path,
@@ -193,7 +201,8 @@ async fn compare(
     let mut rows = Vec::new();
     for (protocol, history) in protocols.iter().zip(sinks.histories) {
         let data = directory.join(protocol.name());
-        let row = one(arguments, *protocol, &data, history).await;
+        let tuned = tuning.clone().unwrap_or_default();
+        let row = one(arguments, tuned, *protocol, &data, history).await;
         rows.push(row.with_context(|| format!("{protocol}"))?);
         // What is not removed here is removed with the whole directory.
         drop(std::fs::remove_dir_all(&data));
@@ -204,6 +213,7 @@ async fn compare(
             workload: arguments.workload.clone(),
             warm_up_s: arguments.warm_up.as_secs_f64(),
             duration_s: arguments.duration.as_secs_f64(),
+            tuning,
         },
         protocols: rows,
     };
@@ -226,6 +236,7 @@ async fn compare(
 /// Runs, checks and measures one protocol.
 async fn one(
     arguments: &Arguments,
+    tuning: TuningConfig,
     protocol: ProtocolKind,
     data: &Path,
     history: Option<(PathBuf, File)>,
@@ -233,7 +244,13 @@ async fn one(
     let (workload, replicas) = (&arguments.workload, arguments.replicas(protocol));
     let progress = Progress::new(protocol.name());
     progress.phase("starting");
-    let started = LocalCluster::start(protocol, replicas, data, Store::default).await;
+    let TuningConfig {
+        settings,
+        protocols,
+    } = tuning;
+    let machine = Store::default;
+    let started =
+        LocalCluster::start_with(protocol, replicas, data, settings, protocols, machine).await;
     let cluster = started.context("the cluster does not start")?;
     let leader = measure::leader(&cluster).await?;
     let times = Times {

@@ -6,6 +6,7 @@ use std::ops::Range;
 use anyhow::{Context as _, Result};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use hdrhistogram::Histogram;
+use quorate::TuningConfig;
 use quorate_core::ledger::Ledger;
 use serde::Serialize;
 
@@ -31,6 +32,8 @@ pub(crate) struct Stated {
     pub(crate) workload: Workload,
     pub(crate) warm_up_s: f64,
     pub(crate) duration_s: f64,
+    /// In full, if any was given.
+    pub(crate) tuning: Option<TuningConfig>,
 }
 
 /// One protocol's results.
@@ -328,11 +331,16 @@ impl Report {
             workload,
             warm_up_s,
             duration_s,
+            tuning,
         } = &self.workload;
+        let tuned = match tuning {
+            Some(_) => ", tuned",
+            None => "",
+        };
         let reads = workload.read_share * 100.0;
         let mut text = format!(
             "machine:  {}\nworkload: clients {}, connections {}, {} B values, {} keys{}, {reads:.0} % reads, \
-             {duration_s} s after {warm_up_s} s of warm-up, seed {}\n{}\n",
+             {duration_s} s after {warm_up_s} s of warm-up, seed {}{tuned}\n{}\n",
             self.machine,
             workload.clients,
             workload.connections(),
