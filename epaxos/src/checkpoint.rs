@@ -58,7 +58,7 @@ pub(crate) struct Peer {
     settled: Frontier,
     /// When it was heard of last.
     heard: Option<Time>,
-    /// It has asked for a snapshot, and waits for nothing else.
+    /// It needs a snapshot, from whomever, and nothing need be kept for it.
     behind: bool,
 }
 
@@ -112,6 +112,7 @@ impl EPaxos {
             committed: self.instances.committed().clone(),
             floor: self.floor.clone(),
             wanted: self.wanted.clone(),
+            behind: self.needs_snapshot(),
         });
         out.send(Dest::Others, progress);
     }
@@ -145,14 +146,13 @@ impl EPaxos {
             committed,
             floor,
             wanted,
+            behind,
         } = progress;
         self.instances.heard_of_all(&Dependencies::from(&committed));
         let news = committed != *self.instances.committed() || floor != self.floor;
         self.wanted.union_with(&wanted);
-        let trimmed = self.instances.trimmed();
         if let Some(peer) = self.peers.get_mut(from.index()) {
-            peer.heard = Some(now);
-            peer.behind &= !committed.covers(trimmed);
+            (peer.heard, peer.behind) = (Some(now), behind);
             // The first claim that is not settled is kept: a later one asks for more.
             if peer.claim.is_none() && peer.settled != floor {
                 peer.claim = Some((floor, committed.clone()));

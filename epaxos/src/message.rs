@@ -161,6 +161,8 @@ pub struct Progress {
     pub floor: Frontier,
     /// Through which slots all should be named: a floor that is being raised.
     pub wanted: Frontier,
+    /// Whether it needs a snapshot, so that nobody need keep instances for it.
+    pub behind: bool,
 }
 
 /// No cluster lives to see a round or slot beyond this, and sums with it do not overflow.

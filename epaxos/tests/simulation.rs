@@ -142,6 +142,18 @@ fn a_replica_that_lacks_what_it_executed_speaks_against_what_it_can() {
     run(684, &config(3));
 }
 
+/// Two replicas needed snapshots that hold what each had executed, and asked different peers. Each
+/// peer kept for the one that had not asked it what it had to trim before it could offer a newer
+/// snapshot to the other.
+#[test]
+fn two_replicas_that_need_snapshots_of_different_peers_get_them() {
+    let config = SimulationConfig {
+        conflicts: Some(50),
+        ..config(5)
+    };
+    run(294, &config);
+}
+
 #[test]
 fn clusters_of_other_sizes_survive_the_faults_they_can() {
     for (replicas, faults) in [

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use quorate_core::frontier::Frontier;
 use quorate_core::id::EntryId;
 use quorate_core::protocol::{Protocol as _, SnapshotRef};
-use quorate_epaxos::{Ballot, Command, Config, Message};
+use quorate_epaxos::{Ballot, Command, Config, Message, Progress};
 use quorate_simulator::harness::command;
 
 use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, r, set, writes};
@@ -61,6 +61,29 @@ fn a_replica_that_is_down_is_waited_for_and_not_for_ever() {
     assert!(!cluster.node(0).protocol.trimmed().contains(id(0, 5)));
     cluster.pass_time(&[0, 1], Config::default().patience);
     assert!(cluster.node(0).protocol.trimmed().contains(id(0, 5)));
+}
+
+/// Nothing is kept for one that says that it needs a snapshot, from whomever it wants it: two that
+/// want them of different peers would keep either from offering a newer one.
+#[test]
+fn a_replica_that_needs_a_snapshot_is_not_waited_for() {
+    for behind in [false, true] {
+        let mut cluster = worked(3, &Config::default());
+        cluster.isolate(2);
+        cluster.submit(0, "missed", "k");
+        cluster.deliver();
+        snapshot(cluster.node(0));
+        let progress = Progress {
+            committed: Frontier::default(),
+            floor: Frontier::default(),
+            wanted: Frontier::default(),
+            behind,
+        };
+        cluster.node(0).receive(r(2), Message::Progress(progress));
+        cluster.pass_time(&[0, 1], LONG);
+        let trimmed = cluster.node(0).protocol.trimmed().contains(id(0, 5));
+        assert_eq!(trimmed, behind);
+    }
 }
 
 /// Asked about what is trimmed, a replica says so, and does not pass for one that never heard of it.
