@@ -128,11 +128,21 @@ impl EPaxos {
         for lane in ReplicaId::all(self.sizes.n).map(lane_of) {
             let through = self.instances.committed().through(lane);
             self.watch_from(now, (lane, Part::Lowest), through);
-            let adopted = self.adopted_through(lane);
-            if adopted > through {
-                self.watch_from(now, (lane, Part::BeyondTrimmed), adopted);
+            let beyond = self.known_beyond_adopted(lane);
+            if beyond > through {
+                self.watch_from(now, (lane, Part::BeyondTrimmed), beyond);
             }
         }
+    }
+
+    /// Through which slot of `lane` everything is committed beyond what peers have trimmed.
+    fn known_beyond_adopted(&self, lane: Lane) -> Slot {
+        let mut slot = self.adopted_through(lane);
+        let is_known = |slot| self.instances.is_committed(EntryId { lane, slot });
+        while slot > Slot::ZERO && is_known(slot.next()) {
+            slot = slot.next();
+        }
+        slot
     }
 
     fn watch_from(&mut self, now: Time, part: (Lane, Part), through: Slot) {

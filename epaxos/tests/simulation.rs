@@ -154,6 +154,18 @@ fn two_replicas_that_need_snapshots_of_different_peers_get_them() {
     run(294, &config);
 }
 
+/// A replica that had installed a snapshot lacked instances further beyond what its peers had
+/// trimmed than it looks after at a time, and looked no further although all before them came to be
+/// known.
+#[test]
+fn a_replica_asks_for_all_it_lacks_beyond_what_is_trimmed() {
+    let config = SimulationConfig {
+        conflicts: Some(25),
+        ..config(3)
+    };
+    run(35, &config);
+}
+
 #[test]
 fn clusters_of_other_sizes_survive_the_faults_they_can() {
     for (replicas, faults) in [

@@ -116,6 +116,39 @@ fn a_replica_too_far_behind_fetches_a_snapshot() {
     assert_eq!(cluster.node(2).executed(), ["later"]);
 }
 
+/// It then lacks more than it looks after at a time, and looks further as it learns.
+#[test]
+fn what_a_snapshot_does_not_hold_is_learnt_a_few_at_a_time() {
+    let config = Config {
+        max_watched: 2,
+        ..Config::default()
+    };
+    let mut cluster = Cluster::quiet(3, &config);
+    cluster.isolate(2);
+    let work = |cluster: &mut Cluster, names: std::ops::Range<u32>| {
+        for name in names {
+            cluster.submit(0, &name.to_string(), "k");
+            cluster.deliver();
+        }
+    };
+    work(&mut cluster, 0..4);
+    for at in [0, 1] {
+        snapshot(cluster.node(at));
+    }
+    work(&mut cluster, 4..14);
+    cluster.pass_time(&[0, 1], config.patience + LONG);
+    assert!(cluster.node(0).protocol.trimmed().contains(id(0, 4)));
+    cluster.heal();
+    cluster.pass_time(&[0, 1, 2], LONG);
+    let fetch = cluster.node(2).fetch.clone().expect("it wants a snapshot");
+    let held = offered(cluster.node(fetch.from.0));
+    cluster.node(2).install(held);
+    cluster.pass_time(&[0, 1, 2], 5 * LONG);
+    let rest: Vec<String> = (4..14).map(|name: u32| name.to_string()).collect();
+    assert_eq!(cluster.node(2).executed(), rest);
+    assert!(cluster.node(2).protocol.trimmed().contains(id(0, 4)));
+}
+
 /// A snapshot without an anchor, or with another's instances, is not this protocol's.
 #[test]
 fn only_snapshots_with_their_anchor_are_accepted() {
