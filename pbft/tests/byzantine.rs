@@ -48,7 +48,6 @@ fn config(replicas: usize, faults: Faults) -> SimulationConfig<Pbft> {
         faults,
         liar_patience: REQUEST_TIMEOUT * 9 / 10,
         tamper: Some(Lies::of),
-        recovery_limit: Duration::from_secs(60),
         ..SimulationConfig::new(replicas, protocol)
     }
 }

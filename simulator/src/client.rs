@@ -27,7 +27,7 @@ const KEYS: u8 = 3;
 /// The register that clients share which have registers of their own: beyond those.
 const SHARED: u8 = u8::MAX;
 
-/// How often an operation is sent at most before the client gives up, if it ever does.
+/// How often an operation is sent at most before the client gives up, unless it is stubborn.
 const TRIES: u32 = 6;
 
 /// The number of clients that a read's token has room for, and the number of commands of each.
@@ -120,8 +120,11 @@ pub(crate) struct Client {
     /// How many replicas must say the same to be believed.
     needed: usize,
     at: ReplicaId,
-    /// Whether it stays at its replica and never gives up: it probes that the replica serves.
+    /// Whether it stays at its replica: it probes that the replica serves.
     probe: bool,
+    /// Whether it never gives up and takes no refusal: where there are no faults, an operation
+    /// without an answer must be seen to wait.
+    stubborn: bool,
     /// The longest wait between operations, in nanoseconds.
     pub(crate) idle: u64,
     left: u64,
@@ -141,7 +144,9 @@ pub(crate) struct Client {
 
 #[derive(Debug)]
 enum Doing {
-    Opening,
+    Opening {
+        since: u64,
+    },
     Thinking,
     Operating {
         key: u8,
@@ -173,13 +178,14 @@ impl Client {
             needed,
             at: ReplicaId((number % n) as u8),
             probe: false,
+            stubborn: false,
             idle,
             left: operations,
             sessions: 0,
             sequence: 0,
             tries: 0,
             waiting: 0,
-            doing: Doing::Opening,
+            doing: Doing::Opening { since: 0 },
             tally: Vec::new(),
             conflicts: None,
             seen: BTreeMap::new(),
@@ -191,7 +197,29 @@ impl Client {
         Client {
             at,
             probe: true,
+            stubborn: true,
             ..Client::new(number, sizes, 2, 0)
+        }
+    }
+
+    /// The faults have ended: hurries up, and insists on answers from now on.
+    pub(crate) fn insist(&mut self) {
+        self.idle = self.idle.min(20 * MILLISECOND);
+        self.stubborn = true;
+    }
+
+    /// Since when it has waited for an answer, if it does, and to what.
+    pub(crate) fn waits(&self) -> Option<(u64, &'static str)> {
+        match &self.doing {
+            Doing::Opening { since } => Some((*since, "its session")),
+            Doing::Operating { call, invoke, .. } => Some((
+                *invoke,
+                match call {
+                    Call::Get => "a read",
+                    Call::Change(_) => "a write",
+                },
+            )),
+            Doing::Thinking | Doing::Finished => None,
         }
     }
 
@@ -218,9 +246,9 @@ impl Client {
     ) -> Action {
         match &self.doing {
             Doing::Finished => Action::Nothing,
-            Doing::Opening => self.send(random),
+            Doing::Opening { .. } => self.send(random),
             Doing::Thinking => self.begin(now, random),
-            Doing::Operating { .. } if self.probe || self.insists(random) => self.send(random),
+            Doing::Operating { .. } if self.tries_again(random) => self.send(random),
             Doing::Operating { .. } => {
                 self.give_up(records);
                 self.think(random)
@@ -228,8 +256,8 @@ impl Client {
         }
     }
 
-    fn insists(&self, random: &mut ChaCha8Rng) -> bool {
-        self.tries < random.random_range(1..=TRIES)
+    fn tries_again(&self, random: &mut ChaCha8Rng) -> bool {
+        self.stubborn || self.tries < random.random_range(1..=TRIES)
     }
 
     fn begin(&mut self, now: u64, random: &mut ChaCha8Rng) -> Action {
@@ -401,7 +429,7 @@ impl Client {
             {
                 match result {
                     Ok(answer) => changed(now, answer),
-                    Err(ProposeError::Overloaded) if self.tries == 1 => {
+                    Err(ProposeError::Overloaded) if self.tries == 1 && !self.stubborn => {
                         let returned = Some(now);
                         Some(history::Outcome::Fail { returned })
                     }
@@ -429,7 +457,7 @@ impl Client {
             }
             None => {
                 self.give_up(records);
-                self.open_another(random)
+                self.open_another(now, random)
             }
         }
     }
@@ -462,7 +490,9 @@ impl Client {
 
     fn told_opening(&mut self, told: &Told, random: &mut ChaCha8Rng) -> Action {
         match (&self.doing, told) {
-            (Doing::Opening, Told::Answer(session, _, Ok(_))) if *session == self.session() => {
+            (Doing::Opening { .. }, Told::Answer(session, _, Ok(_)))
+                if *session == self.session() =>
+            {
                 self.think(random)
             }
             _ => Action::Nothing,
@@ -470,12 +500,12 @@ impl Client {
     }
 
     /// The session has expired: begins another.
-    fn open_another(&mut self, random: &mut ChaCha8Rng) -> Action {
+    fn open_another(&mut self, now: u64, random: &mut ChaCha8Rng) -> Action {
         self.sessions += 1;
         self.sequence += 1;
         self.tries = 0;
         self.tally.clear();
-        self.doing = Doing::Opening;
+        self.doing = Doing::Opening { since: now };
         self.send(random)
     }
 }
@@ -520,74 +550,4 @@ impl Call {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use rand::SeedableRng as _;
-
-    const R: [ReplicaId; 3] = [ReplicaId(0), ReplicaId(1), ReplicaId(2)];
-
-    fn opened(client: &Client, answer: Result<Bytes, ProposeError>) -> Told {
-        Told::Answer(client.session(), client.sequence, answer)
-    }
-
-    #[test]
-    fn among_liars_only_what_several_replicas_say_is_believed() {
-        let mut client = Client::new(0, (4, 2), 1, 0);
-        let yes = opened(&client, Ok(Bytes::new()));
-        let no = opened(&client, Err(ProposeError::SessionExpired));
-        let other = Told::Answer(session(0, 7), 0, Ok(Bytes::new()));
-        assert!(!client.believes(R[0], &yes));
-        assert!(!client.believes(R[0], &yes));
-        assert!(!client.believes(R[1], &no));
-        assert!(!client.believes(R[1], &other));
-        assert!(!client.believes(R[2], &other));
-        assert!(client.believes(R[2], &yes));
-    }
-
-    #[test]
-    fn a_replica_without_room_speaks_for_itself_only() {
-        let mut client = Client::new(0, (4, 2), 1, 0);
-        let full = opened(&client, Err(ProposeError::Overloaded));
-        assert!(R.iter().all(|from| !client.believes(*from, &full)));
-    }
-
-    #[test]
-    fn a_probe_wants_its_own_replica_among_those_it_believes() {
-        let mut probe = Client::probe(0, (4, 2), R[2]);
-        let yes = opened(&probe, Ok(Bytes::new()));
-        assert!(!probe.believes(R[0], &yes));
-        assert!(!probe.believes(R[1], &yes));
-        assert!(probe.believes(R[2], &yes));
-    }
-
-    #[test]
-    fn as_many_operations_conflict_as_are_asked_for() {
-        let mut random = ChaCha8Rng::seed_from_u64(1);
-        for percent in [0, 2, 50, 100] {
-            let mut shared = 0;
-            for number in 0..4 {
-                let mut client = Client::new(number, (3, 1), 1, 0);
-                client.conflicts = Some(percent);
-                for _ in 0..2_500 {
-                    let key = client.draw_key(&mut random);
-                    shared += u32::from(key == SHARED);
-                    assert!(key == SHARED || usize::from(key) == number);
-                }
-            }
-            let expected = 100 * percent;
-            assert!(shared.abs_diff(expected) <= expected.min(10_000 - expected) / 4);
-        }
-    }
-
-    #[test]
-    fn among_liars_a_request_goes_to_one_replica_first_and_then_to_all() {
-        let mut random = ChaCha8Rng::seed_from_u64(1);
-        for (needed, again) in [(1, 1), (2, 4)] {
-            let mut client = Client::new(0, (4, needed), 1, 0);
-            for count in [1, again] {
-                let sent = client.send(&mut random);
-                assert!(matches!(sent, Action::Send(to, ..) if to.len() == count));
-            }
-        }
-    }
-}
+mod tests;

@@ -38,9 +38,11 @@ pub struct SimulationConfig<P: Protocol> {
     pub operations: u64,
     /// How long faults last, in virtual time. Clients spread their operations over it.
     pub fault_time: Duration,
-    /// How long after the faults the cluster may take to serve again, in virtual time: a write
-    /// and a read through every replica are answered, the clients have done all operations, and
-    /// all replicas have executed the same.
+    /// How long anything may wait once the faults have ended, in virtual time: each operation of a
+    /// client for its answer, a write and a read through every replica among them, and, when all
+    /// clients are done, the replicas until they have executed the same and come to rest. Clients
+    /// give up no operation then. It does not bound the time for all operations together: a
+    /// cluster that serves slowly is alive.
     pub recovery_limit: Duration,
     /// What must hold of each replica in the end beside that: what it says is missing.
     pub settled: Option<Settled<P>>,
@@ -62,8 +64,9 @@ impl<P: Protocol> Clone for SimulationConfig<P> {
 }
 
 impl<P: Protocol> SimulationConfig<P> {
-    /// A cluster of `replicas` under all faults: 5 clients, 120 operations, 3 s of faults, 10 s to
-    /// recover; if the protocol survives lies, as many replicas may lie as it survives. The driver takes snapshots often, and proposes again what has waited 200 ms.
+    /// A cluster of `replicas` under all faults: 5 clients, 120 operations, 3 s of faults, 10 s
+    /// of waiting at most after them; if the protocol survives lies, as many replicas may lie as
+    /// it survives. The driver takes snapshots often, and proposes again what has waited 200 ms.
     pub fn new(replicas: usize, protocol: P::Config) -> Self {
         SimulationConfig {
             replicas,

@@ -39,6 +39,24 @@ fn two_certificates_in_one_view_stop_a_replica() {
     assert!(node.protocol.check().is_err());
 }
 
+/// Of each voter the last vote is kept and no other: votes for views far ahead take no room
+/// (`check` counts them after each), and hide nobody else's.
+#[test]
+fn votes_for_later_views_are_bounded_and_keep_nothing_from_being_certified() {
+    let mut leader = Node::of_four(2, &config());
+    let proposed = block(1, &genesis(), &["x"]);
+    leader.receive(r(1), proposal(&proposed));
+    for view in (5..400).step_by(4) {
+        let later = block(view, &genesis(), &[]);
+        leader.receive(r(3), vote(3, &later.id()));
+    }
+    assert_eq!(leader.view(), 1);
+    for voter in [0, 1] {
+        leader.receive(r(voter), vote(voter, &proposed.id()));
+    }
+    assert_eq!(leader.view(), 2);
+}
+
 /// The genesis block is certified without votes, and nothing else is. [Yin19 §4.1]
 #[test]
 fn only_the_genesis_block_needs_no_votes() {

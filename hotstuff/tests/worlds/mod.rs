@@ -43,7 +43,6 @@ pub(crate) fn world(replicas: usize, rules: RuleSet, faults: Faults) -> Simulati
     SimulationConfig {
         faults,
         liar_patience: VIEW_TIMEOUT * 9 / 10,
-        recovery_limit: Duration::from_secs(60),
         ..SimulationConfig::new(replicas, config(rules))
     }
 }

@@ -8,7 +8,6 @@ use quorate_core::replica::{Answer, ReadToken};
 
 use super::{Event, World};
 use crate::client::{Action, Ask, Client, Told};
-use crate::conditions::MILLISECOND;
 use crate::host::Item;
 use crate::trace::{Fate, Happening, Party};
 
@@ -34,11 +33,9 @@ impl<P: Protocol> World<P> {
         (self.n(), P::FAULTS.replies(self.n()))
     }
 
-    /// Clients that show that each replica serves; the others hurry up.
+    /// Clients that show that each replica serves; the others hurry up and insist.
     pub(super) fn begin_probes(&mut self) {
-        for client in &mut self.clients {
-            client.idle = client.idle.min(20 * MILLISECOND);
-        }
+        self.clients.iter_mut().for_each(Client::insist);
         for replica in ReplicaId::all(self.n()) {
             if !self.is_correct(replica) {
                 continue;
@@ -74,7 +71,10 @@ impl<P: Protocol> World<P> {
                 self.after(patience, Event::Wake(number, waiting));
             }
             Action::Wait(time) => self.after(time, Event::Wake(number, waiting)),
-            Action::Finished => self.unfinished -= 1,
+            Action::Finished => {
+                self.unfinished -= 1;
+                self.last_finished_at = self.now;
+            }
             Action::Nothing => {}
         }
     }

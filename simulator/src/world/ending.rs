@@ -1,5 +1,7 @@
 //! When a world has come to its end, and what must hold then.
 
+use std::time::Duration;
+
 use quorate_core::id::ReplicaId;
 use quorate_core::protocol::Protocol;
 use quorate_core::replica::Replica;
@@ -36,24 +38,52 @@ impl<P: Protocol> World<P> {
         })
     }
 
+    /// Bounds every wait, and not the time for all of them together: a cluster that is slow and
+    /// serves each client is alive.
     pub(super) fn check_deadline(&mut self) {
+        let Some(healed_at) = self.healed_at else {
+            return;
+        };
         let limit = self.config.recovery_limit.as_nanos() as u64;
-        if self.healed_at.is_some_and(|at| self.now > at + limit) && !self.is_done() {
-            let mut detail = format!(
-                "{:?} after the faults have ended, {} clients wait",
-                self.config.recovery_limit, self.unfinished
-            );
-            for host in &self.hosts {
-                if let Some(replica) = &host.replica {
-                    let (status, applied) = (replica.status(), replica.applied());
-                    detail.push_str(&format!("; {status:?} has executed {applied:?}"));
-                }
-            }
-            if let Some((replica, lacks)) = self.unsettled() {
-                detail.push_str(&format!("; {replica} is not at rest: {lacks}"));
-            }
+        let waits = self
+            .clients
+            .iter()
+            .enumerate()
+            .filter_map(|(number, client)| {
+                let (since, what) = client.waits()?;
+                Some((since, number, what))
+            });
+        // Clients that wait for nothing wake up by themselves.
+        let (since, who) = match waits.min() {
+            Some((since, number, what)) => (since, Some((number, what))),
+            None if self.unfinished == 0 => (self.last_finished_at, None),
+            None => return,
+        };
+        let waited = self.now.saturating_sub(since.max(healed_at));
+        if waited > limit && !self.is_done() {
+            let detail = self.lateness(Duration::from_nanos(waited), who);
             self.found((Rule::Liveness, detail));
         }
+    }
+
+    /// What is late, and how far everyone is.
+    fn lateness(&self, waited: Duration, who: Option<(usize, &str)>) -> String {
+        let mut detail = match who {
+            Some((number, what)) => format!(
+                "client {number} has waited {waited:?} for {what} since the faults have ended, \
+                 and {} clients are not done",
+                self.unfinished
+            ),
+            None => format!("{waited:?} after all clients were done, the replicas are not"),
+        };
+        for replica in self.hosts.iter().filter_map(|host| host.replica.as_ref()) {
+            let (status, applied) = (replica.status(), replica.applied());
+            detail.push_str(&format!("; {status:?} has executed {applied:?}"));
+        }
+        if let Some((replica, lacks)) = self.unsettled() {
+            detail.push_str(&format!("; {replica} is not at rest: {lacks}"));
+        }
+        detail
     }
 
     pub(super) fn check_end(&mut self) {

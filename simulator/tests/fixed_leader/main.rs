@@ -9,7 +9,7 @@ use quorate_core::id::ReplicaId;
 use quorate_core::replica::Mutant;
 use quorate_simulator::register::{Change, Outcome};
 use quorate_simulator::{
-    Conditions, Distances, Faults, Report, Rule, Scenario, SimulationConfig, Summary, World,
+    Conditions, Distances, Faults, Plan, Report, Rule, Scenario, SimulationConfig, Summary, World,
     simulate,
 };
 
@@ -115,6 +115,54 @@ fn falling_silent_is_not_live() {
     assert_found(&config(Some(Flaw::FallsSilent)), &[Rule::Liveness]);
 }
 
+/// A client that may give up is done in time all the same.
+#[test]
+fn passing_over_one_client_is_not_live() {
+    let config = SimulationConfig {
+        faults: Faults::None,
+        operations: 5,
+        fault_time: Duration::from_millis(100),
+        shrink_runs: 0,
+        ..config(Some(Flaw::PassesOver))
+    };
+    for seed in 0..5 {
+        let Some(failure) = simulate(seed, &config).failure else {
+            continue;
+        };
+        assert_eq!(failure.broken.rule, Rule::Liveness);
+        let text = failure.to_string();
+        assert!(text.contains("client 0 has waited 10."), "{text}");
+        assert!(text.contains("for a write"), "{text}");
+        return;
+    }
+    panic!("no client was passed over");
+}
+
+/// Every message takes 0.3 s: all operations together take longer than anything may wait, and
+/// each is answered in time.
+#[test]
+fn a_slow_cluster_that_serves_each_client_is_live() {
+    let slow = |limit| {
+        let config = SimulationConfig {
+            recovery_limit: limit,
+            operations: 240,
+            ..config(None)
+        };
+        let conditions = Conditions::unit_delay(Duration::from_millis(300));
+        let mut world = World::new(1, config, conditions, Plan::default());
+        world.run();
+        world
+    };
+    let limit = Duration::from_secs(4);
+    let world = slow(limit);
+    assert_eq!(world.broken(), None);
+    let all = Duration::from_nanos(world.now());
+    assert!(all > config(None).fault_time + 3 * limit, "{all:?}");
+    let broken = slow(Duration::from_millis(500)).broken().cloned().unwrap();
+    assert_eq!(broken.rule, Rule::Liveness);
+    assert!(broken.detail.starts_with("client "), "{broken}");
+}
+
 #[test]
 fn executing_repeats_is_not_exactly_once() {
     let mut config = config(None);
@@ -201,6 +249,7 @@ fn a_replica_that_does_not_come_to_rest_is_not_live() {
     let failure = report.failure.unwrap();
     assert_eq!(failure.broken.rule, Rule::Liveness);
     let text = failure.to_string();
+    assert!(text.contains("after all clients were done"), "{failure}");
     assert!(text.contains("not at rest: peace"), "{failure}");
     assert!(text.contains("--faults all --conflicts 2 "), "{failure}");
 }

@@ -13,7 +13,7 @@ use quorate_core::protocol::{
     RecoverError, Recovered, Role, SnapshotRef, Status, Violation,
 };
 use quorate_core::quorum::{Majority, Quorum as _};
-use quorate_core::request::Batch;
+use quorate_core::request::{Batch, Operation};
 use serde::{Deserialize, Serialize};
 
 const LEADER: ReplicaId = ReplicaId(0);
@@ -30,6 +30,8 @@ pub(crate) enum Flaw {
     ReadsAnywhere,
     /// The leader forgets what it was told after a restart.
     FallsSilent,
+    /// The leader never orders what client 0 writes.
+    PassesOver,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -81,6 +83,15 @@ pub(crate) struct FixedLeader {
     sent: Vec<usize>,
 }
 
+/// The sessions of a simulated client are numbered from a multiple of so many.
+const SESSIONS: u64 = 1 << 32;
+
+fn writes_of_client_0(batch: &Batch) -> bool {
+    batch.requests().any(|request| {
+        request.session.number < SESSIONS && matches!(request.operation, Operation::Apply(_))
+    })
+}
+
 impl FixedLeader {
     fn append(&mut self, to: ReplicaId, out: &mut Output<Self>) {
         let after = self.sent[to.index()];
@@ -97,7 +108,9 @@ impl FixedLeader {
         if self.me != LEADER {
             return out.send(Dest::One(LEADER), Message::Forward(batch));
         }
-        if self.flaw == Some(Flaw::FallsSilent) && self.restarted {
+        let silent = self.flaw == Some(Flaw::FallsSilent) && self.restarted;
+        let passed_over = self.flaw == Some(Flaw::PassesOver) && writes_of_client_0(&batch);
+        if silent || passed_over {
             return;
         }
         self.log.push(batch.clone());
