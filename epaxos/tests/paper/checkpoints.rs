@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::frontier::Frontier;
-use quorate_core::id::EntryId;
+use quorate_core::id::{EntryId, Slot};
 use quorate_core::protocol::{Protocol as _, SnapshotRef};
-use quorate_epaxos::{Ballot, Command, Config, Message};
+use quorate_epaxos::{Ballot, Command, Config, Message, Timer};
 use quorate_simulator::harness::command;
 
 use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, r, set, writes};
@@ -91,6 +91,34 @@ fn a_replica_too_far_behind_fetches_a_snapshot() {
     cluster.node(2).saved = Some(held);
     cluster.restart(2, &config);
     assert_eq!(cluster.node(2).executed(), ["later"]);
+}
+
+/// A replica stops leading what a snapshot decides: r2 had asked r1 about a command, and finds it
+/// trimmed when it is back. If it went on, it would ask for ever; and as long as it had a command
+/// of its own under way, it would propose nothing for one that lags behind.
+#[test]
+fn what_a_snapshot_decides_is_led_no_more() {
+    let config = Config::default();
+    let mut cluster = Cluster::quiet(3, &config);
+    cluster.submit(2, "own", "k");
+    cluster.pass(2, 1, "pre_accept");
+    cluster.isolate(2);
+    cluster.pass_time(&[0, 1], Duration::from_secs(5));
+    snapshot(cluster.node(0));
+    cluster.pass_time(&[0, 1], config.patience + LONG);
+    assert!(cluster.node(0).protocol.trimmed().contains(id(2, 1)));
+    cluster.node(1).sent.clear();
+    cluster.pass_time(&[0, 2], LONG);
+    let held = offered(cluster.node(0));
+    cluster.node(2).install(held);
+    cluster.pass_time(&[0, 1, 2], LONG);
+    assert!(cluster.node(2).protocol.trimmed().contains(id(2, 1)));
+    assert!(!cluster.node(2).timers.contains_key(&Timer::Retransmit));
+    let behind = Message::Behind {
+        executed: Frontier::single(Slot(9)),
+    };
+    cluster.node(2).receive(r(0), behind);
+    assert_eq!(cluster.pass(2, 1, "pre_accept"), 1);
 }
 
 /// A snapshot without an anchor, or with another's instances, is not this protocol's.
