@@ -197,7 +197,8 @@ impl EPaxos {
         let open = |instance: &Instance| {
             !instance.is_committed() && !instance.init_dep.as_ref().is_none_or(names)
         };
-        if self.instances.iter().any(|(_, instance)| open(instance)) {
+        let early = self.config.mutated(Mutant::FloorOverOpen);
+        if !early && self.instances.iter().any(|(_, instance)| open(instance)) {
             return;
         }
         self.floor = floor.clone();
@@ -411,12 +412,26 @@ impl EPaxos {
         };
         let mut known = self.instances.committed().clone();
         known.union_with(&adoption.through);
-        if known.covers(&adoption.horizon) {
+        let at_once = self.config.mutated(Mutant::HorizonIgnored);
+        if at_once || known.covers(&adoption.horizon) {
             let (through, horizon) = (adoption.through.clone(), adoption.horizon.clone());
             self.adoption = None;
             self.conflicts.trim(&through);
             self.instances.trim(&through, &horizon);
+            self.give_up_trimmed();
             self.rewrite(out);
+        }
+    }
+
+    /// What was decided elsewhere and is trimmed here needs no more work: nobody could answer.
+    fn give_up_trimmed(&mut self) {
+        let led = self.leading.keys();
+        let heard = led
+            .chain(self.troubles.keys())
+            .chain(self.heard_waiting.keys());
+        let over = heard.filter(|id| self.instances.is_trimmed(**id));
+        for id in over.copied().collect::<Vec<_>>() {
+            self.forget_troubles(id);
         }
     }
 

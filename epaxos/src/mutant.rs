@@ -44,6 +44,12 @@ pub enum Mutant {
     /// Accept compares the ballot joined with what is committed, not the ballot accepted in: a
     /// replica takes a command of a lower ballot than the one it has joined.
     AcceptIgnoresBallot,
+    /// A floor is raised over what does not name it and may be committed: step 2 of the fence is
+    /// left out.
+    FloorOverOpen,
+    /// Having installed a snapshot, a replica counts as trimmed what was trimmed where it is from,
+    /// before it knows all that was committed there.
+    HorizonIgnored,
     /// The floor that a replica tells counts before all that it told with it to be committed is
     /// known: step 3 of the fence is left out.
     FloorCountsAtOnce,

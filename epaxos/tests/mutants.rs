@@ -350,6 +350,26 @@ fn what_is_trimmed_and_taken_for_unknown_becomes_a_nop() {
     );
 }
 
+/// r1 has voted for r0's command, which is committed, and names the old one from then on. That tells
+/// r2 nothing of the command, and it trims the old one. Asked what speaks against the command, it
+/// speaks for Nop.
+#[test]
+fn a_floor_raised_over_what_may_be_committed_undoes_a_commit() {
+    harms_only(Mutant::FloorOverOpen, |config| {
+        scripts::open_below_the_floor(config).breach().is_some()
+    });
+}
+
+/// r4 takes over what r1 has trimmed, which knows that r0's command is committed. r4 does not, and
+/// speaks for Nop.
+#[test]
+fn what_is_trimmed_on_trust_undoes_a_commit() {
+    harms_only(Mutant::HorizonIgnored, |config| {
+        let cluster = scripts::committed_beyond_the_snapshot(config);
+        cluster.breach().is_some()
+    });
+}
+
 /// r3 trims by r1's floor what r0's command does not name, and does not know yet that the command
 /// is committed, which r1 told with its floor. Asked what speaks against it, it speaks for Nop.
 #[test]

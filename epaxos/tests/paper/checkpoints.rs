@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::frontier::Frontier;
-use quorate_core::id::EntryId;
+use quorate_core::id::{EntryId, Slot};
 use quorate_core::protocol::{Protocol as _, SnapshotRef};
-use quorate_epaxos::{Ballot, Command, Config, Message, Progress};
+use quorate_epaxos::{Ballot, Command, Config, Message, Progress, Timer};
 use quorate_simulator::harness::command;
 
 use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, r, set, writes};
@@ -147,6 +147,34 @@ fn what_a_snapshot_does_not_hold_is_learnt_a_few_at_a_time() {
     let rest: Vec<String> = (4..14).map(|name: u32| name.to_string()).collect();
     assert_eq!(cluster.node(2).executed(), rest);
     assert!(cluster.node(2).protocol.trimmed().contains(id(0, 4)));
+}
+
+/// A replica stops leading what a snapshot decides: r2 had asked r1 about a command, and finds it
+/// trimmed when it is back. If it went on, it would ask for ever; and as long as it had a command
+/// of its own under way, it would propose nothing for one that lags behind.
+#[test]
+fn what_a_snapshot_decides_is_led_no_more() {
+    let config = Config::default();
+    let mut cluster = Cluster::quiet(3, &config);
+    cluster.submit(2, "own", "k");
+    cluster.pass(2, 1, "pre_accept");
+    cluster.isolate(2);
+    cluster.pass_time(&[0, 1], Duration::from_secs(5));
+    snapshot(cluster.node(0));
+    cluster.pass_time(&[0, 1], config.patience + LONG);
+    assert!(cluster.node(0).protocol.trimmed().contains(id(2, 1)));
+    cluster.node(1).sent.clear();
+    cluster.pass_time(&[0, 2], LONG);
+    let held = offered(cluster.node(0));
+    cluster.node(2).install(held);
+    cluster.pass_time(&[0, 1, 2], LONG);
+    assert!(cluster.node(2).protocol.trimmed().contains(id(2, 1)));
+    assert!(!cluster.node(2).timers.contains_key(&Timer::Retransmit));
+    let behind = Message::Behind {
+        executed: Frontier::single(Slot(9)),
+    };
+    cluster.node(2).receive(r(0), behind);
+    assert_eq!(cluster.pass(2, 1, "pre_accept"), 1);
 }
 
 /// A snapshot without an anchor, or with another's instances, is not this protocol's.

@@ -199,6 +199,72 @@ pub(crate) fn committed_before_the_floor(config: &Config) -> Cluster {
     cluster
 }
 
+/// A command that was committed on the fast path, and a voter that does not know so when it is to
+/// raise its floor over what the command does not name.
+///
+/// r1's is old, r0's is committed at r0 with r1's vote, as above. r2 wants the old one to be trimmed,
+/// and r1 hears of that. Then r1 recovers the command from r1 and r2.
+pub(crate) fn open_below_the_floor(config: &Config) -> Cluster {
+    let mut cluster = unchecked(Cluster::quiet(3, config));
+    cluster.submit(1, "old", "k");
+    cluster.deliver();
+    cluster.pass_time(&[0, 1, 2], LONG);
+    cluster.submit(0, "command", "elsewhere");
+    cluster.pass(0, 1, "pre_accept");
+    cluster.pass(1, 0, "pre_accept_ok");
+    assert!(cluster.node(0).decided(id(0, 1)).is_some());
+    snapshot(cluster.node(2));
+    cluster.pass(2, 1, "progress");
+    cluster.node(1).pass(config.progress);
+    assert!(cluster.pass(1, 2, "progress") > 0);
+    for node in &mut cluster.nodes {
+        node.sent.clear();
+    }
+    cluster.node(1).recover_instance(id(0, 1));
+    cluster.settle(&[1, 2]);
+    assert!(cluster.all_decided(&[1, 2], id(0, 1)));
+    cluster
+}
+
+/// A command that was committed on the fast path before a snapshot was offered that lacks it.
+///
+/// r1's is old, and r4 has not heard of it. r0's does not name it; r0, r1 and r2 preaccept it, and r0
+/// and r1 learn that it is committed. r0, r1 and r3 raise their floors, and r1 trims the old one; r4
+/// fetches a snapshot of r1's that was taken before. r0 and r1 are gone then, and r2 recovers the
+/// command from r2, r3 and r4.
+pub(crate) fn committed_beyond_the_snapshot(config: &Config) -> Cluster {
+    let mut cluster = unchecked(Cluster::quiet(5, config));
+    cluster.submit(1, "old", "k");
+    cluster.settle(&[0, 1, 2, 3]);
+    cluster.pass_time(&[0, 1, 2, 3], config.patience + LONG);
+    cluster.submit(0, "command", "elsewhere");
+    for to in [1, 2] {
+        cluster.pass(0, to, "pre_accept");
+        cluster.pass(to, 0, "pre_accept_ok");
+    }
+    let taken = snapshot(cluster.node(1));
+    assert_eq!(cluster.pass(0, 1, "commit"), 1);
+    for to in [0, 3] {
+        assert!(cluster.pass(1, to, "progress") > 0);
+    }
+    for from in [0, 3] {
+        cluster.node(from).pass(config.progress);
+        assert!(cluster.pass(from, 1, "progress") > 0);
+    }
+    cluster.node(1).pass(config.progress);
+    let held = offered(cluster.node(1));
+    assert_eq!(held.at, taken.at);
+    cluster.node(4).install(held);
+    for node in &mut cluster.nodes {
+        node.sent.clear();
+    }
+    cluster.node(2).recover_instance(id(0, 1));
+    cluster.settle(&[2, 3, 4]);
+    cluster.pass_time(&[2, 3, 4], 5 * LONG);
+    assert!(cluster.all_decided(&[2, 3, 4], id(0, 1)));
+    cluster
+}
+
 /// A command that was committed on the fast path, against one whose coordinator has restarted.
 ///
 /// r0's is preaccepted by r0, r1 and r2, and committed at r0; r0 and r1 are gone. r4's, which
