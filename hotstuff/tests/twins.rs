@@ -24,7 +24,8 @@ use rand_chacha::ChaCha8Rng;
 /// How many views are the adversary's.
 const VIEWS: usize = 7;
 
-/// The replica that each machine is: the first two are twins.
+/// The replica that each machine is: the first two are twins. Which replica has the double makes no
+/// difference, for replicas differ in nothing but when they lead, and all leaders are tried.
 const MACHINES: [u8; 5] = [0, 0, 1, 2, 3];
 
 /// A view as its adversary wants it.
