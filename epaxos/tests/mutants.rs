@@ -246,10 +246,7 @@ fn a_slot_used_again_after_a_restart_is_two_commands() {
         node.propose_with("one", writes("k"));
         let mut node = node.crash(config);
         node.propose_with("two", writes("k"));
-        let sent = node.take().into_iter();
-        sent.into_iter().any(|(_, message)| {
-            matches!(message, Message::PreAccept { id: again, .. } if again == id(0, 1))
-        })
+        node.asked(1).contains(&id(0, 1))
     });
 }
 
@@ -263,12 +260,6 @@ fn experienced(me: u8, n: usize, config: &Config) -> Node {
     node
 }
 
-fn asks_again_about(node: &mut Node, id: EntryId) -> bool {
-    let sent = node.take().into_iter();
-    sent.into_iter()
-        .any(|(_, message)| matches!(message, Message::PreAccept { id: again, .. } if again == id))
-}
-
 /// r0 asks about two commands, remembers neither, and skips one slot.
 #[test]
 fn two_commands_asked_about_before_they_are_durable_share_a_slot_with_a_third() {
@@ -276,10 +267,10 @@ fn two_commands_asked_about_before_they_are_durable_share_a_slot_with_a_third() 
         let mut node = experienced(0, 3, config);
         node.propose_with("one", writes("k"));
         node.propose_with("two", writes("k"));
-        let asked = asks_again_about(&mut node, id(0, 3));
+        let asked = node.asked(1).contains(&id(0, 3));
         let mut node = node.crash(config);
         node.propose_with("three", writes("k"));
-        asked && asks_again_about(&mut node, id(0, 3))
+        asked && node.asked(1).contains(&id(0, 3))
     });
 }
 
@@ -289,10 +280,10 @@ fn a_slot_asked_about_and_used_again_is_two_commands() {
     harms_only(Mutant::AskedSlotReused, |config| {
         let mut node = experienced(0, 3, config);
         node.propose_with("one", writes("k"));
-        assert!(asks_again_about(&mut node, id(0, 2)));
+        assert!(node.asked(1).contains(&id(0, 2)));
         let mut node = node.crash(config);
         node.propose_with("two", writes("k"));
-        asks_again_about(&mut node, id(0, 2))
+        node.asked(1).contains(&id(0, 2))
     });
 }
 

@@ -63,6 +63,8 @@ pub(crate) trait EPaxosNode {
     fn phase(&self, id: EntryId) -> Phase;
     /// The instances handed over for execution, in that order.
     fn order(&self) -> Vec<EntryId>;
+    /// The instances that it has asked `peer` about since what it sent was taken last.
+    fn asked(&mut self, peer: u8) -> Vec<EntryId>;
     /// Lets it hear of an instance, and the time pass until it recovers it. What it sends
     /// before that is lost.
     fn recover_instance(&mut self, id: EntryId);
@@ -80,6 +82,15 @@ impl EPaxosNode for Node {
 
     fn order(&self) -> Vec<EntryId> {
         self.commits.iter().map(|commit| commit.id).collect()
+    }
+
+    fn asked(&mut self, peer: u8) -> Vec<EntryId> {
+        let sent = self.sent_to(r(peer)).into_iter();
+        let asked = sent.filter_map(|message| match message {
+            Message::PreAccept { id, .. } => Some(id),
+            _ => None,
+        });
+        asked.collect()
     }
 
     fn recover_instance(&mut self, id: EntryId) {

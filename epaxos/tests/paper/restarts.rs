@@ -3,9 +3,8 @@
 
 use std::time::Duration;
 
-use quorate_core::id::EntryId;
 use quorate_epaxos::dependencies::Dependencies;
-use quorate_epaxos::{Config, Message, Phase, Record};
+use quorate_epaxos::{Config, Phase, Record};
 
 use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, r, set, writes};
 use crate::scripts::{committed_against_one_in_doubt, two_in_doubt};
@@ -53,14 +52,6 @@ fn a_restart_executes_what_was_committed() {
     assert!(cluster.node(0).decided(id(1, 2)).is_some());
 }
 
-fn asked(node: &mut Node) -> Vec<EntryId> {
-    let asked = |message| match message {
-        Message::PreAccept { id, .. } => Some(id),
-        _ => None,
-    };
-    node.sent_to(r(1)).into_iter().filter_map(asked).collect()
-}
-
 /// The next slot of a replica's own lane is beyond all that it has used, all that others have
 /// heard of in it, and the one that it may have asked about without remembering.
 #[test]
@@ -69,7 +60,7 @@ fn a_restart_uses_no_slot_again() {
     cluster.submit(0, "x", "k");
     cluster.restart(0, &config());
     cluster.submit(0, "y", "k");
-    assert_eq!(asked(cluster.node(0)), [id(0, 3)]);
+    assert_eq!(cluster.node(0).asked(1), [id(0, 3)]);
 }
 
 /// Others are asked while a command is written, if it is the only one that is: a restart skips one
@@ -82,19 +73,19 @@ fn one_command_at_a_time_is_asked_about_before_it_is_durable() {
         let node = cluster.node(0);
         node.syncs = false;
         node.propose_with("first", writes("a"));
-        assert_eq!(asked(node), []);
+        assert_eq!(node.asked(1), []);
         node.pass(Duration::from_secs(1));
-        assert_eq!(asked(node), [], "nor again");
+        assert_eq!(node.asked(1), [], "nor again");
         node.sync();
         node.end_turn();
-        assert_eq!(asked(node), [id(0, first)]);
+        assert_eq!(node.asked(1), [id(0, first)]);
         node.propose_with("second", writes("b"));
-        assert_eq!(asked(node), [id(0, first + 1)]);
+        assert_eq!(node.asked(1), [id(0, first + 1)]);
         node.propose_with("third", writes("c"));
-        assert_eq!(asked(node), []);
+        assert_eq!(node.asked(1), []);
         node.sync();
         node.end_turn();
-        assert_eq!(asked(node), [id(0, first + 2)]);
+        assert_eq!(node.asked(1), [id(0, first + 2)]);
         cluster.restart(0, &config());
     }
 }
