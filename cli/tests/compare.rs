@@ -127,6 +127,37 @@ fn a_tuned_protocol_is_measured_as_tuned() {
     assert_eq!(tuned["max_pending"], 99);
 }
 
+#[test]
+fn clients_spread_over_the_replicas_stay_where_they_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let json = directory.path().join("result.json");
+    let arguments = [
+        "compare",
+        "--placement",
+        "spread",
+        "--clients",
+        "8",
+        "--duration",
+        "0.5",
+        "--warm-up",
+        "0.2",
+        "--data",
+        text(directory.path()),
+        "--json",
+        text(&json),
+    ];
+    assert!(run(&arguments, 0).contains("spread over the replicas"));
+    let result: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    assert_eq!(result["workload"]["placement"], "spread");
+    for row in result["protocols"].as_array().unwrap() {
+        assert_eq!(row["checks"]["linearizable"], true, "{row}");
+        let forwarded = row.pointer("/per_commit/messages_by_kind/forward");
+        let forwarded = forwarded.map_or(0.0, |each| each.as_f64().unwrap());
+        // Only EPaxos has no leader to forward to.
+        assert_eq!(forwarded > 0.0, row["name"] != "epaxos", "{row}");
+    }
+}
+
 /// Raft has nothing that conflicts could slow down; EPaxos has.
 #[test]
 fn each_phase_of_conflicts_is_reported() {

@@ -8,11 +8,12 @@ use support::{fails, quorate, run, stderr, text};
 
 #[test]
 fn what_is_mistyped_is_corrected() {
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 10] = [
         (&["compar"], "'compare'"),
         (&["compare", "--clientz", "3"], "'--clients'"),
         (&["compare", "--protocol", "rft"], "'raft'"),
         (&["compare", "--read-share", "2"], "from 0 to 1"),
+        (&["compare", "--placement", "spred"], "'spread'"),
         (&["compare", "--conflicts", "0,many"], "'many'"),
         (
             &["compare", "--conflicts", "0,,100"],

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::progress::Progress;
 use super::recording::{Done, End, Recording, Seen, What};
-use super::workload::{Next, Script, ValueId, Workload, key_name};
+use super::workload::{Next, Placement, Script, ValueId, Workload, key_name};
 
 /// How long a cluster may take to have a leader.
 const LEADER_LIMIT: Duration = Duration::from_secs(30);
@@ -293,7 +293,7 @@ async fn phases(
     Ok(phases)
 }
 
-/// The clients' connections: to the leader, or else to each replica in turn.
+/// The clients' connections, placed as `workload` says.
 fn connections(
     cluster: &LocalCluster,
     leader: Option<ReplicaId>,
@@ -302,9 +302,16 @@ fn connections(
     let n = cluster.nodes().len();
     let connection = |number: u32| {
         let own = ReplicaId((number as usize % n) as u8);
-        let options = ClientOptions {
-            first: Some(leader.unwrap_or(own)),
-            ..ClientOptions::default()
+        let options = match workload.placement {
+            Placement::Leader => ClientOptions {
+                first: Some(leader.unwrap_or(own)),
+                ..ClientOptions::default()
+            },
+            Placement::Spread => ClientOptions {
+                first: Some(own),
+                follow_leader: false,
+                ..ClientOptions::default()
+            },
         };
         Ok(cluster.client(options)?)
     };

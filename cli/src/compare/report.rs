@@ -339,11 +339,12 @@ impl Report {
         };
         let reads = workload.read_share * 100.0;
         let mut text = format!(
-            "machine:  {}\nworkload: clients {}, connections {}, {} B values, {} keys{}, {reads:.0} % reads, \
+            "machine:  {}\nworkload: clients {}, connections {}, {}, {} B values, {} keys{}, {reads:.0} % reads, \
              {duration_s} s after {warm_up_s} s of warm-up, seed {}{tuned}\n{}\n",
             self.machine,
             workload.clients,
             workload.connections(),
+            workload.placement.told(),
             workload.value_size,
             workload.keys,
             conflicts(&workload.conflicts),

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use anyhow::{Result, bail};
 use bytes::Bytes;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -29,6 +29,10 @@ pub(crate) struct Workload {
     /// Connections that the clients share, at most one a client
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) connections: u32,
+
+    /// To which replicas the connections go: with `spread`, a replica that does not lead forwards
+    #[arg(long, value_enum, default_value_t = Placement::Leader)]
+    pub(crate) placement: Placement,
 
     /// Keys, chosen from uniformly; with --conflicts, key 0 is the one that all clients share, and the
     /// others are divided evenly among the clients
@@ -57,6 +61,26 @@ pub(crate) struct Workload {
     /// Determines keys and operations of every client
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
+}
+
+/// To which replicas the clients' connections go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Placement {
+    /// All to the leader, also to a new one; to each replica in turn if the protocol has no leader
+    Leader,
+    /// To each replica in turn, and they stay there
+    Spread,
+}
+
+impl Placement {
+    /// What a report says of it.
+    pub(crate) fn told(self) -> &'static str {
+        match self {
+            Placement::Leader => "at the leader if there is one",
+            Placement::Spread => "spread over the replicas",
+        }
+    }
 }
 
 /// Which value: unique among all writes of a run.
@@ -222,6 +246,7 @@ mod tests {
         Workload {
             clients: 2,
             connections: 4,
+            placement: Placement::Leader,
             keys: 10,
             conflicts: Vec::new(),
             value_size: 40,
