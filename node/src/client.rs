@@ -13,6 +13,7 @@ use quorate_core::transport::Connector;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
+mod back_off;
 mod dial;
 mod in_process;
 mod link;

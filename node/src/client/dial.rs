@@ -13,9 +13,14 @@ use quorate_core::transport::{ClientReplies, Connector, FrameSink, TransportErro
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// The wait before another replica is tried after one was tried in vain, and between two calls to
-/// the same: one that closes every connection must not keep the client busy.
+use super::back_off::BackOff;
+
+/// The wait before another replica is tried after one was tried in vain, and the first between two
+/// calls to the same.
 pub(super) const BACK_OFF: Duration = Duration::from_millis(50);
+
+/// The longest wait between two calls to the same replica.
+pub(super) const BACK_OFF_MOST: Duration = Duration::from_secs(2);
 
 /// One connection: to whom, and its number among all that were asked for. News of an earlier
 /// connection to the same replica must not be taken for news of this one.
@@ -85,8 +90,9 @@ pub(super) struct Dialer {
     connector: Arc<dyn Connector>,
     /// How many connections were asked for.
     calls: u64,
-    /// When each replica was called last, or is going to be.
-    called: BTreeMap<ReplicaId, Instant>,
+    /// When each replica was called last, or is going to be, and how long after that it may be
+    /// called again.
+    called: BTreeMap<ReplicaId, (Instant, BackOff)>,
     back: mpsc::UnboundedSender<News>,
 }
 
@@ -108,6 +114,26 @@ impl Dialer {
         self.connector.n()
     }
 
+    /// When to call a replica. One that ends every connection as soon as it is made must not keep
+    /// the client busy with handshakes: each call after such a one waits twice as long as the last.
+    /// That a connection has lasted is what starts this over, and not what has come over it: to
+    /// say something before it closes costs a liar nothing.
+    fn when(&mut self, to: ReplicaId) -> Instant {
+        let now = Instant::now();
+        match self.called.get_mut(&to) {
+            Some((last, back_off)) if now < *last + BACK_OFF_MOST => {
+                *last = now.max(*last + back_off.wait());
+                back_off.double();
+                *last
+            }
+            _ => {
+                let back_off = BackOff::new(BACK_OFF, BACK_OFF_MOST);
+                self.called.insert(to, (now, back_off));
+                now
+            }
+        }
+    }
+
     /// Calls a replica; what becomes of it is news.
     pub(super) fn call(&mut self, to: ReplicaId) -> CallId {
         self.calls += 1;
@@ -115,10 +141,7 @@ impl Dialer {
             to,
             number: self.calls,
         };
-        let now = Instant::now();
-        let last = self.called.get(&to);
-        let at = last.map_or(now, |last| now.max(*last + BACK_OFF));
-        self.called.insert(to, at);
+        let at = self.when(to);
         let connector = self.connector.clone();
         let back = Arc::new(Back {
             call,
