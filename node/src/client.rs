@@ -21,6 +21,7 @@ mod outstanding;
 mod peeks;
 mod questions;
 mod quorum;
+mod unread;
 
 pub use crate::client_wire::Report;
 pub(crate) use in_process::InProcess;

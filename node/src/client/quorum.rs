@@ -125,7 +125,11 @@ impl QuorumLink {
                 }
                 Some(news) = self.news.recv() => {
                     self.hear(news);
-                    while let Ok(news) = self.news.try_recv() {
+                    // Not until none is left: a flood would never end.
+                    for _ in 1..TURN {
+                        let Ok(news) = self.news.try_recv() else {
+                            break;
+                        };
                         self.hear(news);
                     }
                 }
@@ -211,7 +215,7 @@ impl QuorumLink {
                 }
             }
             News::Closed(call) => self.lost(call),
-            News::Frame(call, frame) if self.is_up(call) => self.replies(call, &frame),
+            News::Frame(call, frame) if self.is_up(call) => self.replies(call, frame.bytes()),
             News::Frame(..) => {}
         }
     }

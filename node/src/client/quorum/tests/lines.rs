@@ -41,6 +41,29 @@ async fn garbage_from_a_replica_is_survived() {
     assert!(world.calls(r(3)) > 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_floods_holds_up_only_itself() {
+    let mut world = World::new(options());
+    let answer = world.propose("+");
+    let (_, batch) = world.batch().await;
+    let replies = world.replies(r(3));
+    let frame = client_wire::seal(&[Reply::Leader(r(3))]).unwrap().remove(0);
+    let flood = tokio::spawn(async move {
+        for _ in 0..1_000_000 {
+            replies.deliver(r(3), frame.clone());
+            replies.ready().await;
+        }
+    });
+    world.believed(answer, &batch).await;
+    let next = world.propose("+");
+    let (_, batch) = world.batch().await;
+    world.believed(next, &batch).await;
+    assert_eq!(world.calls(r(3)), 1);
+    // It has waited for the client, which is not to look at all of it before anything else.
+    assert!(!flood.is_finished());
+    flood.abort();
+}
+
 /// After none, and after 50, 100, 200, 400, 800, and 1600 ms, and after 2 s each.
 #[tokio::test(start_paused = true)]
 async fn a_replica_that_closes_every_connection_is_called_more_and_more_rarely() {
