@@ -38,7 +38,8 @@ pub trait StateMachine: Send + 'static {
         Keys::All
     }
 
-    /// Writes the whole state; equal states must give equal bytes.
+    /// Writes the whole state; equal states must give equal bytes. The replica does nothing else
+    /// meanwhile, and peers can fetch 1 GiB at most: `docs/operations.md` has what follows.
     fn snapshot(&self, to: &mut dyn io::Write) -> io::Result<()>;
 
     /// Replaces the state by one that [`StateMachine::snapshot`] wrote.
