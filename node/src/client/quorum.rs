@@ -8,6 +8,9 @@
 //! replica at once, which counts if 2f + 1 say the same at the same point, and then commands too
 //! need 2f + 1 equal answers: only such quorums are sure to share a correct replica with the
 //! reads'. \[Castro02 §5.1.3, Berger21\]
+//!
+//! What is believed of one replica alone, whether it lies or not: the answer to a read of
+//! [`ReadLevel::Local`], and its status and digest.
 
 use std::sync::Arc;
 
