@@ -6,7 +6,8 @@
 //! | `measure` | driving a cluster, and the cost of a window of that |
 //! | `recording` | what clients did and saw, and the history made of it |
 //! | `checks` | whether what clients were told is true |
-//! | `report` | the table, and JSON |
+//! | `row` | what came out for one protocol, in figures |
+//! | `report` | the tables, and JSON |
 //! | `phases` | the same for each phase, where conflicts change meanwhile |
 //! | `machine`, `progress` | what was measured on, and what is seen meanwhile |
 
@@ -33,13 +34,15 @@ mod phases;
 mod progress;
 mod recording;
 mod report;
+mod row;
 mod workload;
 
 use machine::Machine;
 use measure::{Run, Times};
 use progress::Progress;
 use recording::Recording;
-use report::{Checks, Report, Row, Stated};
+use report::{Report, Stated};
+use row::{Checks, Row};
 use workload::Workload;
 
 /// Arguments of `quorate compare`.

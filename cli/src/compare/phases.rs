@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::measure::{Measured, Phase};
 use super::recording::Recording;
-use super::report::{self, Latency, Reads};
+use super::row::{self, Latency, Reads};
 
 /// One phase's results.
 #[derive(Debug, Serialize)]
@@ -45,17 +45,17 @@ pub(crate) fn rows(conflicts: &[u32], measured: &Measured) -> Result<Vec<PhaseRo
 
 fn row(conflicts: u32, phase: &Phase, recordings: &[Recording]) -> Result<PhaseRow> {
     let window = &phase.window;
-    let puts = report::puts(recordings, window);
-    let gets = report::gets(recordings, window);
+    let puts = row::puts(recordings, window);
+    let gets = row::gets(recordings, window);
     let mut total = Ledger::default();
     phase.spent.iter().for_each(|ledger| total.add(ledger));
     Ok(PhaseRow {
         conflicts,
-        seconds: report::seconds(window),
-        commits_per_s: report::rate(&puts, window),
+        seconds: row::seconds(window),
+        commits_per_s: row::rate(&puts, window),
         share_of_first: None,
-        latency_ms: report::latency(&puts)?,
-        reads: report::reads(&gets, window)?,
+        latency_ms: row::latency(&puts)?,
+        reads: row::reads(&gets, window)?,
         fast_path: fast_path(&total),
     })
 }
