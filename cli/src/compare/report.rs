@@ -1,12 +1,13 @@
 //! The results, for people and for machines.
 
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, Table, presets};
 use quorate::TuningConfig;
 use serde::Serialize;
 
 use super::machine::Machine;
 use super::phases;
 use super::row::{Latency, Operations, PerCommit, Reads, Row};
+use super::summary::{self, Summary};
 use super::workload::Workload;
 
 /// Everything, as `--json` writes it.
@@ -14,7 +15,10 @@ use super::workload::Workload;
 pub(crate) struct Report {
     pub(crate) machine: Machine,
     pub(crate) workload: Stated,
+    /// In the order measured.
     pub(crate) protocols: Vec<Row>,
+    /// Over all rounds, in the order named; empty if there was one round.
+    pub(crate) summary: Vec<Summary>,
 }
 
 /// The work, as stated.
@@ -24,6 +28,7 @@ pub(crate) struct Stated {
     pub(crate) workload: Workload,
     pub(crate) warm_up_s: f64,
     pub(crate) duration_s: f64,
+    pub(crate) rounds: u32,
     /// In full, if any was given.
     pub(crate) tuning: Option<TuningConfig>,
 }
@@ -38,12 +43,23 @@ fn conflicts(rates: &[u32]) -> String {
 }
 
 impl Report {
-    /// What failed, by protocol.
+    /// Of rows in the order measured.
+    pub(crate) fn new(machine: Machine, workload: Stated, protocols: Vec<Row>) -> Self {
+        let summary = summary::summaries(&protocols);
+        Report {
+            machine,
+            workload,
+            protocols,
+            summary,
+        }
+    }
+
+    /// What failed, by turn.
     pub(crate) fn failures(&self) -> impl Iterator<Item = String> + '_ {
         let of = |row: &'_ Row| {
-            let name = row.name;
+            let turn = &row.turn;
             let said = row.failures.iter();
-            said.map(move |failure| format!("{name}: {failure}"))
+            said.map(move |failure| format!("{turn}: {failure}"))
                 .collect::<Vec<_>>()
         };
         self.protocols.iter().flat_map(of)
@@ -55,8 +71,13 @@ impl Report {
             workload,
             warm_up_s,
             duration_s,
+            rounds,
             tuning,
         } = &self.workload;
+        let repeated = match rounds {
+            1 => String::new(),
+            rounds => format!(", {rounds} rounds"),
+        };
         let tuned = match tuning {
             Some(_) => ", tuned",
             None => "",
@@ -64,7 +85,7 @@ impl Report {
         let reads = workload.read_share * 100.0;
         let mut text = format!(
             "machine:  {}\nworkload: clients {}, connections {}, {}, {} B values, {} keys{}, {reads:.0} % reads, \
-             {duration_s} s after {warm_up_s} s of warm-up, seed {}{tuned}\n{}\n",
+             {duration_s} s after {warm_up_s} s of warm-up, seed {}{repeated}{tuned}\n{}\n",
             self.machine,
             workload.clients,
             workload.connections(),
@@ -79,8 +100,15 @@ impl Report {
             text.push_str(&row.lines());
         }
         if self.workload.workload.conflicts.len() > 1 {
-            let of = self.protocols.iter().map(|row| (row.name, &row.phases[..]));
+            let of = self.protocols.iter();
+            let of = of.map(|row| (row.turn.to_string(), &row.phases[..]));
             text.push_str(&format!("{}\n", phases::table(of)));
+        }
+        if !self.summary.is_empty() {
+            text.push_str(&format!(
+                "{rounds} rounds: median (least–most)\n{}\n",
+                summary::table(&self.summary)
+            ));
         }
         text
     }
@@ -88,7 +116,7 @@ impl Report {
     fn table(&self) -> Table {
         let mut table = Table::new();
         table.load_preset(presets::UTF8_FULL_CONDENSED);
-        table.set_header([
+        let mut header = vec![
             "protocol",
             "replicas",
             "clients",
@@ -101,11 +129,16 @@ impl Report {
             "signatures",
             "syncs",
             "checks",
-        ]);
+        ];
+        if self.workload.rounds > 1 {
+            header.insert(1, "round");
+        }
+        let figures = header.len() - 2;
+        table.set_header(header);
         for row in &self.protocols {
             table.add_row(row.cells());
         }
-        for column in table.column_iter_mut().skip(1).take(10) {
+        for column in table.column_iter_mut().skip(1).take(figures) {
             column.set_cell_alignment(CellAlignment::Right);
         }
         table
@@ -113,7 +146,7 @@ impl Report {
 }
 
 impl Row {
-    fn cells(&self) -> Vec<Cell> {
+    fn cells(&self) -> Vec<String> {
         let PerCommit {
             messages,
             bytes,
@@ -122,8 +155,8 @@ impl Row {
             syncs,
             ..
         } = self.per_commit;
-        let texts = [
-            String::from(self.name),
+        let mut cells = vec![
+            self.turn.label(),
             self.replicas.to_string(),
             self.clients.to_string(),
             format!("{:.0}", self.commits_per_s),
@@ -139,7 +172,10 @@ impl Row {
                 false => "FAILED",
             }),
         ];
-        texts.into_iter().map(Cell::new).collect()
+        if self.turn.rounds > 1 {
+            cells.insert(1, self.turn.round.to_string());
+        }
+        cells
     }
 
     /// What the table has no room for.
@@ -172,7 +208,7 @@ impl Row {
                 "operations that did not happen: {failed}; of unknown outcome: {unknown}"
             ));
         }
-        let prefixed = lines.iter().map(|line| format!("{}: {line}\n", self.name));
+        let prefixed = lines.iter().map(|line| format!("{}: {line}\n", self.turn));
         prefixed.collect()
     }
 }

@@ -1,4 +1,4 @@
-//! What came out for one protocol, in figures.
+//! What came out of one turn, in figures.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,12 +12,14 @@ use super::checks::Check;
 use super::measure::{Cost, Measured};
 use super::phases::{self, PhaseRow};
 use super::recording::{Done, End, Recording, What};
+use super::turn::Turn;
 use super::workload::Workload;
 
-/// One protocol's results.
+/// One turn's results.
 #[derive(Debug, Serialize)]
 pub(crate) struct Row {
-    pub(crate) name: &'static str,
+    #[serde(flatten)]
+    pub(crate) turn: Turn,
     pub(crate) replicas: usize,
     pub(crate) clients: u32,
     /// Acknowledged writes a second, over the whole measured window.
@@ -129,9 +131,9 @@ impl Checks {
 }
 
 impl Row {
-    /// The results of a protocol.
+    /// The results of a turn.
     pub(crate) fn new(
-        name: &'static str,
+        turn: Turn,
         replicas: usize,
         workload: &Workload,
         measured: &Measured,
@@ -144,7 +146,7 @@ impl Row {
             failures.push(String::from("nothing was answered while it was measured"));
         }
         Ok(Row {
-            name,
+            turn,
             replicas,
             clients: workload.clients,
             commits_per_s: rate(&puts, window),
