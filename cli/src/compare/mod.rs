@@ -65,10 +65,11 @@ pub(crate) struct Arguments {
     ///
     /// A round measures every protocol once, each on a new cluster, and begins with the protocol after
     /// the one that the round before began with: with as many rounds as protocols, each has every place
-    /// in the order once. That keeps a comparison fair, because the first to be measured in a process
-    /// pays page faults that those after it do not, and because a machine drifts. With several rounds
-    /// a summary tells the median, the least and the most of each protocol's figures, and of its rate
-    /// as a share of the first-named protocol's in the same round.
+    /// in the order once, so that none gains by its place while the machine drifts. The very first
+    /// measurement, which is always the first-named protocol's, pays page faults that later ones do not:
+    /// with three rounds or more the median does not hang on it. With several rounds a summary tells the
+    /// median, the least and the most of each protocol's figures, and of its rate as a share of the
+    /// first-named protocol's in the same round.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99))]
     rounds: u32,
 

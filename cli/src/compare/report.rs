@@ -56,13 +56,7 @@ impl Report {
 
     /// What failed, by turn.
     pub(crate) fn failures(&self) -> impl Iterator<Item = String> + '_ {
-        let of = |row: &'_ Row| {
-            let turn = &row.turn;
-            let said = row.failures.iter();
-            said.map(move |failure| format!("{turn}: {failure}"))
-                .collect::<Vec<_>>()
-        };
-        self.protocols.iter().flat_map(of)
+        self.protocols.iter().flat_map(Row::failures_told)
     }
 
     /// The whole report, to print.
@@ -146,6 +140,12 @@ impl Report {
 }
 
 impl Row {
+    fn failures_told(&self) -> impl Iterator<Item = String> + '_ {
+        let turn = &self.turn;
+        let said = self.failures.iter();
+        said.map(move |failure| format!("{turn}: {failure}"))
+    }
+
     fn cells(&self) -> Vec<String> {
         let PerCommit {
             messages,
@@ -210,5 +210,35 @@ impl Row {
         }
         let prefixed = lines.iter().map(|line| format!("{}: {line}\n", self.turn));
         prefixed.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate::ProtocolKind::{EPaxos, Raft};
+
+    use super::super::turn::turns;
+    use super::*;
+
+    /// What is told of failures in the last turn of this many rounds.
+    fn told(rounds: u32) -> Vec<String> {
+        let last = turns(&[Raft, EPaxos], rounds).pop().unwrap();
+        let mut row = Row::made_up(last, 100.0);
+        row.failures = ["linearizable: no", "equal digests: no"]
+            .map(String::from)
+            .into();
+        assert!(row.cells().contains(&String::from("FAILED")));
+        row.failures_told().collect()
+    }
+
+    #[test]
+    fn what_failed_is_told_with_the_round_if_there_are_several() {
+        let expected = ["epaxos: linearizable: no", "epaxos: equal digests: no"];
+        assert_eq!(told(1), expected);
+        let expected = [
+            "raft, round 2 of 2: linearizable: no",
+            "raft, round 2 of 2: equal digests: no",
+        ];
+        assert_eq!(told(2), expected);
     }
 }

@@ -283,3 +283,44 @@ fn operations(recordings: &[Recording]) -> Operations {
     }
     operations
 }
+
+#[cfg(test)]
+impl Row {
+    /// A row with this rate, from which its other figures follow.
+    pub(super) fn made_up(turn: Turn, commits_per_s: f64) -> Row {
+        Row {
+            turn,
+            replicas: 3,
+            clients: 64,
+            commits_per_s,
+            commits_per_s_by_second: None,
+            latency_ms: Latency {
+                p50: commits_per_s / 100.0,
+                p99: commits_per_s / 10.0,
+                p999: 0.0,
+                mean: 0.0,
+                max: 0.0,
+            },
+            reads: None,
+            per_commit: PerCommit {
+                messages: commits_per_s + 1.0,
+                bytes: 0.0,
+                signatures_made: 0.0,
+                signatures_checked: 0.0,
+                syncs: commits_per_s + 2.0,
+                leader_syncs: None,
+                entries: 0.0,
+                messages_by_kind: BTreeMap::new(),
+            },
+            fast_path: None,
+            phases: Vec::new(),
+            operations: Operations::default(),
+            checks: Passed {
+                acknowledged_read_back: true,
+                equal_digests: true,
+                linearizable: true,
+            },
+            failures: Vec::new(),
+        }
+    }
+}

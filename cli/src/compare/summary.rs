@@ -148,58 +148,17 @@ pub(crate) fn table(summaries: &[Summary]) -> Table {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use ProtocolKind::{EPaxos, Raft};
 
-    use super::super::row::{Latency, Operations, Passed, PerCommit};
-    use super::super::turn::{Turn, turns};
+    use super::super::turn::turns;
     use super::*;
-
-    /// A row with this rate, from which its other figures follow.
-    fn row(turn: Turn, commits_per_s: f64) -> Row {
-        Row {
-            turn,
-            replicas: 3,
-            clients: 64,
-            commits_per_s,
-            commits_per_s_by_second: None,
-            latency_ms: Latency {
-                p50: commits_per_s / 100.0,
-                p99: commits_per_s / 10.0,
-                p999: 0.0,
-                mean: 0.0,
-                max: 0.0,
-            },
-            reads: None,
-            per_commit: PerCommit {
-                messages: commits_per_s + 1.0,
-                bytes: 0.0,
-                signatures_made: 0.0,
-                signatures_checked: 0.0,
-                syncs: commits_per_s + 2.0,
-                leader_syncs: None,
-                entries: 0.0,
-                messages_by_kind: BTreeMap::new(),
-            },
-            fast_path: None,
-            phases: Vec::new(),
-            operations: Operations::default(),
-            checks: Passed {
-                acknowledged_read_back: true,
-                equal_digests: true,
-                linearizable: true,
-            },
-            failures: Vec::new(),
-        }
-    }
 
     /// The rows of Raft and EPaxos, with these rates in each round.
     fn rows(rates: &[[f64; 2]]) -> Vec<Row> {
         let turns = turns(&[Raft, EPaxos], rates.len() as u32).into_iter();
         let rated = turns.map(|turn| {
             let rate = rates[turn.round as usize - 1][turn.position - 1];
-            row(turn, rate)
+            Row::made_up(turn, rate)
         });
         rated.collect()
     }
@@ -252,7 +211,7 @@ mod tests {
         let turns = turns(&[Raft, Raft], 2).into_iter();
         let rows = turns.map(|turn| {
             let rate = turn.position * 100;
-            row(turn, rate as f64)
+            Row::made_up(turn, rate as f64)
         });
         let summaries = summaries(&rows.collect::<Vec<_>>());
         assert_eq!(summaries[1].share_of_first, Some(spread(2.0, 2.0, 2.0)));
