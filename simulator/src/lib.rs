@@ -17,9 +17,11 @@
 //! | how a failing plan is made shorter | `simulate.rs` |
 //! | how tests run many seeds, and see that they were worth it | [`seeds`] |
 //! | how tests steer single replicas by hand | [`harness`] |
+//! | how tests have replicas tell a protocol's own lies | [`lies`] |
 
 pub mod harness;
 pub mod history;
+pub mod lies;
 pub mod linearizability;
 pub mod register;
 pub mod seeds;
