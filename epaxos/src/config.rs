@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use quorate_core::codec::MESSAGE_LIMIT;
+use quorate_core::config::above_zero;
 use quorate_core::quorum::Fast;
 use serde::{Deserialize, Serialize};
 
@@ -117,15 +118,11 @@ impl Config {
                 self.max_answer_bytes
             ));
         }
-        let limits = [
+        above_zero(&[
             ("max_window", self.max_window),
             ("max_watched", self.max_watched),
             ("max_answer_bytes", self.max_answer_bytes),
-        ];
-        match limits.iter().find(|(_, limit)| *limit == 0) {
-            Some((name, _)) => Err(format!("{name} must be above zero")),
-            None => Ok(()),
-        }
+        ])
     }
 
     /// The quorums of `n` replicas; an error if they are too few.

@@ -10,30 +10,16 @@
 //! What concerns several replicas (equal decisions, Visibility, order) the tests and the simulator
 //! check from outside.
 
-use quorate_core::protocol::Violation;
+use quorate_core::protocol::{Violation, invariant};
 
 use crate::replica::EPaxos;
 
 /// How many instances are looked at after each step.
 const LOOKED_AT: usize = 16;
 
-fn holds(
-    rule: &'static str,
-    holds: bool,
-    detail: impl FnOnce() -> String,
-) -> Result<(), Violation> {
-    match holds {
-        true => Ok(()),
-        false => Err(Violation {
-            rule,
-            detail: detail(),
-        }),
-    }
-}
-
 impl EPaxos {
     pub(crate) fn check_invariants(&self) -> Result<(), Violation> {
-        holds(
+        invariant(
             "an instance is decided one way",
             self.conflict.is_none(),
             || format!("two decisions for {:?}", self.conflict),
@@ -42,19 +28,19 @@ impl EPaxos {
             let Some(instance) = self.instances.known(*id) else {
                 continue;
             };
-            holds(
+            invariant(
                 "nothing is accepted in a ballot higher than joined",
                 instance.abal <= instance.bal,
                 || format!("{id:?}: {:?} and {:?}", instance.abal, instance.bal),
             )?;
-            holds(
+            invariant(
                 "a replica leads in the ballot it has joined",
                 instance.is_committed() || leading.ballot == instance.bal,
                 || format!("{id:?}: {:?} and {:?}", leading.ballot, instance.bal),
             )?;
         }
         let executed = self.graph.executed();
-        holds(
+        invariant(
             "trimmed and floor are executed",
             executed.covers(self.instances.trimmed()) && executed.covers(&self.floor),
             || {
