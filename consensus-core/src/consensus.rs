@@ -120,6 +120,18 @@ pub enum ReadError {
     /// The node has as many requests under way as it will hold.
     #[error("overloaded; try again later")]
     Overloaded,
+    /// The query exceeds the limit.
+    #[error("the query has {size} bytes, more than the limit of {limit}")]
+    TooLarge {
+        /// The query's bytes.
+        size: usize,
+        /// The most that is taken.
+        limit: usize,
+    },
+    /// The query was to be ordered like a command, and that was refused: see
+    /// [`ProposeError::Refused`].
+    #[error("the query was refused: {0}")]
+    Refused(String),
     /// No quorum confirmed the read within the time allowed.
     #[error("no answer in time; is a quorum of replicas up?")]
     Timeout,

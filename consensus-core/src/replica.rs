@@ -176,9 +176,11 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             self.effects.reads.push((token, Ok(answer)));
             return Ok(());
         }
-        if self.reads.len() + self.through_log.len() >= self.settings.max_pending
-            || query.len() > self.settings.max_command_bytes
-        {
+        let (size, limit) = (query.len(), self.settings.max_command_bytes);
+        if size > limit {
+            return Err(ReadError::TooLarge { size, limit });
+        }
+        if self.reads.len() + self.through_log.len() >= self.settings.max_pending {
             return Err(ReadError::Overloaded);
         }
         self.reads.add(Query { token, query });

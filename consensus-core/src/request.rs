@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::codec::DecodeError;
+use crate::codec::{DecodeError, MESSAGE_LIMIT};
 use crate::crypto::{BadSignature, Digest, Domain, PublicKey, Signature, Signer, Verifier};
 
 /// A session: one run of one client. The key proves who it is, the number tells apart the runs
@@ -202,6 +202,10 @@ pub struct Group<'a> {
     /// The requests, encoded.
     bytes: &'a [u8],
 }
+
+/// No command or query has more bytes than this, whatever a replica's settings: what is larger than
+/// a message could be written but not read again, and not sent.
+pub const COMMAND_LIMIT: usize = MESSAGE_LIMIT / 2;
 
 /// A client signs no more bytes of requests together, unless one request alone has more.
 pub const GROUP_BYTES: usize = 64 << 10;

@@ -9,6 +9,7 @@ use quorate_core::consensus::{ProposeError, ReadError, ReadLevel};
 use quorate_core::crypto::Signer;
 use quorate_core::id::ReplicaId;
 use quorate_core::protocol::FaultModel;
+use quorate_core::request::COMMAND_LIMIT;
 use quorate_core::transport::Connector;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -117,6 +118,10 @@ impl Client {
 
     /// Has `command` ordered and applied, once.
     pub async fn propose(&self, command: Bytes) -> Result<Bytes, ProposeError> {
+        let (size, limit) = (command.len(), COMMAND_LIMIT);
+        if size > limit {
+            return Err(ProposeError::TooLarge { size, limit });
+        }
         let (sender, answer) = oneshot::channel();
         let sent = self.calls.send(Call::Propose(command, sender)).await;
         let stopped = || ProposeError::Stopped(String::from("the client has stopped"));
@@ -126,6 +131,10 @@ impl Client {
 
     /// Has `query` answered.
     pub async fn read(&self, query: Bytes, level: ReadLevel) -> Result<Bytes, ReadError> {
+        let (size, limit) = (query.len(), COMMAND_LIMIT);
+        if size > limit {
+            return Err(ReadError::TooLarge { size, limit });
+        }
         self.ask(|sender| Call::Read(query, level, sender)).await
     }
 

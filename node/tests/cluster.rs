@@ -6,9 +6,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use common::{GROUP, client_signer, impatient, key, number};
+use quorate_core::codec::MESSAGE_LIMIT;
 use quorate_core::consensus::{Consensus, ProposeError, ReadError, ReadLevel};
 use quorate_core::crypto::Signer;
 use quorate_core::id::ReplicaId;
+use quorate_core::replica::Settings;
+use quorate_core::request::COMMAND_LIMIT;
 use quorate_core::storage::{
     Completions, MemoryStorage, Records, Snapshot, Storage, StorageError, Stored, Ticket,
 };
@@ -100,6 +103,32 @@ async fn a_client_goes_on_without_the_leader_and_nothing_is_done_twice() {
     assert_eq!(number(&count.unwrap()), 6);
     let count = client.propose(Bytes::from_static(b"+")).await.unwrap();
     assert_eq!(number(&count), 7);
+}
+
+/// Nothing is sent that no replica can take: the connection would be lost, and all that waits behind.
+#[tokio::test]
+async fn what_fits_into_no_message_is_refused_and_holds_nothing_up() {
+    let cluster = Cluster::start(3, impatient()).await;
+    let node = &cluster.nodes[cluster.leader().await];
+    let limit = COMMAND_LIMIT;
+    for size in [limit + 1, MESSAGE_LIMIT + 1] {
+        let large = Bytes::from(vec![b'+'; size]);
+        let refused = node.propose(large.clone()).await;
+        assert_eq!(refused, Err(ProposeError::TooLarge { size, limit }));
+        let refused = node.read(large, ReadLevel::Linearizable).await;
+        assert_eq!(refused, Err(ReadError::TooLarge { size, limit }));
+    }
+    let within = Bytes::from(vec![b'+'; limit]);
+    let limit = Settings::default().max_command_bytes;
+    let size = within.len();
+    let refused = node.propose(within.clone()).await;
+    assert_eq!(refused, Err(ProposeError::TooLarge { size, limit }));
+    let refused = node.read(within, ReadLevel::Linearizable).await;
+    assert_eq!(refused, Err(ReadError::TooLarge { size, limit }));
+    assert_eq!(
+        number(&node.propose(Bytes::from_static(b"+")).await.unwrap()),
+        1
+    );
 }
 
 #[tokio::test]

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec::MESSAGE_LIMIT;
 use crate::protocol::{FaultModel, Protocol};
-use crate::request::GROUP_BYTES;
+use crate::request::{COMMAND_LIMIT, GROUP_BYTES};
 
 /// Limits and policies of the driver core, the same for every protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,12 +59,10 @@ impl Settings {
         // A batch is closed by the request that fills it. What is larger than a message could be
         // written but not read again, and not sent.
         let batch = self.max_batch_bytes.saturating_add(self.max_group_bytes());
-        if batch > MESSAGE_LIMIT / 2 {
+        if batch > COMMAND_LIMIT {
             return Err(format!(
                 "max_batch_bytes ({}) and max_command_bytes ({}) must together be at most {}, for a batch to fit into a record and a message",
-                self.max_batch_bytes,
-                self.max_command_bytes,
-                MESSAGE_LIMIT / 2
+                self.max_batch_bytes, self.max_command_bytes, COMMAND_LIMIT
             ));
         }
         let positive = [

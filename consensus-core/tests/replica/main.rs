@@ -205,10 +205,13 @@ fn reads_are_answered_by_the_protocol_or_through_the_log() {
 fn reads_are_bounded() {
     let settings = Settings {
         max_pending: 1,
+        max_command_bytes: 4,
         ..Settings::default()
     };
     let mut replica = opened(CONFIG, settings);
     let level = ReadLevel::Linearizable;
+    let large = replica.read(ReadToken(0), Bytes::from_static(b"12345"), level);
+    assert_eq!(large, Err(ReadError::TooLarge { size: 5, limit: 4 }));
     replica.read(ReadToken(1), Bytes::new(), level).unwrap();
     let more = replica.read(ReadToken(2), Bytes::new(), level);
     assert_eq!(more, Err(ReadError::Overloaded));

@@ -117,9 +117,9 @@ impl Caller {
             Caller::Read(caller) => drop(caller.send(result.map_err(|error| match error {
                 ProposeError::Unreachable(reason) => ReadError::Unreachable(reason),
                 ProposeError::Overloaded => ReadError::Overloaded,
-                ProposeError::Stopped(reason) | ProposeError::Refused(reason) => {
-                    ReadError::Stopped(reason)
-                }
+                ProposeError::TooLarge { size, limit } => ReadError::TooLarge { size, limit },
+                ProposeError::Refused(reason) => ReadError::Refused(reason),
+                ProposeError::Stopped(reason) => ReadError::Stopped(reason),
                 _ => ReadError::Timeout,
             }))),
         }
