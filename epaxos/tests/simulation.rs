@@ -150,7 +150,7 @@ fn clusters_of_other_sizes_survive_the_faults_they_can() {
             faults,
             ..config(replicas)
         };
-        pass(&config, from_first(seeds() / 10));
+        pass(&config, from_first(seeds().div_ceil(10)));
     }
 }
 

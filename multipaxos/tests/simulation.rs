@@ -62,7 +62,7 @@ fn five_replicas_that_read_by_lease_survive_all_faults() {
 #[test]
 fn replicas_that_read_through_the_log_survive_all_faults() {
     for replicas in [3, 5] {
-        pass_and_meet_all(&config(replicas, ReadMode::Log), seeds() / 2);
+        pass_and_meet_all(&config(replicas, ReadMode::Log), seeds().div_ceil(2));
     }
 }
 
@@ -73,7 +73,7 @@ fn clusters_of_other_sizes_survive_the_faults_they_can() {
             faults,
             ..config(replicas, ReadMode::Quorum)
         };
-        pass(&config, seeds() / 10);
+        pass(&config, seeds().div_ceil(10));
     }
 }
 
@@ -89,7 +89,7 @@ fn other_quorums_survive_all_faults() {
             let mut config = config(replicas, reads);
             config.protocol.quorums = quorums;
             config.protocol.preferred = Some(ReplicaId(1));
-            pass(&config, seeds() / 4);
+            pass(&config, seeds().div_ceil(4));
         }
     }
 }

@@ -52,7 +52,7 @@ fn clusters_of_other_sizes_survive_the_faults_they_can() {
             faults,
             ..config(replicas)
         };
-        survive(&config, from_first(seeds() / 10));
+        survive(&config, from_first(seeds().div_ceil(10)));
     }
 }
 
@@ -72,7 +72,7 @@ fn the_narrowest_limits_are_survived() {
     config.protocol.max_uncommitted_bytes = 300;
     config.protocol.retained_entries = 0;
     config.protocol.max_pending_reads = 2;
-    survive(&config, from_first(seeds() / 4));
+    survive(&config, from_first(seeds().div_ceil(4)));
 }
 
 #[test]

@@ -21,13 +21,18 @@ pub const OTHER_SIZES: [(usize, Faults); 5] = [
     (3, Faults::None),
 ];
 
-/// The number that a variable of the environment says; `None` if it is not set, or no number.
+/// The number that a variable of the environment says; `None` if it is not set. A tester who
+/// mistypes it must not be told that all is well after another number of worlds.
 #[expect(
     clippy::disallowed_methods,
     reason = "how long to test is the tester's"
 )]
 pub fn told(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok()?.parse().ok()
+    let said = std::env::var(variable).ok()?;
+    match said.parse() {
+        Ok(number) => Some(number),
+        Err(error) => panic!("{variable} is {said:?}: {error}"),
+    }
 }
 
 /// So many seeds, from the one that `QUORATE_FIRST_SEED` says, or else from 0.
@@ -49,7 +54,9 @@ pub fn survive<P: Protocol>(
         }
         report.summary
     };
-    let sum: Summary = seeds.into_iter().map(survived).sum();
+    let mut seeds = seeds.into_iter().peekable();
+    assert!(seeds.peek().is_some(), "no seed is to be tried");
+    let sum: Summary = seeds.map(survived).sum();
     println!(
         "{}, {} replicas, faults {}: {sum}",
         P::NAME,
