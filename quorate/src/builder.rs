@@ -1,7 +1,7 @@
 //! Starting a node.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use quorate_core::consensus::Consensus;
@@ -10,10 +10,11 @@ use quorate_core::id::{ReplicaId, UnixTime};
 use quorate_core::machine::StateMachine;
 use quorate_core::protocol::{Context, Protocol};
 use quorate_core::replica::Settings;
+use quorate_core::storage::StorageError;
 use quorate_core::transport::{Transport, TransportError};
 use quorate_node::node::Opened;
 use quorate_node::{ClientOptions, Node, NodeError, Parts};
-use quorate_storage_wal::{Wal, WalOptions};
+use quorate_storage_wal::{Identity, Wal, WalOptions};
 use quorate_transport_quic::{
     Peer, QuicConfig, QuicEndpoint, QuicTransport, Settings as QuicSettings,
 };
@@ -50,7 +51,7 @@ pub enum StartError {
     /// There is no randomness to be had from the system.
     #[error("no randomness from the system: {0}")]
     Randomness(String),
-    /// Storage, network or recovery failed.
+    /// Storage, network or recovery failed; or the data directory is missing, or another's.
     #[error(transparent)]
     Node(#[from] NodeError),
 }
@@ -59,6 +60,16 @@ impl From<TransportError> for StartError {
     fn from(error: TransportError) -> Self {
         StartError::Node(NodeError::Transport(error))
     }
+}
+
+/// Whether a replica has ever run with its state in the directory `data`; one that was only
+/// prepared ([`Builder::prepare`]) has not.
+///
+/// # Errors
+///
+/// [`StorageError::Damaged`] if that cannot be told, [`StorageError::Io`] if the system refuses.
+pub fn has_run(data: &Path) -> Result<bool, StorageError> {
+    Wal::has_begun(data)
 }
 
 /// Everything about a node but its application.
@@ -145,7 +156,37 @@ impl Builder {
         self
     }
 
-    /// Binds, recovers and runs. Must be called inside a tokio runtime.
+    /// Makes the data directory, for a replica that has never run. [`Builder::start`] never does:
+    /// a replica whose directory is missing or empty, because the path is wrong or the disk is not
+    /// mounted, would vote again without knowing how it has voted, and what the cluster has
+    /// acknowledged could be lost.
+    ///
+    /// So call this once in a replica's life, where it is installed or when its operator says that
+    /// this is its first start, and not whenever the directory is missing. `quorate init` and
+    /// [`LocalCluster`](crate::LocalCluster) do it for the replicas they make the keys of: under a
+    /// fresh key nothing can have been promised. The directory belongs to this replica of this
+    /// group under this protocol ever after.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Present`] if a replica has run there. A directory that was prepared and
+    /// never used is prepared anew.
+    pub fn prepare(&self) -> Result<(), StartError> {
+        let prepared = Wal::prepare(&self.data, &self.identity());
+        prepared.map_err(|error| StartError::Node(NodeError::Storage(error)))
+    }
+
+    fn identity(&self) -> Identity {
+        Identity {
+            group: self.group,
+            replica: self.me,
+            key: self.key.public(),
+            protocol: String::from(self.protocol.name()),
+        }
+    }
+
+    /// Binds, recovers and runs. The data directory must hold this replica's state, or have been
+    /// prepared for it ([`Builder::prepare`]). Must be called inside a tokio runtime.
     pub async fn start<S: StateMachine>(
         self,
         machine: S,
@@ -236,6 +277,7 @@ impl Foundation {
         let Foundation { builder, endpoint } = self;
         let keys: Vec<PublicKey> = builder.replicas.iter().map(|replica| replica.key).collect();
         let members = Members::new(builder.group, keys);
+        let identity = builder.identity();
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| StartError::Randomness(error.to_string()))?;
         let context = Context {
@@ -261,7 +303,8 @@ impl Foundation {
         };
         let data = builder.data;
         let open = move |completions| -> Result<Opened, _> {
-            let (wal, stored) = Wal::open(&data, &WalOptions::default(), completions)?;
+            let options = WalOptions::default();
+            let (wal, stored) = Wal::open(&data, &identity, &options, completions)?;
             Ok((Box::new(wal), stored))
         };
         let peers: Vec<Peer> = builder.replicas.iter().map(Peer::from).collect();

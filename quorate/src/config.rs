@@ -64,7 +64,8 @@ pub struct NodeConfig {
     pub me: u8,
     /// The file with this node's secret key.
     pub key_file: PathBuf,
-    /// The directory with this node's durable state.
+    /// The directory with this node's durable state, prepared before its first start
+    /// ([`Builder::prepare`](crate::Builder::prepare)).
     pub data: PathBuf,
     /// Where to listen, if not at this replica's address.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -11,6 +11,7 @@
 //!
 //! # async fn run(machine: impl StateMachine) -> Result<(), Box<dyn std::error::Error>> {
 //! let config = NodeConfig::load("node-0.toml")?;
+//! // `quorate init` has prepared the data directory; see `Builder::prepare`.
 //! let node = Builder::from_config(config)?.start(machine).await?;
 //! let answer = node.propose("command".into()).await?;
 //! # Ok(()) }
@@ -33,7 +34,7 @@ mod config;
 mod local;
 mod protocols;
 
-pub use builder::{Bound, Builder, StartError};
+pub use builder::{Bound, Builder, StartError, has_run};
 pub use client::connect;
 pub use config::{
     ClientConfig, ConfigError, NodeConfig, ReplicaConfig, TuningConfig, generate_key, load_key,
@@ -47,7 +48,8 @@ pub use quorate_core::crypto::{Admission, GroupId, PublicKey, SecretKey};
 pub use quorate_core::id::ReplicaId;
 pub use quorate_core::machine::{Keys, RestoreError, StateMachine};
 pub use quorate_core::replica::Settings;
-pub use quorate_node::{Client, ClientOptions};
+pub use quorate_core::storage::StorageError;
+pub use quorate_node::{Client, ClientOptions, NodeError};
 
 /// What an application needs to name.
 pub mod prelude {

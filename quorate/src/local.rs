@@ -29,8 +29,9 @@ pub struct LocalCluster {
 }
 
 impl LocalCluster {
-    /// Starts `n` replicas of `protocol` with fresh keys, each with its state in a directory of
-    /// its own below `data`, and with the state machine that `machine` makes.
+    /// Starts `n` replicas of `protocol` with fresh keys, each with its state in a new directory
+    /// of its own below `data`, and with the state machine that `machine` makes. Fresh keys are a
+    /// new cluster: an earlier one's directories are refused.
     pub async fn start<S: StateMachine>(
         protocol: ProtocolKind,
         n: usize,
@@ -69,6 +70,7 @@ impl LocalCluster {
                 .admission(admission.clone())
                 .settings(settings.clone())
                 .protocols(configs.clone());
+            builder.prepare()?;
             bound.push((public, builder.bind()?));
         }
         let replica = |(key, bound): &(PublicKey, Bound)| ReplicaConfig {

@@ -1,0 +1,114 @@
+//! How a node starts and stops, as the application that holds it sees it.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate::{
+    Bound, Builder, Consensus, GroupId, NodeError, ProposeError, ProtocolKind, ReadError,
+    ReadLevel, ReplicaConfig, ReplicaId, RestoreError, SecretKey, StartError, StateMachine,
+    StorageError,
+};
+
+const GROUP: GroupId = GroupId(7);
+
+/// Counts its commands, and panics at one of them.
+#[derive(Default)]
+struct Fragile(u64);
+
+impl StateMachine for Fragile {
+    fn apply(&mut self, command: &[u8]) -> Bytes {
+        let sound = std::str::from_utf8(command);
+        self.0 += sound.expect("commands are text").len() as u64;
+        self.query(b"")
+    }
+
+    fn query(&self, query: &[u8]) -> Bytes {
+        assert!(query.is_empty(), "there is one query only");
+        self.0.to_string().into()
+    }
+
+    fn snapshot(&self, to: &mut dyn Write) -> io::Result<()> {
+        to.write_all(&self.0.to_le_bytes())
+    }
+
+    fn restore(&mut self, from: &mut dyn Read) -> Result<(), RestoreError> {
+        let mut bytes = [0; 8];
+        from.read_exact(&mut bytes)?;
+        self.0 = u64::from_le_bytes(bytes);
+        Ok(())
+    }
+}
+
+fn key(number: u8) -> SecretKey {
+    SecretKey::from_seed([number; 32])
+}
+
+/// A replica of a cluster of one or more.
+fn builder(me: u8, data: &Path) -> Builder {
+    let protocol = ProtocolKind::ALL[0];
+    let builder = Builder::new(protocol, ReplicaId(me), key(me), data, "127.0.0.1:0");
+    builder.replicas(GROUP, Vec::new())
+}
+
+fn listed(key: &SecretKey, address: SocketAddr) -> ReplicaConfig {
+    ReplicaConfig {
+        key: key.public(),
+        address: address.to_string(),
+    }
+}
+
+/// Starts a cluster of one.
+async fn alone(bound: Bound) -> Result<Arc<dyn Consensus>, StartError> {
+    let replicas = vec![listed(&key(0), bound.address())];
+    bound.replicas(replicas).start(Fragile::default()).await
+}
+
+async fn refused(bound: Bound) -> StartError {
+    match alone(bound).await {
+        Ok(_) => panic!("the node starts"),
+        Err(error) => error,
+    }
+}
+
+#[tokio::test]
+async fn a_node_begins_with_nothing_only_where_that_was_prepared() {
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    let absent = |error: &StartError| {
+        let storage =
+            |error: &NodeError| matches!(error, NodeError::Storage(StorageError::Absent { .. }));
+        matches!(error, StartError::Node(error) if storage(error))
+    };
+    let error = refused(builder(0, &data).bind().unwrap()).await;
+    assert!(absent(&error), "{error}");
+    assert!(!quorate::has_run(&data).unwrap());
+
+    builder(0, &data).prepare().unwrap();
+    let node = alone(builder(0, &data).bind().unwrap()).await.unwrap();
+    assert_eq!(node.propose("++".into()).await.unwrap(), "2");
+    node.shutdown().await.unwrap();
+    assert!(quorate::has_run(&data).unwrap());
+    let error = builder(0, &data).prepare().unwrap_err();
+    assert!(error.to_string().contains("has run already"), "{error}");
+    let node = alone(builder(0, &data).bind().unwrap()).await.unwrap();
+    assert_eq!(node.propose("+".into()).await.unwrap(), "3");
+    node.shutdown().await.unwrap();
+
+    std::fs::remove_dir_all(&data).unwrap();
+    let error = refused(builder(0, &data).bind().unwrap()).await;
+    assert!(absent(&error), "{error}");
+}
+
+#[tokio::test]
+async fn a_node_does_not_start_with_anothers_state() {
+    let data = tempfile::tempdir().unwrap();
+    builder(1, data.path()).prepare().unwrap();
+    let error = refused(builder(0, data.path()).bind().unwrap()).await;
+    let said = error.to_string();
+    for key in [key(0), key(1)] {
+        assert!(said.contains(&key.public().to_string()), "{said}");
+    }
+}
