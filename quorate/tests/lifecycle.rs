@@ -74,6 +74,54 @@ async fn refused(bound: Bound) -> StartError {
 }
 
 #[tokio::test]
+async fn a_panic_of_the_application_is_no_clean_stop() {
+    type Fatal = fn(Arc<dyn Consensus>) -> tokio::task::JoinHandle<()>;
+    let apply: Fatal = |node| {
+        tokio::spawn(async move {
+            let outcome = node.propose(Bytes::from_static(&[0xff])).await;
+            assert!(outcome.is_err(), "{outcome:?}");
+        })
+    };
+    let query: Fatal = |node| {
+        tokio::spawn(async move {
+            let outcome = node.read("?".into(), ReadLevel::Local).await;
+            assert!(outcome.is_err(), "{outcome:?}");
+        })
+    };
+    let cases = [
+        (apply, "commands are text"),
+        (query, "there is one query only"),
+    ];
+    for (fatal, panic) in cases {
+        let data = tempfile::tempdir().unwrap();
+        let builder = builder(0, data.path());
+        builder.prepare().unwrap();
+        let node = alone(builder.bind().unwrap()).await.unwrap();
+        assert_eq!(node.propose("++".into()).await.unwrap(), "2");
+
+        let caller = fatal(node.clone());
+        let expected = |reason: &str| {
+            assert!(
+                reason.contains("the replica's task has panicked"),
+                "{reason}"
+            );
+            assert!(reason.contains(panic), "{reason}");
+        };
+        expected(&node.stopped().await.unwrap_err().to_string());
+        expected(&node.shutdown().await.unwrap_err().to_string());
+        match node.propose("+".into()).await {
+            Err(ProposeError::Stopped(reason)) => expected(&reason),
+            other => panic!("{other:?}"),
+        }
+        match node.digest().await {
+            Err(ReadError::Stopped(reason)) => expected(&reason),
+            other => panic!("{other:?}"),
+        }
+        caller.abort();
+    }
+}
+
+#[tokio::test]
 async fn a_node_begins_with_nothing_only_where_that_was_prepared() {
     let home = tempfile::tempdir().unwrap();
     let data = home.path().join("data");
