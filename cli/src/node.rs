@@ -41,7 +41,8 @@ async fn serve(config: NodeConfig, first_start: bool) -> Result<Ending> {
     let (me, protocol, n) = (config.me, config.protocol, config.replicas.len());
     let data = config.data.clone();
     let start = async {
-        let builder = Builder::from_config(config)?;
+        // Whoever commands is a client: nothing in this process does.
+        let builder = Builder::from_config(config)?.replicas_propose(false);
         if first_start {
             builder.prepare()?;
         }

@@ -55,6 +55,9 @@ pub enum NodeError {
     Recover(#[from] Halt),
 }
 
+/// Why a node does not propose.
+const NOT_ADMITTED: &str = "this replica's own key is not admitted as a client's; admit the replicas' keys on all nodes (`Builder::replicas_propose`), or propose through a client whose key is listed";
+
 /// What the wall clock shows; a clock that is set before 1970 shows that.
 fn unix_time() -> UnixTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -75,6 +78,8 @@ pub struct Node<P: Protocol> {
     status: watch::Receiver<Status>,
     stop: Mutex<Option<oneshot::Sender<()>>>,
     ended: Ended,
+    /// Whether its own key is a client's as well.
+    admitted: bool,
 }
 
 impl<P: Protocol> Node<P> {
@@ -96,6 +101,7 @@ impl<P: Protocol> Node<P> {
         };
         let (me, signer) = (context.me, context.signer.clone());
         let key = signer.public();
+        let admitted = context.verifier.admission().admits(key);
         let envelope = Envelope::new(context.members.group(), 0);
         let (inbox, happenings) = mpsc::channel(INBOX_LIMIT);
         let offer = Arc::new(Offer::default());
@@ -132,6 +138,7 @@ impl<P: Protocol> Node<P> {
             status: status_seen,
             stop: Mutex::new(Some(stop)),
             ended,
+            admitted,
         })
     }
 
@@ -215,6 +222,11 @@ impl<P: Protocol> Consensus for Node<P> {
     async fn propose(&self, command: Bytes) -> Result<Bytes, ProposeError> {
         if self.inbox.is_closed() {
             return Err(ProposeError::Stopped(self.reason().await));
+        }
+        // Replicas that may lie would refuse it, and others would not: an application is to learn
+        // it from whichever protocol it is tried with first.
+        if !self.admitted {
+            return Err(ProposeError::Refused(String::from(NOT_ADMITTED)));
         }
         self.client.propose(command).await
     }

@@ -30,7 +30,7 @@ pub enum StartError {
     Config(#[from] ConfigError),
     /// The key is not the one listed for this replica.
     #[error(
-        "this node's key is {own}, but the configuration lists {listed} for {me}; give it the key file that belongs to {me}"
+        "this node's key is {own}, but {listed} is listed for {me}; give it the key file that belongs to {me}"
     )]
     WrongKey {
         /// This replica.
@@ -40,6 +40,19 @@ pub enum StartError {
         /// The key that the configuration says it has.
         listed: PublicKey,
     },
+    /// The list of replicas lacks this one.
+    #[error(
+        "this is replica {} (counted from 0), but {n} replicas are listed; list all of them, this one included, with `Builder::replicas` or `Bound::replicas`, or under `replicas` in the configuration", me.0
+    )]
+    NotListed {
+        /// This replica.
+        me: ReplicaId,
+        /// How many are listed.
+        n: usize,
+    },
+    /// The list of replicas cannot be that of a cluster.
+    #[error("the list of replicas cannot be used: {0}")]
+    Replicas(String),
     /// The address is none.
     #[error("cannot listen on `{address}`: {reason}")]
     Address {
@@ -84,6 +97,7 @@ pub struct Builder {
     listen: String,
     replicas: Vec<ReplicaConfig>,
     admission: Admission,
+    replicas_propose: bool,
     settings: Settings,
 }
 
@@ -104,6 +118,7 @@ impl Builder {
             listen,
             replicas: config.replicas,
             admission: Admission::of(config.clients),
+            replicas_propose: true,
             settings: config.settings,
         })
     }
@@ -127,6 +142,7 @@ impl Builder {
             listen: listen.into(),
             replicas: Vec::new(),
             admission: Admission::nobody(),
+            replicas_propose: true,
             settings: Settings::default(),
         }
     }
@@ -138,9 +154,24 @@ impl Builder {
         self
     }
 
-    /// Which clients may connect; none by default.
+    /// Which clients may connect and command, beside the replicas themselves
+    /// ([`Builder::replicas_propose`]); none by default. The same on all nodes: where replicas may
+    /// lie, each checks who asked for what it votes on.
     pub fn admission(mut self, admission: Admission) -> Self {
         self.admission = admission;
+        self
+    }
+
+    /// Whether the replicas' own keys are clients' too, as if they were listed: if so, which is
+    /// the default, [`Consensus::propose`] works on the nodes themselves, under every protocol. The
+    /// same on all nodes.
+    ///
+    /// Refuse it where all commands come through [`Client`](crate::Client)s, as `quorate node`
+    /// does: then a replica that lies cannot command in its own name either, and `propose` on a
+    /// node is [`ProposeError::Refused`](crate::ProposeError::Refused), under every protocol.
+    /// Nodes may read in any case.
+    pub fn replicas_propose(mut self, may: bool) -> Self {
+        self.replicas_propose = may;
         self
     }
 
@@ -174,6 +205,38 @@ impl Builder {
     pub fn prepare(&self) -> Result<(), StartError> {
         let prepared = Wal::prepare(&self.data, &self.identity());
         prepared.map_err(|error| StartError::Node(NodeError::Storage(error)))
+    }
+
+    /// Whether the replicas listed are a cluster that this one is of.
+    fn check(&self) -> Result<(), StartError> {
+        let (me, own, n) = (self.me, self.key.public(), self.replicas.len());
+        let listed = self.replicas.get(me.index()).map(|replica| replica.key);
+        let listed = listed.ok_or(StartError::NotListed { me, n })?;
+        if listed != own {
+            return Err(StartError::WrongKey { me, own, listed });
+        }
+        config::check_replicas(&self.replicas).map_err(StartError::Replicas)
+    }
+
+    /// Who this replica is, and among whom.
+    fn context(&self) -> Result<Context, StartError> {
+        let keys: Vec<PublicKey> = self.replicas.iter().map(|replica| replica.key).collect();
+        let admission = match self.replicas_propose {
+            true => self.admission.clone().and(keys.iter().copied()),
+            false => self.admission.clone(),
+        };
+        let members = Members::new(self.group, keys);
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|error| StartError::Randomness(error.to_string()))?;
+        Ok(Context {
+            me: self.me,
+            signer: Signer::new(self.key.clone(), self.group),
+            verifier: Verifier::new(members.clone()).admitting(admission),
+            members,
+            seed,
+            // The node reads the clock when it starts.
+            wall_clock: UnixTime::default(),
+        })
     }
 
     fn identity(&self) -> Identity {
@@ -248,14 +311,7 @@ impl Bound {
         machine: S,
     ) -> Result<Arc<dyn Consensus>, StartError> {
         let Bound { builder, endpoint } = self;
-        let (me, own) = (builder.me, builder.key.public());
-        match builder.replicas.get(me.index()) {
-            Some(replica) if replica.key == own => {}
-            listed => {
-                let listed = listed.map_or(PublicKey([0; 32]), |replica| replica.key);
-                return Err(StartError::WrongKey { me, own, listed });
-            }
-        }
+        builder.check()?;
         let (protocol, configs) = (builder.protocol, builder.configs.clone());
         let foundation = Foundation { builder, endpoint };
         protocol.start(&configs, foundation, machine).await
@@ -275,20 +331,7 @@ impl Foundation {
         machine: S,
     ) -> Result<Arc<dyn Consensus>, StartError> {
         let Foundation { builder, endpoint } = self;
-        let keys: Vec<PublicKey> = builder.replicas.iter().map(|replica| replica.key).collect();
-        let members = Members::new(builder.group, keys);
-        let identity = builder.identity();
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(|error| StartError::Randomness(error.to_string()))?;
-        let context = Context {
-            me: builder.me,
-            signer: Signer::new(builder.key, builder.group),
-            verifier: Verifier::new(members.clone()).admitting(builder.admission),
-            members,
-            seed,
-            // The node reads the clock when it starts.
-            wall_clock: UnixTime::default(),
-        };
+        let (identity, context) = (builder.identity(), builder.context()?);
         let client = ClientOptions {
             first: Some(builder.me),
             follow_leader: false,

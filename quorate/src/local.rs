@@ -59,8 +59,7 @@ impl LocalCluster {
         let keys: Vec<SecretKey> = (0..n)
             .map(|_| generate_key().map_err(no_randomness))
             .collect::<Result<_, _>>()?;
-        let clients = keys.iter().chain([&client_key]).map(SecretKey::public);
-        let admission = Admission::of(clients);
+        let admission = Admission::of([client_key.public()]);
         let mut bound: Vec<(PublicKey, Bound)> = Vec::with_capacity(n);
         for (me, key) in ReplicaId::all(n).zip(keys) {
             let public = key.public();

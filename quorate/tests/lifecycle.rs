@@ -1,6 +1,7 @@
 //! How a node starts and stops, as the application that holds it sees it.
 
-use std::io::{self, Read, Write};
+mod support;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,39 +9,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate::{
     Bound, Builder, Consensus, GroupId, NodeError, ProposeError, ProtocolKind, ReadError,
-    ReadLevel, ReplicaConfig, ReplicaId, RestoreError, SecretKey, StartError, StateMachine,
-    StorageError,
+    ReadLevel, ReplicaConfig, ReplicaId, SecretKey, StartError, StorageError,
 };
+use support::Counter;
 
 const GROUP: GroupId = GroupId(7);
-
-/// Counts its commands, and panics at one of them.
-#[derive(Default)]
-struct Fragile(u64);
-
-impl StateMachine for Fragile {
-    fn apply(&mut self, command: &[u8]) -> Bytes {
-        let sound = std::str::from_utf8(command);
-        self.0 += sound.expect("commands are text").len() as u64;
-        self.query(b"")
-    }
-
-    fn query(&self, query: &[u8]) -> Bytes {
-        assert!(query.is_empty(), "there is one query only");
-        self.0.to_string().into()
-    }
-
-    fn snapshot(&self, to: &mut dyn Write) -> io::Result<()> {
-        to.write_all(&self.0.to_le_bytes())
-    }
-
-    fn restore(&mut self, from: &mut dyn Read) -> Result<(), RestoreError> {
-        let mut bytes = [0; 8];
-        from.read_exact(&mut bytes)?;
-        self.0 = u64::from_le_bytes(bytes);
-        Ok(())
-    }
-}
 
 fn key(number: u8) -> SecretKey {
     SecretKey::from_seed([number; 32])
@@ -53,17 +26,17 @@ fn builder(me: u8, data: &Path) -> Builder {
     builder.replicas(GROUP, Vec::new())
 }
 
-fn listed(key: &SecretKey, address: SocketAddr) -> ReplicaConfig {
+fn listed_as(number: u8, address: SocketAddr) -> ReplicaConfig {
     ReplicaConfig {
-        key: key.public(),
+        key: key(number).public(),
         address: address.to_string(),
     }
 }
 
 /// Starts a cluster of one.
 async fn alone(bound: Bound) -> Result<Arc<dyn Consensus>, StartError> {
-    let replicas = vec![listed(&key(0), bound.address())];
-    bound.replicas(replicas).start(Fragile::default()).await
+    let replicas = vec![listed_as(0, bound.address())];
+    bound.replicas(replicas).start(Counter::default()).await
 }
 
 async fn refused(bound: Bound) -> StartError {
@@ -159,4 +132,39 @@ async fn a_node_does_not_start_with_anothers_state() {
     for key in [key(0), key(1)] {
         assert!(said.contains(&key.public().to_string()), "{said}");
     }
+}
+
+#[tokio::test]
+async fn a_list_of_replicas_that_cannot_be_is_refused_by_its_fault() {
+    let data = tempfile::tempdir().unwrap();
+    let start = async |listed: &[u8]| {
+        let bound = builder(1, data.path()).bind().unwrap();
+        let address = bound.address();
+        let replicas = listed.iter().map(|number| listed_as(*number, address));
+        let bound = bound.replicas(replicas.collect());
+        let started = bound.start(Counter::default()).await;
+        started.err().expect("the node does not start")
+    };
+    for listed in [&[][..], &[0]] {
+        match start(listed).await {
+            StartError::NotListed { me, n } => {
+                assert_eq!((me, n), (ReplicaId(1), listed.len()));
+            }
+            other => panic!("{other}"),
+        }
+    }
+    let said = start(&[]).await.to_string();
+    assert!(said.contains("0 replicas are listed"), "{said}");
+    assert!(said.contains("Builder::replicas"), "{said}");
+    match start(&[0, 2]).await {
+        StartError::WrongKey { own, listed, .. } => {
+            assert_eq!((own, listed), (key(1).public(), key(2).public()));
+        }
+        other => panic!("{other}"),
+    }
+    let said = start(&[0, 1, 0]).await.to_string();
+    assert!(
+        said.contains("replicas 0 and 2 have the same key"),
+        "{said}"
+    );
 }
