@@ -99,6 +99,8 @@ pub struct Builder {
     admission: Admission,
     replicas_propose: bool,
     settings: Settings,
+    client: ClientOptions,
+    wal: WalOptions,
 }
 
 impl Builder {
@@ -120,6 +122,8 @@ impl Builder {
             admission: Admission::of(config.clients),
             replicas_propose: true,
             settings: config.settings,
+            client: ClientOptions::default(),
+            wal: WalOptions::default(),
         })
     }
 
@@ -144,6 +148,8 @@ impl Builder {
             admission: Admission::nobody(),
             replicas_propose: true,
             settings: Settings::default(),
+            client: ClientOptions::default(),
+            wal: WalOptions::default(),
         }
     }
 
@@ -178,6 +184,19 @@ impl Builder {
     /// Limits and policies of the driver.
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
+        self
+    }
+
+    /// How long this node's own requests may take, and when they are sent again. They go to this
+    /// replica first, and what the protocol survives is known, whatever is given here.
+    pub fn client_options(mut self, options: ClientOptions) -> Self {
+        self.client = options;
+        self
+    }
+
+    /// How the log is kept: the size of its files, and how many are kept for later use.
+    pub fn wal_options(mut self, options: WalOptions) -> Self {
+        self.wal = options;
         self
     }
 
@@ -335,7 +354,7 @@ impl Foundation {
         let client = ClientOptions {
             first: Some(builder.me),
             follow_leader: false,
-            ..ClientOptions::default()
+            ..builder.client
         };
         let parts = Parts {
             context,
@@ -344,9 +363,8 @@ impl Foundation {
             machine,
             client,
         };
-        let data = builder.data;
+        let (data, options) = (builder.data, builder.wal);
         let open = move |completions| -> Result<Opened, _> {
-            let options = WalOptions::default();
             let (wal, stored) = Wal::open(&data, &identity, &options, completions)?;
             Ok((Box::new(wal), stored))
         };

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate::{
-    Bound, Builder, Consensus, GroupId, NodeError, ProposeError, ProtocolKind, ReadError,
-    ReadLevel, ReplicaConfig, ReplicaId, SecretKey, StartError, StorageError,
+    Admission, Bound, Builder, ClientOptions, Consensus, GroupId, NodeError, ProposeError,
+    ProtocolKind, ReadError, ReadLevel, ReplicaConfig, ReplicaId, SecretKey, StartError,
+    StorageError, WalOptions,
 };
 use support::Counter;
 
@@ -167,4 +168,32 @@ async fn a_list_of_replicas_that_cannot_be_is_refused_by_its_fault() {
         said.contains("replicas 0 and 2 have the same key"),
         "{said}"
     );
+}
+
+#[tokio::test]
+async fn options_of_the_log_and_a_client_with_a_key_in_memory_are_taken() {
+    let data = tempfile::tempdir().unwrap();
+    let options = WalOptions {
+        segment_bytes: 8192,
+        ..WalOptions::default()
+    };
+    let admission = Admission::of([key(9).public()]);
+    let builder = builder(0, data.path()).wal_options(options);
+    let builder = builder.admission(admission);
+    builder.prepare().unwrap();
+    let bound = builder.bind().unwrap();
+    let replicas = vec![listed_as(0, bound.address())];
+    let node = alone(bound).await.unwrap();
+    let segment = data.path().join("segment-0000000000000001");
+    assert_eq!(std::fs::metadata(segment).unwrap().len(), 8192);
+
+    let options = ClientOptions {
+        faults: ProtocolKind::ALL[0].faults(),
+        ..ClientOptions::default()
+    };
+    let client = quorate::connect_with(&key(9), GROUP, &replicas, options.clone()).unwrap();
+    assert_eq!(client.propose("+".into()).await.unwrap(), "1");
+    let none = quorate::connect_with(&key(9), GROUP, &[], options).map(drop);
+    assert!(matches!(none, Err(StartError::Replicas(_))), "{none:?}");
+    node.shutdown().await.unwrap();
 }
