@@ -5,8 +5,8 @@
 //! start a node with a [`Builder`] or from a [`NodeConfig`] file. What you get is an
 //! [`Arc<dyn Consensus>`](Consensus): [`propose`](Consensus::propose) has a command ordered and
 //! applied on all replicas, [`read`](Consensus::read) answers a query. EPaxos orders only commands
-//! that conflict, as [`StateMachine::keys`] and [`StateMachine::query_keys`] tell; an application
-//! that leaves them out is ordered in full, by EPaxos at a higher price than by the others.
+//! that conflict, as [`StateMachine::keys`] and [`StateMachine::query_keys`] tell; without them all
+//! of an application's commands conflict.
 //!
 //! Examples: `counter.rs` has a whole cluster in one process, `node.rs` a node from a
 //! configuration file, an application with keys, and a remote client.
