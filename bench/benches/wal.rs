@@ -4,8 +4,10 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use quorate_core::crypto::{GroupId, PublicKey};
+use quorate_core::id::ReplicaId;
 use quorate_core::storage::{Completions, Records, Storage, StorageError, Ticket};
-use quorate_storage_wal::{Wal, WalOptions};
+use quorate_storage_wal::{Identity, Wal, WalOptions};
 
 /// After so many bytes the log is begun anew, as a replica does that has taken a snapshot.
 const REWRITE_AFTER: usize = 64 << 20;
@@ -86,7 +88,14 @@ fn appends(c: &mut Criterion) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let progress = Arc::new(Progress::default());
     let told = Told(progress.clone());
-    let opened = Wal::open(directory.path(), &WalOptions::default(), told);
+    let owner = Identity {
+        group: GroupId(0),
+        replica: ReplicaId(0),
+        key: PublicKey([0; 32]),
+        protocol: String::from("bench"),
+    };
+    Wal::prepare(directory.path(), &owner).expect("a prepared directory");
+    let opened = Wal::open(directory.path(), &owner, &WalOptions::default(), told);
     let (wal, _) = opened.expect("a new log");
     let mut appender = Appender {
         wal,

@@ -1,4 +1,4 @@
-//! `quorate init`: keys and configuration for a cluster and one client.
+//! `quorate init`: keys, configuration and data directories for a cluster, and one client.
 
 use std::fs;
 use std::io::Write as _;
@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use quorate::{
-    ClientConfig, ClientOptions, GroupId, NodeConfig, ProtocolConfigs, ProtocolKind, ReplicaConfig,
-    SecretKey, Settings,
+    Builder, ClientConfig, ClientOptions, GroupId, NodeConfig, ProtocolConfigs, ProtocolKind,
+    ReplicaConfig, SecretKey, Settings,
 };
 use quorate_core::protocol::FaultModel;
 use serde::Serialize;
@@ -56,34 +56,49 @@ enum Content {
     Text(String),
 }
 
-/// Writes the files.
+/// Writes the files, and prepares the data directories.
 pub(crate) fn run(arguments: &Arguments) -> Result<Ending> {
     let dir = &arguments.dir;
     let addresses = arguments.addresses()?;
     let files = files(arguments.protocol, &addresses)?;
     fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    check(dir, addresses.len(), &files, arguments.force)?;
+    for (name, content) in &files {
+        write(&dir.join(name), content)?;
+    }
     for number in 0..addresses.len() {
+        // The keys are fresh, so these replicas have never run.
+        let config = NodeConfig::load(dir.join(node_file(number)))?;
+        Builder::from_config(config)?.prepare()?;
+    }
+    tell(arguments, &addresses)?;
+    Ok(Ending::Done)
+}
+
+/// Refuses to write where something would be lost.
+fn check(dir: &Path, n: usize, files: &[(String, Content)], force: bool) -> Result<()> {
+    for number in 0..n {
         let data = dir.join(data(number));
-        if data.exists() {
+        if quorate::has_run(&data)? {
             bail!(
                 "{} holds a replica's data of an earlier cluster: remove it, or choose another --dir",
                 data.display()
             );
         }
     }
-    let present = files.iter().map(|(name, _)| dir.join(name));
-    if let Some(path) = present.into_iter().find(|path| path.exists())
-        && !arguments.force
-    {
-        bail!(
+    let mut present = files.iter().map(|(name, _)| dir.join(name));
+    match present.find(|path| path.exists()) {
+        Some(path) if !force => bail!(
             "{} is there already: --force replaces it, keys included",
             path.display()
-        );
+        ),
+        _ => Ok(()),
     }
-    for (name, content) in &files {
-        write(&dir.join(name), content)?;
-    }
-    let n = addresses.len();
+}
+
+/// Says what was made, and how to go on.
+fn tell(arguments: &Arguments, addresses: &[String]) -> Result<()> {
+    let (dir, n) = (&arguments.dir, addresses.len());
     output::line(format_args!(
         "Configuration of {n} {} replicas and a client is in {}.",
         arguments.protocol,
@@ -103,8 +118,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Ending> {
     output::line(format_args!(
         "  quorate status --config {}",
         client.display()
-    ))?;
-    Ok(Ending::Done)
+    ))
 }
 
 impl Arguments {

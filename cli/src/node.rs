@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
-use quorate::{Builder, NodeConfig};
+use quorate::{Builder, NodeConfig, NodeError, StartError, StorageError};
 use quorate_kv::Store;
 
 use crate::failure::Ending;
@@ -16,6 +16,12 @@ pub(crate) struct Arguments {
     /// The replica's configuration, as `quorate init` writes it
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+
+    /// The replica has never run: make its data directory, if `quorate init` has not made it here
+    /// already. Never to be given again, for a replica that has lost its state must not go on
+    /// without it
+    #[arg(long)]
+    first_start: bool,
 }
 
 /// Runs the replica until it is asked to end, or must.
@@ -25,23 +31,31 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Ending> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(config, arguments.first_start))
 }
 
-async fn serve(config: NodeConfig) -> Result<Ending> {
+async fn serve(config: NodeConfig, first_start: bool) -> Result<Ending> {
     // Listened for from the start, so that a signal while it recovers ends it as well.
     let requested = interruption::requested();
     tokio::pin!(requested);
     let (me, protocol, n) = (config.me, config.protocol, config.replicas.len());
     let data = config.data.clone();
     let start = async {
-        let bound = Builder::from_config(config)?.bind()?;
+        // Whoever commands is a client: nothing in this process does.
+        let builder = Builder::from_config(config)?.replicas_propose(false);
+        if first_start {
+            builder.prepare()?;
+        }
+        let bound = builder.bind()?;
         let address = bound.address();
         let node = bound.start(Store::default()).await?;
-        Ok::<_, quorate::StartError>((address, node))
+        Ok::<_, StartError>((address, node))
     };
     let (address, node) = tokio::select! {
-        started = start => started.with_context(|| format!("replica {me} does not start"))?,
+        started = start => {
+            let started = started.map_err(with_remedy);
+            started.with_context(|| format!("replica {me} does not start"))?
+        }
         signal = &mut requested => return signal.map(|()| Ending::Done),
     };
     let data = data.display();
@@ -58,4 +72,18 @@ async fn serve(config: NodeConfig) -> Result<Ending> {
         }
     }
     Ok(Ending::Done)
+}
+
+/// Says what to do about a data directory that cannot be used as it is.
+fn with_remedy(error: StartError) -> anyhow::Error {
+    let remedy = match &error {
+        StartError::Node(NodeError::Storage(StorageError::Absent { .. })) => {
+            "if this replica has never run, start it once with --first-start; if it has, its disk is missing, or `data` in its configuration is wrong: see docs/operations.md"
+        }
+        StartError::Node(NodeError::Storage(StorageError::Present { .. })) => {
+            "start it without --first-start"
+        }
+        _ => return error.into(),
+    };
+    anyhow!("{error}; {remedy}")
 }

@@ -102,6 +102,71 @@ fn a_stranger_is_not_let_in() {
 }
 
 #[test]
+fn a_replica_without_its_state_starts_only_if_it_is_said_to_be_new() {
+    let mut cluster = Cluster::init(3);
+    fs::remove_dir_all(cluster.path("node-2.data")).unwrap();
+    let config = cluster.config(2);
+    let node = ["node", "--config", text(&config)];
+    let said = fails(&node, 1);
+    for part in [
+        "node-2.data holds no replica's state",
+        "start it once with --first-start",
+        "its disk is missing",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert!(!cluster.path("node-2.data").exists(), "it was made");
+
+    cluster.start_node(0);
+    cluster.start_node(1);
+    cluster.start_node_with(2, &["--first-start"]);
+    cluster.leader();
+    cluster.ask(&["put", "a", "1"], 0);
+    cluster.digests();
+    cluster.terminate(2);
+    let said = fails(&[&node[..], &["--first-start"]].concat(), 1);
+    assert!(said.contains("start it without --first-start"), "{said}");
+
+    // The disk is not mounted: there is the place for it, and nothing there.
+    let aside = cluster.path("aside");
+    fs::rename(cluster.path("node-2.data"), &aside).unwrap();
+    fs::create_dir(cluster.path("node-2.data")).unwrap();
+    let said = fails(&node, 1);
+    assert!(said.contains("holds no replica's state"), "{said}");
+    fs::remove_dir(cluster.path("node-2.data")).unwrap();
+    fs::rename(&aside, cluster.path("node-2.data")).unwrap();
+    cluster.start_node(2);
+    cluster.digests();
+}
+
+#[test]
+fn a_replica_does_not_start_with_anothers_state() {
+    let mut cluster = Cluster::start(3);
+    cluster.ask(&["put", "a", "1"], 0);
+    for number in 0..3 {
+        cluster.terminate(number);
+    }
+    let good = fs::read_to_string(cluster.config(0)).unwrap();
+    let cases = [
+        ("node-0.data", "node-1.data", "belongs to replica 1 (key "),
+        ("\"raft\"", "\"multipaxos\"", "under raft, but this is"),
+    ];
+    for (from, to, reason) in cases {
+        let config = cluster.path("other.toml");
+        fs::write(&config, good.replacen(from, to, 1)).unwrap();
+        let said = fails(&["node", "--config", text(&config)], 1);
+        assert!(said.contains(reason), "{said}");
+        assert!(said.contains("the directory that was prepared for it"));
+    }
+    let dir = cluster.path("");
+    let said = fails(&["init", "--force", "--dir", text(&dir)], 1);
+    assert!(
+        said.contains("node-0.data holds a replica's data"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_damaged_log_is_refused_by_file_and_offset() {
     let mut cluster = Cluster::start(3);
     cluster.ask(&["put", "a", "to be damaged"], 0);

@@ -79,7 +79,7 @@ fn a_key_is_written_once_and_for_its_owner_only() {
 }
 
 #[test]
-fn init_replaces_only_by_force_and_never_beside_old_data() {
+fn init_replaces_only_by_force() {
     let directory = tempfile::tempdir().unwrap();
     let init = ["init", "--nodes", "3", "--dir", text(directory.path())];
     run(&init, 0);
@@ -91,13 +91,6 @@ fn init_replaces_only_by_force_and_never_beside_old_data() {
     let force = [&init[..], &["--force"]].concat();
     run(&force, 0);
     assert_ne!(fs::read_to_string(&config).unwrap(), first);
-
-    fs::create_dir(directory.path().join("node-1.data")).unwrap();
-    let said = fails(&force, 1);
-    assert!(
-        said.contains("node-1.data holds a replica's data"),
-        "{said}"
-    );
 }
 
 #[test]

@@ -13,7 +13,9 @@ use crate::protocol::Status;
 /// A replicated service, whatever the protocol. Any node takes any request.
 #[async_trait]
 pub trait Consensus: Send + Sync + 'static {
-    /// Has `command` ordered and applied, once, and gives the state machine's result.
+    /// Has `command` ordered and applied, once, and gives the state machine's result. The command
+    /// is this node's own: under every protocol it is [`ProposeError::Refused`] if the node's key
+    /// is not admitted as a client's.
     async fn propose(&self, command: Bytes) -> Result<Bytes, ProposeError>;
 
     /// Has `query` answered.

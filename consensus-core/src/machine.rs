@@ -12,6 +12,12 @@ use crate::protocol::Agreed;
 ///
 /// The same commands in the same order give the same results and the same state on every
 /// replica: no clock, no randomness, no iteration in hash order, no outside world.
+///
+/// A panic in any of its methods stops the replica, which says so
+/// ([`Consensus::stopped`](crate::consensus::Consensus::stopped) gives the panic's message) and
+/// acknowledges nothing more. One in `apply` stops all replicas, and again after each restart:
+/// the command has been ordered, and each must apply it. Only another version of the application,
+/// which gives a result, can go on.
 pub trait StateMachine: Send + 'static {
     /// Changes the state by `command`, and gives the result. A command that makes no sense must
     /// give a result that says so: it has been ordered, and every replica gets it.

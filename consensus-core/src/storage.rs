@@ -181,4 +181,32 @@ pub enum StorageError {
         /// The directory.
         path: String,
     },
+    /// No replica's state is there, and none was prepared: the path is wrong, or the disk is
+    /// missing, or the replica is new. Nothing has been made.
+    #[error(
+        "{path} holds no replica's state, nor is it prepared for a replica that has never run; one that has run must not go on without its state, for it would break promises that it has forgotten"
+    )]
+    Absent {
+        /// The directory.
+        path: String,
+    },
+    /// A directory was to be prepared in which a replica has run already. Nothing was changed.
+    #[error("{path} holds the state of a replica that has run already")]
+    Present {
+        /// The directory.
+        path: String,
+    },
+    /// The directory is another replica's, or was written under another protocol. Nothing was
+    /// changed.
+    #[error(
+        "{path} belongs to {owner}, but this is {own}; nothing was changed: give each replica the directory that was prepared for it"
+    )]
+    Foreign {
+        /// The directory.
+        path: String,
+        /// Whose it is.
+        owner: String,
+        /// Who wants it.
+        own: String,
+    },
 }

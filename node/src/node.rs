@@ -17,6 +17,7 @@ use quorate_core::storage::{Completions, Storage, StorageError, Stored};
 use quorate_core::transport::{Service, Transport, TransportError};
 use quorate_core::wire::Envelope;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinError;
 
 use crate::client::{Client, ClientOptions, InProcess};
 use crate::driver::{CaughtUp, Driver};
@@ -54,6 +55,9 @@ pub enum NodeError {
     Recover(#[from] Halt),
 }
 
+/// Why a node does not propose.
+const NOT_ADMITTED: &str = "this replica's own key is not admitted as a client's; admit the replicas' keys on all nodes (`Builder::replicas_propose`), or propose through a client whose key is listed";
+
 /// What the wall clock shows; a clock that is set before 1970 shows that.
 fn unix_time() -> UnixTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -63,6 +67,9 @@ fn unix_time() -> UnixTime {
 /// What a node stores with, and what was found there.
 pub type Opened = (Box<dyn Storage>, Stored);
 
+/// How a replica ended, once it has.
+type Ended = watch::Receiver<Option<Result<(), String>>>;
+
 /// A running replica. Dropping the handle stops it; [`Consensus::shutdown`] stops it and waits.
 pub struct Node<P: Protocol> {
     key: PublicKey,
@@ -70,7 +77,9 @@ pub struct Node<P: Protocol> {
     inbox: mpsc::Sender<Happening<P>>,
     status: watch::Receiver<Status>,
     stop: Mutex<Option<oneshot::Sender<()>>>,
-    ended: watch::Receiver<Option<Result<(), String>>>,
+    ended: Ended,
+    /// Whether its own key is a client's as well.
+    admitted: bool,
 }
 
 impl<P: Protocol> Node<P> {
@@ -83,41 +92,31 @@ impl<P: Protocol> Node<P> {
         storage: impl FnOnce(Arc<dyn Completions>) -> Result<Opened, StorageError>,
         transport: impl AsyncFnOnce(Arc<dyn Service>) -> Result<Arc<dyn Transport>, TransportError>,
     ) -> Result<Self, NodeError> {
-        let Parts {
-            context,
-            config,
-            settings,
-            machine,
-            client,
-        } = parts;
         let completed = Arc::new(Completed::default());
         let (storage, stored) = storage(completed.clone())?;
-        let envelope = Envelope::new(context.members.group(), 0);
-        let (me, verifier) = (context.me, context.verifier.clone());
-        let signer = context.signer.clone();
-        let key = signer.public();
         let origin = Instant::now();
-        let wall_clock = unix_time();
         let context = Context {
-            wall_clock,
-            ..context
+            wall_clock: unix_time(),
+            ..parts.context
         };
-        let replica = Replica::<P, S>::recover(context, config, settings, machine, stored)?;
-
+        let (me, signer) = (context.me, context.signer.clone());
+        let key = signer.public();
+        let admitted = context.verifier.admission().admits(key);
+        let envelope = Envelope::new(context.members.group(), 0);
         let (inbox, happenings) = mpsc::channel(INBOX_LIMIT);
         let offer = Arc::new(Offer::default());
         let gate = Arc::new(Gate {
             envelope,
-            verifier,
+            verifier: context.verifier.clone(),
             own: key,
             inbox: inbox.clone(),
             offer: offer.clone(),
             connections: AtomicU64::new(0),
         });
+        let (config, settings) = (parts.config, parts.settings);
+        let replica = Replica::recover(context, config, settings, parts.machine, stored)?;
         let (status, status_seen) = watch::channel(replica.status());
-        let (stop, stopped) = oneshot::channel();
-        let (end, ended) = watch::channel(None);
-        let driver = Driver {
+        let (stop, ended) = spawn(Driver {
             replica,
             storage,
             transport: transport(gate.clone()).await?,
@@ -130,24 +129,16 @@ impl<P: Protocol> Node<P> {
             replies: Replies::default(),
             caught_up: CaughtUp::default(),
             origin,
-        };
-        tokio::spawn(async move {
-            let transport = driver.transport.clone();
-            let outcome = driver.run(stopped).await;
-            transport.shutdown().await;
-            if let Err(halt) = &outcome {
-                tracing::error!(%halt, "the replica has stopped");
-            }
-            end.send_replace(Some(outcome.map_err(|halt| halt.to_string())));
         });
         let own = InProcess::new(me, key, gate);
         Ok(Node {
             key,
-            client: Client::in_process(own, signer, client, P::FAULTS),
+            client: Client::in_process(own, signer, parts.client, P::FAULTS),
             inbox,
             status: status_seen,
             stop: Mutex::new(Some(stop)),
             ended,
+            admitted,
         })
     }
 
@@ -156,10 +147,11 @@ impl<P: Protocol> Node<P> {
         self.key
     }
 
-    fn reason(&self) -> String {
-        match &*self.ended.borrow() {
-            Some(Err(reason)) => reason.clone(),
-            _ => String::from("it was shut down"),
+    /// Why the replica has stopped, once it has.
+    async fn reason(&self) -> String {
+        match outcome(self.ended.clone()).await {
+            Err(reason) => reason,
+            Ok(()) => String::from("it was shut down"),
         }
     }
 
@@ -169,9 +161,59 @@ impl<P: Protocol> Node<P> {
     ) -> Result<T, ReadError> {
         let (asker, answer) = oneshot::channel();
         let sent = self.inbox.send(question(asker)).await;
-        let stopped = || ReadError::Stopped(self.reason());
-        sent.map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())
+        if sent.is_ok()
+            && let Ok(answer) = answer.await
+        {
+            return Ok(answer);
+        }
+        Err(ReadError::Stopped(self.reason().await))
+    }
+}
+
+/// Runs the driver, and gives what stops it and what will say how it ended.
+fn spawn<P: Protocol, S: StateMachine>(driver: Driver<P, S>) -> (oneshot::Sender<()>, Ended) {
+    let (stop, stopped) = oneshot::channel();
+    let (end, ended) = watch::channel(None);
+    tokio::spawn(async move {
+        let transport = driver.transport.clone();
+        // In a task of its own, so that a panic, which is the application's more often than not,
+        // ends as a replica that has stopped by itself.
+        let outcome = match tokio::spawn(driver.run(stopped)).await {
+            Ok(outcome) => outcome.map_err(|halt| halt.to_string()),
+            Err(error) => Err(abrupt(error)),
+        };
+        transport.shutdown().await;
+        if let Err(reason) = &outcome {
+            tracing::error!(reason, "the replica has stopped");
+        }
+        end.send_replace(Some(outcome));
+    });
+    (stop, ended)
+}
+
+/// What to say of a task that did not come to its end.
+fn abrupt(error: JoinError) -> String {
+    let Ok(panic) = error.try_into_panic() else {
+        return String::from(CUT_OFF);
+    };
+    let said = match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => match panic.downcast::<&'static str>() {
+            Ok(text) => String::from(*text),
+            Err(_) => String::from("it did not say why"),
+        },
+    };
+    format!("the replica's task has panicked: {said}")
+}
+
+/// The runtime has dropped the task.
+const CUT_OFF: &str = "the replica's task was cut off: its runtime has ended";
+
+/// How the replica ended, once it has.
+async fn outcome(mut ended: Ended) -> Result<(), String> {
+    match ended.wait_for(Option::is_some).await.as_deref() {
+        Ok(Some(outcome)) => outcome.clone(),
+        _ => Err(String::from(CUT_OFF)),
     }
 }
 
@@ -179,14 +221,19 @@ impl<P: Protocol> Node<P> {
 impl<P: Protocol> Consensus for Node<P> {
     async fn propose(&self, command: Bytes) -> Result<Bytes, ProposeError> {
         if self.inbox.is_closed() {
-            return Err(ProposeError::Stopped(self.reason()));
+            return Err(ProposeError::Stopped(self.reason().await));
+        }
+        // Replicas that may lie would refuse it, and others would not: an application is to learn
+        // it from whichever protocol it is tried with first.
+        if !self.admitted {
+            return Err(ProposeError::Refused(String::from(NOT_ADMITTED)));
         }
         self.client.propose(command).await
     }
 
     async fn read(&self, query: Bytes, level: ReadLevel) -> Result<Bytes, ReadError> {
         if self.inbox.is_closed() {
-            return Err(ReadError::Stopped(self.reason()));
+            return Err(ReadError::Stopped(self.reason().await));
         }
         self.client.read(query, level).await
     }
@@ -227,14 +274,6 @@ impl<P: Protocol> Consensus for Node<P> {
     }
 
     async fn stopped(&self) -> Result<(), ShutdownError> {
-        let mut ended = self.ended.clone();
-        let outcome = match ended.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone(),
-            Err(_) => None,
-        };
-        match outcome {
-            Some(Err(reason)) => Err(ShutdownError(reason)),
-            _ => Ok(()),
-        }
+        outcome(self.ended.clone()).await.map_err(ShutdownError)
     }
 }

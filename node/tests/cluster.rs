@@ -8,7 +8,7 @@ use bytes::Bytes;
 use common::{GROUP, client_signer, impatient, key, number};
 use quorate_core::codec::MESSAGE_LIMIT;
 use quorate_core::consensus::{Consensus, ProposeError, ReadError, ReadLevel};
-use quorate_core::crypto::Signer;
+use quorate_core::crypto::{Admission, Signer};
 use quorate_core::id::ReplicaId;
 use quorate_core::replica::Settings;
 use quorate_core::request::COMMAND_LIMIT;
@@ -206,6 +206,19 @@ async fn garbage_from_a_client_is_survived() {
     let client = cluster.client(ClientOptions::default());
     let count = client.propose(Bytes::from_static(b"+")).await.unwrap();
     assert_eq!(number(&count), 1);
+}
+
+#[tokio::test]
+async fn a_node_whose_key_is_not_admitted_proposes_under_no_protocol() {
+    let admission = Admission::of([client_signer().public()]);
+    let cluster: Cluster = Cluster::admitting(admission, 3, ClientOptions::default()).await;
+    let refused = cluster.nodes[0].propose(Bytes::from_static(b"+")).await;
+    let Err(ProposeError::Refused(reason)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(reason.contains("Builder::replicas_propose"), "{reason}");
+    let read = cluster.nodes[0].read(Bytes::new(), ReadLevel::Linearizable);
+    assert_eq!(number(&read.await.unwrap()), 0);
 }
 
 /// Memory that fails when it has stored so many appends.

@@ -1,4 +1,5 @@
-//! A counter of your own, replicated durably on three nodes.
+//! A counter of your own, replicated durably on three nodes. It is one number, so that all commands
+//! conflict, and it has no `keys` to tell apart; `node.rs` has.
 use quorate::prelude::*;
 use std::io::{Read, Write};
 

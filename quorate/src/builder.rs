@@ -1,7 +1,7 @@
 //! Starting a node.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use quorate_core::consensus::Consensus;
@@ -10,10 +10,11 @@ use quorate_core::id::{ReplicaId, UnixTime};
 use quorate_core::machine::StateMachine;
 use quorate_core::protocol::{Context, Protocol};
 use quorate_core::replica::Settings;
+use quorate_core::storage::StorageError;
 use quorate_core::transport::{Transport, TransportError};
 use quorate_node::node::Opened;
 use quorate_node::{ClientOptions, Node, NodeError, Parts};
-use quorate_storage_wal::{Wal, WalOptions};
+use quorate_storage_wal::{Identity, Wal, WalOptions};
 use quorate_transport_quic::{
     Peer, QuicConfig, QuicEndpoint, QuicTransport, Settings as QuicSettings,
 };
@@ -29,7 +30,7 @@ pub enum StartError {
     Config(#[from] ConfigError),
     /// The key is not the one listed for this replica.
     #[error(
-        "this node's key is {own}, but the configuration lists {listed} for {me}; give it the key file that belongs to {me}"
+        "this node's key is {own}, but {listed} is listed for {me}; give it the key file that belongs to {me}"
     )]
     WrongKey {
         /// This replica.
@@ -39,6 +40,19 @@ pub enum StartError {
         /// The key that the configuration says it has.
         listed: PublicKey,
     },
+    /// The list of replicas lacks this one.
+    #[error(
+        "this is replica {} (counted from 0), but {n} replicas are listed; list all of them, this one included, with `Builder::replicas` or `Bound::replicas`, or under `replicas` in the configuration", me.0
+    )]
+    NotListed {
+        /// This replica.
+        me: ReplicaId,
+        /// How many are listed.
+        n: usize,
+    },
+    /// The list of replicas cannot be that of a cluster.
+    #[error("the list of replicas cannot be used: {0}")]
+    Replicas(String),
     /// The address is none.
     #[error("cannot listen on `{address}`: {reason}")]
     Address {
@@ -50,7 +64,7 @@ pub enum StartError {
     /// There is no randomness to be had from the system.
     #[error("no randomness from the system: {0}")]
     Randomness(String),
-    /// Storage, network or recovery failed.
+    /// Storage, network or recovery failed; or the data directory is missing, or another's.
     #[error(transparent)]
     Node(#[from] NodeError),
 }
@@ -59,6 +73,16 @@ impl From<TransportError> for StartError {
     fn from(error: TransportError) -> Self {
         StartError::Node(NodeError::Transport(error))
     }
+}
+
+/// Whether a replica has ever run with its state in the directory `data`; one that was only
+/// prepared ([`Builder::prepare`]) has not.
+///
+/// # Errors
+///
+/// [`StorageError::Damaged`] if that cannot be told, [`StorageError::Io`] if the system refuses.
+pub fn has_run(data: &Path) -> Result<bool, StorageError> {
+    Wal::has_begun(data)
 }
 
 /// Everything about a node but its application.
@@ -73,7 +97,10 @@ pub struct Builder {
     listen: String,
     replicas: Vec<ReplicaConfig>,
     admission: Admission,
+    replicas_propose: bool,
     settings: Settings,
+    client: ClientOptions,
+    wal: WalOptions,
 }
 
 impl Builder {
@@ -93,7 +120,10 @@ impl Builder {
             listen,
             replicas: config.replicas,
             admission: Admission::of(config.clients),
+            replicas_propose: true,
             settings: config.settings,
+            client: ClientOptions::default(),
+            wal: WalOptions::default(),
         })
     }
 
@@ -116,7 +146,10 @@ impl Builder {
             listen: listen.into(),
             replicas: Vec::new(),
             admission: Admission::nobody(),
+            replicas_propose: true,
             settings: Settings::default(),
+            client: ClientOptions::default(),
+            wal: WalOptions::default(),
         }
     }
 
@@ -127,9 +160,24 @@ impl Builder {
         self
     }
 
-    /// Which clients may connect; none by default.
+    /// Which clients may connect and command, beside the replicas themselves
+    /// ([`Builder::replicas_propose`]); none by default. The same on all nodes: where replicas may
+    /// lie, each checks who asked for what it votes on.
     pub fn admission(mut self, admission: Admission) -> Self {
         self.admission = admission;
+        self
+    }
+
+    /// Whether the replicas' own keys are clients' too, as if they were listed: if so, which is
+    /// the default, [`Consensus::propose`] works on the nodes themselves, under every protocol. The
+    /// same on all nodes.
+    ///
+    /// Refuse it where all commands come through [`Client`](crate::Client)s, as `quorate node`
+    /// does: then a replica that lies cannot command in its own name either, and `propose` on a
+    /// node is [`ProposeError::Refused`](crate::ProposeError::Refused), under every protocol.
+    /// Nodes may read in any case.
+    pub fn replicas_propose(mut self, may: bool) -> Self {
+        self.replicas_propose = may;
         self
     }
 
@@ -139,13 +187,88 @@ impl Builder {
         self
     }
 
+    /// How long this node's own requests may take, and when they are sent again. They go to this
+    /// replica first, and what the protocol survives is known, whatever is given here.
+    pub fn client_options(mut self, options: ClientOptions) -> Self {
+        self.client = options;
+        self
+    }
+
+    /// How the log is kept: the size of its files, and how many are kept for later use.
+    pub fn wal_options(mut self, options: WalOptions) -> Self {
+        self.wal = options;
+        self
+    }
+
     /// The protocols' own time-outs and limits.
     pub fn protocols(mut self, configs: ProtocolConfigs) -> Self {
         self.configs = configs;
         self
     }
 
-    /// Binds, recovers and runs. Must be called inside a tokio runtime.
+    /// Makes the data directory, for a replica that has never run. [`Builder::start`] never does:
+    /// a replica whose directory is missing or empty, because the path is wrong or the disk is not
+    /// mounted, would vote again without knowing how it has voted, and what the cluster has
+    /// acknowledged could be lost.
+    ///
+    /// So call this once in a replica's life, where it is installed or when its operator says that
+    /// this is its first start, and not whenever the directory is missing. `quorate init` and
+    /// [`LocalCluster`](crate::LocalCluster) do it for the replicas they make the keys of: under a
+    /// fresh key nothing can have been promised. The directory belongs to this replica of this
+    /// group under this protocol ever after.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Present`] if a replica has run there. A directory that was prepared and
+    /// never used is prepared anew.
+    pub fn prepare(&self) -> Result<(), StartError> {
+        let prepared = Wal::prepare(&self.data, &self.identity());
+        prepared.map_err(|error| StartError::Node(NodeError::Storage(error)))
+    }
+
+    /// Whether the replicas listed are a cluster that this one is of.
+    fn check(&self) -> Result<(), StartError> {
+        let (me, own, n) = (self.me, self.key.public(), self.replicas.len());
+        let listed = self.replicas.get(me.index()).map(|replica| replica.key);
+        let listed = listed.ok_or(StartError::NotListed { me, n })?;
+        if listed != own {
+            return Err(StartError::WrongKey { me, own, listed });
+        }
+        config::check_replicas(&self.replicas).map_err(StartError::Replicas)
+    }
+
+    /// Who this replica is, and among whom.
+    fn context(&self) -> Result<Context, StartError> {
+        let keys: Vec<PublicKey> = self.replicas.iter().map(|replica| replica.key).collect();
+        let admission = match self.replicas_propose {
+            true => self.admission.clone().and(keys.iter().copied()),
+            false => self.admission.clone(),
+        };
+        let members = Members::new(self.group, keys);
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|error| StartError::Randomness(error.to_string()))?;
+        Ok(Context {
+            me: self.me,
+            signer: Signer::new(self.key.clone(), self.group),
+            verifier: Verifier::new(members.clone()).admitting(admission),
+            members,
+            seed,
+            // The node reads the clock when it starts.
+            wall_clock: UnixTime::default(),
+        })
+    }
+
+    fn identity(&self) -> Identity {
+        Identity {
+            group: self.group,
+            replica: self.me,
+            key: self.key.public(),
+            protocol: String::from(self.protocol.name()),
+        }
+    }
+
+    /// Binds, recovers and runs. The data directory must hold this replica's state, or have been
+    /// prepared for it ([`Builder::prepare`]). Must be called inside a tokio runtime.
     pub async fn start<S: StateMachine>(
         self,
         machine: S,
@@ -207,14 +330,7 @@ impl Bound {
         machine: S,
     ) -> Result<Arc<dyn Consensus>, StartError> {
         let Bound { builder, endpoint } = self;
-        let (me, own) = (builder.me, builder.key.public());
-        match builder.replicas.get(me.index()) {
-            Some(replica) if replica.key == own => {}
-            listed => {
-                let listed = listed.map_or(PublicKey([0; 32]), |replica| replica.key);
-                return Err(StartError::WrongKey { me, own, listed });
-            }
-        }
+        builder.check()?;
         let (protocol, configs) = (builder.protocol, builder.configs.clone());
         let foundation = Foundation { builder, endpoint };
         protocol.start(&configs, foundation, machine).await
@@ -234,23 +350,11 @@ impl Foundation {
         machine: S,
     ) -> Result<Arc<dyn Consensus>, StartError> {
         let Foundation { builder, endpoint } = self;
-        let keys: Vec<PublicKey> = builder.replicas.iter().map(|replica| replica.key).collect();
-        let members = Members::new(builder.group, keys);
-        let mut seed = [0; 32];
-        getrandom::fill(&mut seed).map_err(|error| StartError::Randomness(error.to_string()))?;
-        let context = Context {
-            me: builder.me,
-            signer: Signer::new(builder.key, builder.group),
-            verifier: Verifier::new(members.clone()).admitting(builder.admission),
-            members,
-            seed,
-            // The node reads the clock when it starts.
-            wall_clock: UnixTime::default(),
-        };
+        let (identity, context) = (builder.identity(), builder.context()?);
         let client = ClientOptions {
             first: Some(builder.me),
             follow_leader: false,
-            ..ClientOptions::default()
+            ..builder.client
         };
         let parts = Parts {
             context,
@@ -259,9 +363,9 @@ impl Foundation {
             machine,
             client,
         };
-        let data = builder.data;
+        let (data, options) = (builder.data, builder.wal);
         let open = move |completions| -> Result<Opened, _> {
-            let (wal, stored) = Wal::open(&data, &WalOptions::default(), completions)?;
+            let (wal, stored) = Wal::open(&data, &identity, &options, completions)?;
             Ok((Box::new(wal), stored))
         };
         let peers: Vec<Peer> = builder.replicas.iter().map(Peer::from).collect();

@@ -15,13 +15,19 @@ pub fn connect(config: &ClientConfig) -> Result<Client, StartError> {
     connect_with(&key, config.group, &config.replicas, config.options.clone())
 }
 
-/// A client of `replicas`, with `key`.
-pub(crate) fn connect_with(
+/// A client of `replicas`, which are listed in the same order as on the nodes, with a key that is
+/// in memory. Must be called inside a tokio runtime.
+///
+/// `options.faults` must be what the cluster's protocol survives
+/// ([`ProtocolKind::faults`](crate::ProtocolKind::faults)): where replicas may lie, one answer is
+/// no answer.
+pub fn connect_with(
     key: &SecretKey,
     group: GroupId,
     replicas: &[ReplicaConfig],
     options: ClientOptions,
 ) -> Result<Client, StartError> {
+    config::check_replicas(replicas).map_err(StartError::Replicas)?;
     let peers: Vec<Peer> = replicas.iter().map(Peer::from).collect();
     let connector = QuicConnector::new(key, group, &peers, QuicSettings::default())?;
     let signer = Signer::new(key.clone(), group);

@@ -1,5 +1,6 @@
 //! Configuration files, in TOML, and key files.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -64,12 +65,15 @@ pub struct NodeConfig {
     pub me: u8,
     /// The file with this node's secret key.
     pub key_file: PathBuf,
-    /// The directory with this node's durable state.
+    /// The directory with this node's durable state, prepared before its first start
+    /// ([`Builder::prepare`](crate::Builder::prepare)).
     pub data: PathBuf,
     /// Where to listen, if not at this replica's address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
-    /// The keys of the clients that are let in.
+    /// The keys of the clients that are let in, the same on all nodes. The replicas' own count as
+    /// clients' too, unless [`Builder::replicas_propose`](crate::Builder::replicas_propose) says
+    /// otherwise, as it does in `quorate node`.
     #[serde(with = "keys")]
     pub clients: Vec<PublicKey>,
     /// All replicas, in the same order on all nodes and clients.
@@ -88,7 +92,7 @@ impl NodeConfig {
     pub fn load(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let path = path.as_ref();
         let mut config: NodeConfig = load(path)?;
-        check_replicas(path, &config.replicas)?;
+        check_replicas(&config.replicas).map_err(|reason| ConfigError::new(path, reason))?;
         if usize::from(config.me) >= config.replicas.len() {
             let reason = format!(
                 "me = {} but there are {} replicas, counted from 0",
@@ -144,7 +148,7 @@ impl ClientConfig {
     pub fn load(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let path = path.as_ref();
         let mut config: ClientConfig = load(path)?;
-        check_replicas(path, &config.replicas)?;
+        check_replicas(&config.replicas).map_err(|reason| ConfigError::new(path, reason))?;
         let base = path.parent().unwrap_or(Path::new(""));
         config.key_file = base.join(&config.key_file);
         Ok(config)
@@ -156,19 +160,22 @@ fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
     toml::from_str(&text).map_err(|error| ConfigError::new(path, error))
 }
 
-fn check_replicas(path: &Path, replicas: &[ReplicaConfig]) -> Result<(), ConfigError> {
+/// Whether these can be the replicas of a cluster, or what is wrong with them.
+pub(crate) fn check_replicas(replicas: &[ReplicaConfig]) -> Result<(), String> {
     if replicas.is_empty() || replicas.len() > MAX_REPLICAS {
-        let reason = format!(
+        return Err(format!(
             "there are {} replicas; 1 to {MAX_REPLICAS} are possible",
             replicas.len()
-        );
-        return Err(ConfigError::new(path, reason));
+        ));
     }
-    let mut keys: Vec<PublicKey> = replicas.iter().map(|replica| replica.key).collect();
-    keys.sort();
-    keys.dedup();
-    if keys.len() != replicas.len() {
-        return Err(ConfigError::new(path, "two replicas have the same key"));
+    let mut numbers = BTreeMap::new();
+    for (number, replica) in replicas.iter().enumerate() {
+        if let Some(earlier) = numbers.insert(replica.key, number) {
+            return Err(format!(
+                "replicas {earlier} and {number} have the same key, {}",
+                replica.key
+            ));
+        }
     }
     Ok(())
 }

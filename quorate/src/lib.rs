@@ -4,13 +4,19 @@
 //! Implement [`StateMachine`], choose a protocol by cargo feature (`raft` is the default), and
 //! start a node with a [`Builder`] or from a [`NodeConfig`] file. What you get is an
 //! [`Arc<dyn Consensus>`](Consensus): [`propose`](Consensus::propose) has a command ordered and
-//! applied on all replicas, [`read`](Consensus::read) answers a query.
+//! applied on all replicas, [`read`](Consensus::read) answers a query. EPaxos orders only commands
+//! that conflict, as [`StateMachine::keys`] and [`StateMachine::query_keys`] tell; without them all
+//! of an application's commands conflict.
+//!
+//! Examples: `counter.rs` has a whole cluster in one process, `node.rs` a node from a
+//! configuration file, an application with keys, and a remote client.
 //!
 //! ```no_run
 //! use quorate::prelude::*;
 //!
 //! # async fn run(machine: impl StateMachine) -> Result<(), Box<dyn std::error::Error>> {
 //! let config = NodeConfig::load("node-0.toml")?;
+//! // `quorate init` has prepared the data directory; see `Builder::prepare`.
 //! let node = Builder::from_config(config)?.start(machine).await?;
 //! let answer = node.propose("command".into()).await?;
 //! # Ok(()) }
@@ -33,21 +39,26 @@ mod config;
 mod local;
 mod protocols;
 
-pub use builder::{Bound, Builder, StartError};
-pub use client::connect;
+pub use builder::{Bound, Builder, StartError, has_run};
+pub use client::{connect, connect_with};
 pub use config::{
     ClientConfig, ConfigError, NodeConfig, ReplicaConfig, TuningConfig, generate_key, load_key,
     save_key,
 };
 pub use local::{LocalCluster, LocalNode};
-pub use protocols::{ProtocolConfigs, ProtocolKind, UnknownProtocol};
+pub use protocols::*;
 
+pub use quorate_core::Bytes;
 pub use quorate_core::consensus::{Consensus, ProposeError, ReadError, ReadLevel, ShutdownError};
-pub use quorate_core::crypto::{Admission, GroupId, PublicKey, SecretKey};
-pub use quorate_core::id::ReplicaId;
+pub use quorate_core::crypto::{Admission, Digest, GroupId, PublicKey, SecretKey};
+pub use quorate_core::id::{ReplicaId, UnixTime};
+pub use quorate_core::ledger::Ledger;
 pub use quorate_core::machine::{Keys, RestoreError, StateMachine};
+pub use quorate_core::protocol::{Agreed, FaultModel, Role, Status};
 pub use quorate_core::replica::Settings;
-pub use quorate_node::{Client, ClientOptions};
+pub use quorate_core::storage::StorageError;
+pub use quorate_node::{Client, ClientOptions, NodeError};
+pub use quorate_storage_wal::WalOptions;
 
 /// What an application needs to name.
 pub mod prelude {

@@ -29,8 +29,9 @@ pub struct LocalCluster {
 }
 
 impl LocalCluster {
-    /// Starts `n` replicas of `protocol` with fresh keys, each with its state in a directory of
-    /// its own below `data`, and with the state machine that `machine` makes.
+    /// Starts `n` replicas of `protocol` with fresh keys, each with its state in a new directory
+    /// of its own below `data`, and with the state machine that `machine` makes. Fresh keys are a
+    /// new cluster: an earlier one's directories are refused.
     pub async fn start<S: StateMachine>(
         protocol: ProtocolKind,
         n: usize,
@@ -58,8 +59,7 @@ impl LocalCluster {
         let keys: Vec<SecretKey> = (0..n)
             .map(|_| generate_key().map_err(no_randomness))
             .collect::<Result<_, _>>()?;
-        let clients = keys.iter().chain([&client_key]).map(SecretKey::public);
-        let admission = Admission::of(clients);
+        let admission = Admission::of([client_key.public()]);
         let mut bound: Vec<(PublicKey, Bound)> = Vec::with_capacity(n);
         for (me, key) in ReplicaId::all(n).zip(keys) {
             let public = key.public();
@@ -69,6 +69,7 @@ impl LocalCluster {
                 .admission(admission.clone())
                 .settings(settings.clone())
                 .protocols(configs.clone());
+            builder.prepare()?;
             bound.push((public, builder.bind()?));
         }
         let replica = |(key, bound): &(PublicKey, Bound)| ReplicaConfig {

@@ -98,6 +98,17 @@ protocols! {
     "hotstuff" HotStuff Hotstuff hotstuff quorate_hotstuff::Config, "HotStuff \\[Yin19\\].";
 }
 
+#[cfg(feature = "epaxos")]
+pub use quorate_epaxos::Config as EPaxosConfig;
+#[cfg(feature = "hotstuff")]
+pub use quorate_hotstuff::{Config as HotStuffConfig, Leaders, RuleSet};
+#[cfg(feature = "multipaxos")]
+pub use quorate_multipaxos::{Config as MultiPaxosConfig, QuorumRule, ReadMode};
+#[cfg(feature = "pbft")]
+pub use quorate_pbft::Config as PbftConfig;
+#[cfg(feature = "raft")]
+pub use quorate_raft::Config as RaftConfig;
+
 /// A protocol's name that is not that of one compiled in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(

@@ -78,18 +78,43 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// Makes the directory if it does not exist.
-    pub(crate) fn new(path: &Path, faults: Faults) -> Result<Disk, StorageError> {
-        if !path.is_dir() {
-            fs::create_dir_all(path).map_err(refused("create", path))?;
-            if let Some(parent) = path.parent().filter(|parent| parent.is_dir()) {
-                sync_directory(parent)?;
-            }
-        }
-        Ok(Disk {
+    /// The directory of this path, which need not exist.
+    pub(crate) fn new(path: &Path, faults: Faults) -> Disk {
+        Disk {
             path: path.to_path_buf(),
             faults,
-        })
+        }
+    }
+
+    /// Makes the directory, and those above it, as far as there are none, and makes that durable.
+    pub(crate) fn make(&self) -> Result<(), StorageError> {
+        let missing: Vec<&Path> = self
+            .path
+            .ancestors()
+            .take_while(|path| !path.as_os_str().is_empty() && !path.exists())
+            .collect();
+        for path in missing.into_iter().rev() {
+            fs::create_dir(path).map_err(refused("create", path))?;
+            let parent = path.parent().filter(|path| !path.as_os_str().is_empty());
+            sync_directory(parent.unwrap_or(Path::new(".")))?;
+        }
+        Ok(())
+    }
+
+    /// Whether there is such a directory.
+    pub(crate) fn exists(&self) -> Result<bool, StorageError> {
+        self.path.try_exists().map_err(refused("read", &self.path))
+    }
+
+    /// Whether there is a file of this name.
+    pub(crate) fn holds(&self, name: &str) -> Result<bool, StorageError> {
+        let path = self.path(name);
+        path.try_exists().map_err(refused("read", &path))
+    }
+
+    /// The path, for people.
+    pub(crate) fn display(&self) -> String {
+        self.path.display().to_string()
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -105,7 +130,7 @@ impl Disk {
         match file.try_lock() {
             Ok(()) => Ok(file),
             Err(TryLockError::WouldBlock) => Err(StorageError::InUse {
-                path: self.path.display().to_string(),
+                path: self.display(),
             }),
             Err(TryLockError::Error(error)) => Err(refused("lock", &path)(error)),
         }

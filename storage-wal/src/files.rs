@@ -6,6 +6,7 @@ use std::hash::BuildHasher;
 use quorate_core::storage::StorageError;
 
 use crate::disk::Disk;
+use crate::identity::Deed;
 use crate::segment::{self, Header};
 use crate::snapshot;
 
@@ -38,9 +39,19 @@ impl Files {
         Ok(files)
     }
 
+    /// Whether there is nothing of a log, nor of a snapshot.
+    pub(crate) fn are_none(&self) -> bool {
+        self.segments.is_empty() && self.snapshots.is_empty() && self.spares.is_empty()
+    }
+
     /// Makes the first segment of a new log, unless something shows that there was one before.
-    pub(crate) fn begin_log(&self, disk: &Disk, size: u64) -> Result<(), StorageError> {
-        if !self.snapshots.is_empty() || !self.spares.is_empty() {
+    pub(crate) fn begin_log(
+        &self,
+        disk: &Disk,
+        deed: &Deed,
+        size: u64,
+    ) -> Result<(), StorageError> {
+        if deed.log.is_some() || !self.are_none() {
             let reason = "all segments of the log are missing";
             return Err(disk.damaged(&segment::name(1), 0, reason));
         }

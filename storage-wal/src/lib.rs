@@ -4,6 +4,7 @@
 //! |---|---|
 //! | the formats, what a crash can do, and why damage is told from a torn write | the README |
 //! | what a record looks like on disk | `frame.rs` |
+//! | whose a directory is, and how it is made | `identity.rs` |
 //! | the files, and how they come to be | `segment.rs`, `maker.rs`, `disk.rs` |
 //! | group commit | `writer.rs` |
 //! | what is read, and put in order, after a restart | `recovery.rs` |
@@ -22,6 +23,7 @@ use quorate_core::storage::{
 mod disk;
 mod files;
 mod frame;
+mod identity;
 mod maker;
 mod recovery;
 mod report;
@@ -31,10 +33,12 @@ mod stats;
 mod writer;
 
 pub use disk::Faults;
+pub use identity::Identity;
 pub use stats::WalStats;
 
 use disk::Disk;
 use files::Files;
+use identity::Deed;
 use maker::{Maker, Order};
 use recovery::Found;
 use report::{Alarm, Reporter};
@@ -89,32 +93,64 @@ pub struct Wal {
 }
 
 impl Wal {
-    /// Opens the log in the directory `path`, which is made if there is none; returns what it
-    /// holds, all of it durable. What becomes durable from now on is said to `completions`, from
-    /// threads of the log's own.
+    /// Makes `path` the directory of a replica that has never run, so that [`Wal::open`] will
+    /// begin a log in it, once. A directory that was prepared and never opened is prepared anew.
+    ///
+    /// Whoever calls this says that the replica has promised nothing yet: were it to begin again
+    /// with nothing, after it has voted, it could vote otherwise, and what was acknowledged could
+    /// be lost.
     ///
     /// # Errors
     ///
-    /// [`StorageError::InUse`] if the directory is open already, in this process or another;
-    /// [`StorageError::Damaged`] if it holds what was never written so, in which case nothing has
-    /// been changed; [`StorageError::Io`] if the system refuses.
+    /// [`StorageError::Present`] if a log has begun there; [`StorageError::InUse`] and
+    /// [`StorageError::Damaged`] as of [`Wal::open`]; [`StorageError::Io`] if the system refuses.
+    pub fn prepare(path: &Path, owner: &Identity) -> Result<(), StorageError> {
+        identity::prepare(&Disk::new(path, Faults::default()), owner)
+    }
+
+    /// Whether a log has begun in the directory `path`, that is, whether a replica has run there.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Damaged`] if that cannot be told; [`StorageError::Io`] if the system
+    /// refuses.
+    pub fn has_begun(path: &Path) -> Result<bool, StorageError> {
+        identity::has_begun(&Disk::new(path, Faults::default()))
+    }
+
+    /// Opens the log of `own` in the directory `path`, which [`Wal::prepare`] has made; returns
+    /// what it holds, all of it durable. What becomes durable from now on is said to
+    /// `completions`, from threads of the log's own.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Absent`] if there is nothing, not even what was prepared;
+    /// [`StorageError::Foreign`] if the directory is another's; [`StorageError::InUse`] if it is
+    /// open already, in this process or another; [`StorageError::Damaged`] if it holds what was
+    /// never written so. In all these cases nothing has been changed. [`StorageError::Io`] if the
+    /// system refuses.
     pub fn open(
         path: &Path,
+        own: &Identity,
         options: &WalOptions,
         completions: impl Completions,
     ) -> Result<(Wal, Stored), StorageError> {
-        let disk = Disk::new(path, options.faults.clone())?;
+        let disk = Disk::new(path, options.faults.clone());
+        // Before the lock, which makes a file: a disk that is not mounted is left as it is.
+        Deed::of(&disk, own)?;
         let lock = disk.lock()?;
+        let deed = Deed::of(&disk, own)?;
         let mut files = Files::list(&disk)?;
         let snapshot = match files.snapshots.last() {
             Some(newest) => Some(snapshot::read(&disk, *newest)?),
             None => None,
         };
         if files.segments.is_empty() {
-            files.begin_log(&disk, options.segment_size())?;
+            files.begin_log(&disk, &deed, options.segment_size())?;
             files = Files::list(&disk)?;
         }
         let mut found = recovery::read(&disk, &files.segments)?;
+        deed.claim(&disk, &found, snapshot.is_some())?;
         files.tidy(&disk)?;
         let tail = recovery::settle(&disk, &found)?;
         let stored = Stored {

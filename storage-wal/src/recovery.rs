@@ -7,7 +7,7 @@ use quorate_core::storage::StorageError;
 
 use crate::disk::Disk;
 use crate::frame::{self, Frame, Kind, Place};
-use crate::segment::{self, HEADER_BYTES, Header, Segment};
+use crate::segment::{self, HEADER_BYTES, Header, LOG_OFFSET, Segment};
 
 /// A log as it was found.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ pub(crate) fn read(disk: &Disk, numbers: &[u64]) -> Result<Found, StorageError> 
         let (header, based) = read_start(disk, *number)?;
         if headers.first().is_some_and(|first| first.log != header.log) {
             let reason = "the segment is of another log";
-            return Err(disk.damaged(&segment::name(*number), 24, reason));
+            return Err(disk.damaged(&segment::name(*number), LOG_OFFSET, reason));
         }
         headers.push(header);
         bases.extend(based.then_some(index));

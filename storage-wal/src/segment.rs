@@ -9,6 +9,9 @@ use crate::frame::{self, Kind, Place, u32_at, u64_at};
 /// The bytes of a segment's header; the first frame starts there.
 pub(crate) const HEADER_BYTES: usize = 40;
 
+/// Where the header has the log's identity.
+pub(crate) const LOG_OFFSET: u64 = 24;
+
 const MAGIC: &[u8; 8] = b"QUORWAL\n";
 
 /// What a segment's header says.

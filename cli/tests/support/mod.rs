@@ -171,6 +171,11 @@ impl Cluster {
     }
 
     pub(crate) fn start_node(&mut self, number: usize) {
+        self.start_node_with(number, &[]);
+    }
+
+    /// Starts a replica with more arguments than its configuration.
+    pub(crate) fn start_node_with(&mut self, number: usize, more: &[&str]) {
         let log = File::options()
             .append(true)
             .create(true)
@@ -178,7 +183,7 @@ impl Cluster {
             .unwrap();
         let config = self.config(number);
         let mut command = command(&["node".as_ref(), "--config".as_ref(), config.as_os_str()]);
-        command.stdout(Stdio::null()).stderr(log);
+        command.args(more).stdout(Stdio::null()).stderr(log);
         self.nodes[number] = Some(command.spawn().unwrap());
     }
 

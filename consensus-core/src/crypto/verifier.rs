@@ -90,6 +90,16 @@ impl Admission {
         Admission::of([])
     }
 
+    /// These keys as well.
+    pub fn and(self, keys: impl IntoIterator<Item = PublicKey>) -> Self {
+        let Admission::Keys(AdmittedKeys(known)) = self else {
+            return self;
+        };
+        let mut known = Arc::unwrap_or_clone(known);
+        known.extend(keys.into_iter().map(|key| (key, key.checking())));
+        Admission::Keys(AdmittedKeys(Arc::new(known)))
+    }
+
     /// Whether the client with this key is let in.
     pub fn admits(&self, key: PublicKey) -> bool {
         match self {

@@ -85,7 +85,9 @@ pub fn impatient() -> ClientOptions {
 impl<P: Protocol<Config: Default>> Cluster<P> {
     /// Lets in one client, beside the nodes themselves.
     pub async fn start(n: u8, client: ClientOptions) -> Self {
-        Self::admitting(Admission::of([client_signer().public()]), n, client).await
+        let nodes = (0..n).map(|me| key(me).public());
+        let admission = Admission::of([client_signer().public()]).and(nodes);
+        Self::admitting(admission, n, client).await
     }
 
     pub async fn admitting(admission: Admission, n: u8, client: ClientOptions) -> Self {

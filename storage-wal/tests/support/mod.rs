@@ -11,14 +11,14 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use quorate_core::Bytes;
-use quorate_core::crypto::Digest;
+use quorate_core::crypto::{Digest, GroupId, PublicKey};
 use quorate_core::frontier::Frontier;
-use quorate_core::id::Slot;
+use quorate_core::id::{ReplicaId, Slot};
 use quorate_core::protocol::SnapshotRef;
 use quorate_core::storage::{
     Completions, Records, Snapshot, Storage, StorageError, Stored, Ticket,
 };
-use quorate_storage_wal::{Wal, WalOptions};
+use quorate_storage_wal::{Identity, Wal, WalOptions};
 
 /// What the log says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub enum Said {
     Failed(StorageError),
 }
 
-pub struct Listener(Sender<Said>);
+pub struct Listener(pub Sender<Said>);
 
 impl Completions for Listener {
     fn durable(&self, ticket: Ticket) {
@@ -63,9 +63,28 @@ pub fn options() -> WalOptions {
     }
 }
 
+/// Whose the logs are.
+pub fn owner() -> Identity {
+    Identity {
+        group: GroupId(1),
+        replica: ReplicaId(0),
+        key: PublicKey([7; 32]),
+        protocol: String::from("test"),
+    }
+}
+
+/// Opens the log, for the first time if there is none.
 pub fn try_open(path: &Path, options: &WalOptions) -> Result<Log, StorageError> {
+    if !Wal::has_begun(path)? {
+        Wal::prepare(path, &owner())?;
+    }
+    open_again(path, options)
+}
+
+/// Opens a log that was prepared.
+pub fn open_again(path: &Path, options: &WalOptions) -> Result<Log, StorageError> {
     let (sender, said) = channel();
-    let (wal, stored) = Wal::open(path, options, Listener(sender))?;
+    let (wal, stored) = Wal::open(path, &owner(), options, Listener(sender))?;
     Ok(Log {
         wal,
         stored,
