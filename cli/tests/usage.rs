@@ -281,3 +281,24 @@ fn every_duration_is_configured_in_milliseconds() {
     assert_eq!(tuned["raft"]["election_timeout_ms"], 400);
     assert_eq!(tuned["pbft"]["max_clock_skew_ms"], 900);
 }
+
+#[test]
+fn lies_are_simulated_only_where_some_can_be_told() {
+    let byzantine = ["simulate", "--faults", "byzantine", "--protocol"];
+    let refused = |more: &[&str], reason: &str| {
+        let said = fails(&[&byzantine[..], more].concat(), 1);
+        assert!(said.contains(reason), "{more:?}: {said}");
+    };
+    for protocol in ["pbft", "hotstuff"] {
+        for few in ["1", "3"] {
+            let reason = format!("{few} replicas of {protocol} survive none that lies");
+            refused(&[protocol, "--replicas", few], &reason);
+            refused(&[protocol, "--replicas", few], "takes at least 4 replicas");
+        }
+    }
+    for protocol in ["raft", "multipaxos", "epaxos"] {
+        refused(&[protocol, "--replicas", "4"], "not replicas that lie");
+    }
+    let lied = run(&[&byzantine[..], &["pbft"]].concat(), 0);
+    assert!(!lied.contains("lies 0;"), "{lied}");
+}
