@@ -19,6 +19,9 @@ mod simulate;
 
 use failure::Ending;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Consensus protocols behind one trait: compare them, simulate them, run a cluster, use it.
 #[derive(Debug, Parser)]
 #[command(name = "quorate", version, arg_required_else_help = true, after_help = STATUS_HELP)]

@@ -235,6 +235,129 @@ fn phases_are_told(row: &Value, told: &str) {
 }
 
 #[test]
+fn rounds_rotate_the_order_and_are_summed_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let [json, history] = ["result.json", "h.jsonl"].map(|name| directory.path().join(name));
+    let arguments = [
+        "compare",
+        "--protocol",
+        "raft,multipaxos",
+        "--rounds",
+        "2",
+        "--clients",
+        "8",
+        "--duration",
+        "0.3",
+        "--warm-up",
+        "0.2",
+        "--data",
+        text(directory.path()),
+        "--json",
+        text(&json),
+        "--history",
+        text(&history),
+    ];
+    let told = run(&arguments, 0);
+    let result: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    assert_eq!(result["workload"]["rounds"], 2);
+    let rows = result["protocols"].as_array().unwrap();
+    let order: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            (
+                row["round"].as_u64().unwrap(),
+                row["name"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    let rotated = [
+        (1, "raft"),
+        (1, "multipaxos"),
+        (2, "multipaxos"),
+        (2, "raft"),
+    ];
+    assert_eq!(order, rotated);
+    for (round, protocol) in order {
+        let line = cells(&told, &[protocol, &round.to_string(), "3", "8"]);
+        assert_eq!(line.last(), Some(&"passed"), "{told}");
+        let history = format!("h.{protocol}.round-{round}.jsonl");
+        let history = directory.path().join(history);
+        run(&["check-history", text(&history)], 0);
+    }
+    let left = fs::read_dir(directory.path()).unwrap().count();
+    assert_eq!(left, 5, "only results are left");
+    is_summed_up(&result["summary"], rows, &told);
+}
+
+/// The cells of the line of a printed table that starts with these.
+fn cells<'a>(told: &'a str, first: &[&str]) -> Vec<&'a str> {
+    let lines = told.lines().map(|line| {
+        let cells = line.split(['│', '┆']).map(str::trim);
+        cells.filter(|cell| !cell.is_empty()).collect::<Vec<_>>()
+    });
+    let mut lines = lines.filter(|cells| cells.starts_with(first));
+    lines
+        .next()
+        .unwrap_or_else(|| panic!("no {first:?} in {told}"))
+}
+
+/// The summary of two rounds of Raft and Multi-Paxos, in JSON and in print.
+fn is_summed_up(summary: &Value, rows: &[Value], told: &str) {
+    assert_eq!(summary.as_array().unwrap().len(), 2, "{summary}");
+    for (index, name) in ["raft", "multipaxos"].into_iter().enumerate() {
+        let sum = &summary[index];
+        assert_eq!(sum["name"], name);
+        assert_eq!(sum["position"], index + 1);
+        let figures = [
+            "/commits_per_s",
+            "/latency_ms/p50",
+            "/latency_ms/p99",
+            "/per_commit/messages",
+            "/per_commit/syncs",
+        ];
+        for figure in figures {
+            is_spread(sum, figure, of_both_rounds(rows, name, figure));
+        }
+        let [own, first] = [name, "raft"].map(|n| of_both_rounds(rows, n, "/commits_per_s"));
+        is_spread(sum, "/share_of_first", [0, 1].map(|r| own[r] / first[r]));
+
+        let median = |figure: &str| sum.pointer(figure).unwrap()["median"].as_f64().unwrap();
+        let line = cells(told, &[name, &spread_told(&sum["commits_per_s"])]);
+        assert!(line[2].starts_with(&format!("{:.0} % (", median("/share_of_first") * 100.0)));
+        assert_eq!(line[3], format!("{:.2}", median("/latency_ms/p50")));
+    }
+}
+
+/// A figure of a protocol in each of two rounds.
+fn of_both_rounds(rows: &[Value], name: &str, figure: &str) -> [f64; 2] {
+    [1, 2].map(|round| {
+        let mut rows = rows.iter();
+        let row = rows.find(|row| row["name"] == name && row["round"] == round);
+        row.unwrap().pointer(figure).unwrap().as_f64().unwrap()
+    })
+}
+
+/// The median of two figures is their mean.
+fn is_spread(sum: &Value, figure: &str, [first, second]: [f64; 2]) {
+    let told = sum.pointer(figure).unwrap();
+    let expected = [
+        ("median", (first + second) / 2.0),
+        ("min", first.min(second)),
+        ("max", first.max(second)),
+    ];
+    for (name, expected) in expected {
+        let told = told[name].as_f64().unwrap();
+        let apart = (told - expected).abs();
+        assert!(apart <= expected * 1e-9, "{figure} {name}: {sum}");
+    }
+}
+
+fn spread_told(spread: &Value) -> String {
+    let [median, min, max] = ["median", "min", "max"].map(|name| spread[name].as_f64().unwrap());
+    format!("{median:.0} ({min:.0}–{max:.0})")
+}
+
+#[test]
 fn where_nothing_can_be_written_is_said_before_the_work() {
     let said = fails(&["compare", "--json", "/absent/result.json"], 1);
     assert!(said.contains("cannot write /absent/result.json"), "{said}");

@@ -8,7 +8,7 @@ use support::{fails, quorate, run, stderr, text};
 
 #[test]
 fn what_is_mistyped_is_corrected() {
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 12] = [
         (&["compar"], "'compare'"),
         (&["compare", "--clientz", "3"], "'--clients'"),
         (&["compare", "--protocol", "rft"], "'raft'"),
@@ -23,6 +23,8 @@ fn what_is_mistyped_is_corrected() {
             &["compare", "--conflicts", "0,101"],
             "101 is not in 0..=100",
         ),
+        (&["compare", "--rounds", "0"], "0 is not in 1..=99"),
+        (&["compare", "--rounds", "100"], "100 is not in 1..=99"),
         (&["simulate", "--faults", "crush"], "'crash'"),
         (&["cas", "key", "old"], "<VALUE>"),
     ];

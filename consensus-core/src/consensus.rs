@@ -50,7 +50,9 @@ pub enum ReadLevel {
     /// It sees every write that was acknowledged before it was asked.
     #[default]
     Linearizable,
-    /// It sees what this node has executed, however old.
+    /// It sees what one node has executed, however old: this node, or the one that a remote client
+    /// is connected to. Where replicas may lie it is that one's word and nothing more: no other is
+    /// asked, and a liar may answer what it likes.
     Local,
 }
 

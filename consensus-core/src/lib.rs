@@ -10,12 +10,14 @@
 //! | what a protocol is | [`protocol`], [`output`] |
 //! | what the application implements and calls | [`machine`], [`consensus`] |
 //! | what is ordered, and exactly once | [`request`], [`session`] |
-//! | the parts protocols share | [`window`], [`quorum`], [`frontier`], [`crypto`] |
+//! | the parts protocols share | [`window`], [`quorum`], [`checkpoint`], [`frontier`], [`crypto`], [`config`] |
 //! | the driver | [`replica`] |
 //! | the edges | [`storage`], [`transport`], [`wire`], [`codec`] |
 //! | what it all cost | [`ledger`] |
 
+pub mod checkpoint;
 pub mod codec;
+pub mod config;
 pub mod consensus;
 pub mod crypto;
 pub mod frontier;

@@ -25,18 +25,21 @@ pub trait StateMachine: Send + 'static {
     /// Answers `query` from the state as it is.
     fn query(&self, query: &[u8]) -> Bytes;
 
-    /// What `command` reads and writes. Protocols that order only what conflicts profit from a
-    /// narrow answer; [`Keys::All`] degrades to a total order.
+    /// What `command` reads and writes: every key on which its result or its effect depends, and
+    /// every key that it may change. Protocols that order only what conflicts (EPaxos) live on a
+    /// narrow answer; [`Keys::All`], the default, degrades to a total order. An
+    /// answer that leaves a key out makes replicas differ. Other protocols do not ask.
     fn keys(&self, _command: &[u8]) -> Keys {
         Keys::All
     }
 
-    /// What `query` reads.
+    /// What `query` reads, likewise: with [`Keys::All`] it conflicts with every write.
     fn query_keys(&self, _query: &[u8]) -> Keys {
         Keys::All
     }
 
-    /// Writes the whole state; equal states must give equal bytes.
+    /// Writes the whole state; equal states must give equal bytes. The replica does nothing else
+    /// meanwhile, and peers can fetch 1 GiB at most: `docs/operations.md` has what follows.
     fn snapshot(&self, to: &mut dyn io::Write) -> io::Result<()>;
 
     /// Replaces the state by one that [`StateMachine::snapshot`] wrote.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec::Codec;
 use crate::crypto::{Digest, Members, Signer, Verifier};
 use crate::frontier::Frontier;
-use crate::id::{EntryId, ReplicaId, Time, UnixTime};
+use crate::id::{EntryId, MAX_REPLICAS, ReplicaId, Time, UnixTime};
 use crate::machine::Keys;
 use crate::output::Output;
 use crate::request::Batch;
@@ -159,6 +159,17 @@ impl Context {
     pub fn n(&self) -> usize {
         self.members.n()
     }
+
+    /// An error unless this replica is one of the members, and they are not too many.
+    pub fn validate(&self) -> Result<(), String> {
+        let (me, n) = (self.me, self.n());
+        match n <= MAX_REPLICAS && me.index() < n {
+            true => Ok(()),
+            false => Err(format!(
+                "{me} is not one of 1 to {MAX_REPLICAS} replicas: there are {n}"
+            )),
+        }
+    }
 }
 
 /// What storage gave back after a restart.
@@ -212,6 +223,21 @@ pub struct Violation {
     pub rule: &'static str,
     /// What breaks it.
     pub detail: String,
+}
+
+/// A violation of `rule`, with `detail`, unless it `holds`.
+pub fn invariant(
+    rule: &'static str,
+    holds: bool,
+    detail: impl FnOnce() -> String,
+) -> Result<(), Violation> {
+    match holds {
+        true => Ok(()),
+        false => Err(Violation {
+            rule,
+            detail: detail(),
+        }),
+    }
 }
 
 /// Which failures a protocol survives, and what follows for clients.

@@ -73,9 +73,15 @@ pub trait Connector: Send + Sync + 'static {
 }
 
 /// Takes what a replica sends to a client.
+#[async_trait]
 pub trait ClientReplies: Send + Sync + 'static {
     /// A frame came. Must not block.
     fn deliver(&self, from: ReplicaId, frame: Bytes);
+
+    /// Waits until another frame is wanted. Who delivers frames that come over a network, and one
+    /// task does so for each connection, waits for this before it takes the next: a replica that
+    /// sends more than the client looks at is to fill its own connection, and not memory.
+    async fn ready(&self) {}
 
     /// The connection has ended.
     fn closed(&self, from: ReplicaId);

@@ -48,7 +48,7 @@ use quorate_core::session::WINDOW;
 
 use self::marked::Marked;
 use crate::dependencies::{Dependencies, Span};
-use crate::footprint::{Footprint, Marks};
+use crate::footprint::Footprint;
 
 /// How many slots of a lane a set names exactly, those of the floor apart; all below the next are
 /// named too.
@@ -174,9 +174,74 @@ impl Held {
 
 /// The commands that touch a key.
 #[derive(Clone, Debug, Default)]
-struct Uses {
+enum Uses {
+    #[default]
+    None,
+    /// One that writes it, as of most keys: no memory of its own for these.
+    Written(EntryId),
+    Some(Box<Sets>),
+}
+
+#[derive(Clone, Debug, Default)]
+struct Sets {
     reads: Dependencies,
     writes: Dependencies,
+}
+
+impl Uses {
+    fn write(&mut self, id: EntryId, floor: &Dependencies) {
+        match self {
+            Uses::None => *self = Uses::Written(id),
+            // Every set names what the floor holds.
+            Uses::Written(other) if *other == id || floor.contains(*other) => *other = id,
+            Uses::Written(_) | Uses::Some(_) => self.change(|sets| {
+                let floor = floor.through(id.lane);
+                sets.writes.insert_recent(id, floor, EXACT_OF_KEY);
+            }),
+        }
+    }
+
+    fn read(&mut self, id: EntryId, floor: &Dependencies) {
+        self.change(|sets| {
+            let floor = floor.through(id.lane);
+            sets.reads.insert_recent(id, floor, EXACT_OF_KEY);
+        });
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Sets)) {
+        let mut sets = match std::mem::take(self) {
+            Uses::None => Box::default(),
+            Uses::Written(id) => Box::new(Sets {
+                writes: [id].into_iter().collect(),
+                ..Sets::default()
+            }),
+            Uses::Some(sets) => sets,
+        };
+        change(&mut sets);
+        *self = Uses::Some(sets);
+    }
+
+    /// Adds to `found` those that write the key, and those that read it if `reads` is set.
+    fn name(&self, reads: bool, found: &mut Dependencies) {
+        match self {
+            Uses::None => {}
+            Uses::Written(id) => drop(found.insert(*id)),
+            Uses::Some(sets) => {
+                found.union_with(&sets.writes);
+                if reads {
+                    found.union_with(&sets.reads);
+                }
+            }
+        }
+    }
+
+    fn is_within(&self, floor: &Dependencies) -> bool {
+        match self {
+            Uses::None => true,
+            Uses::Written(id) => floor.contains(*id),
+            Uses::Some(sets) => floor.covers(&sets.reads) && floor.covers(&sets.writes),
+        }
+    }
 }
 
 impl Conflicts {
@@ -195,19 +260,15 @@ impl Conflicts {
                 return self.barriers.insert_recent(id, floor, EXACT);
             }
         };
-        self.touch(writes, |uses| &mut uses.writes, id);
-        self.touch(reads, |uses| &mut uses.reads, id);
+        for key in writes.iter() {
+            self.keys.change(key, |uses| uses.write(id, &self.floor));
+        }
+        for key in reads.iter() {
+            self.keys.change(key, |uses| uses.read(id, &self.floor));
+        }
         for request in batch.requests() {
             let held = self.requests.entry(request.session).or_default();
             held.record(request.sequence, id, &self.floor);
-        }
-    }
-
-    fn touch(&mut self, keys: &Marks, set: fn(&mut Uses) -> &mut Dependencies, id: EntryId) {
-        let floor = self.floor.through(id.lane);
-        for key in keys.iter() {
-            let touched = |uses: &mut Uses| set(uses).insert_recent(id, floor, EXACT_OF_KEY);
-            self.keys.change(key, touched);
         }
     }
 
@@ -217,21 +278,17 @@ impl Conflicts {
         let mut found = match footprint {
             Footprint::Some { reads, writes } if !batch.is_empty() => {
                 let mut found = self.barriers.clone();
-                let mut name = |set: &Dependencies| {
-                    found.union_with(set);
+                let written = writes.iter().map(|key| (key, true));
+                for (key, reads) in written.chain(reads.iter().map(|key| (key, false))) {
+                    if let Some(uses) = self.keys.get(key) {
+                        uses.name(reads, &mut found);
+                    }
                     // Sooner or later makes no difference to what the set becomes.
                     if found.spans().len() > LARGE {
                         found.coarsen(EXACT);
                     }
-                };
-                for uses in writes.iter().filter_map(|key| self.keys.get(key)) {
-                    name(&uses.writes);
-                    name(&uses.reads);
                 }
-                for uses in reads.iter().filter_map(|key| self.keys.get(key)) {
-                    name(&uses.writes);
-                }
-                name(&self.holders(batch));
+                found.union_with(&self.holders(batch));
                 found
             }
             Footprint::Some { .. } | Footprint::All => self.everything(),
@@ -310,8 +367,7 @@ impl Conflicts {
 
     fn sweep(&mut self) {
         let floor = &self.floor;
-        self.keys
-            .retain(|uses| !floor.covers(&uses.reads) || !floor.covers(&uses.writes));
+        self.keys.retain(|uses| !uses.is_within(floor));
         self.requests.retain(|_, held| {
             held.recent.retain(|(_, id)| !floor.contains(*id));
             !held.recent.is_empty() || !floor.covers(&held.old)

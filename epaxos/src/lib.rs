@@ -7,7 +7,9 @@
 //! *On the Correctness of Egalitarian Paxos*, 2019, `[Sutra19]`, which found what was wrong with
 //! it.
 //!
-//! The rooms are those of `raft`, so that the protocols can be read side by side.
+//! The rooms have the names of those of `raft` where there is the same thing, so that the protocols
+//! can be read side by side. There is no `election.rs`, `log.rs` or `read.rs`: nobody leads, what is
+//! agreed on is a graph, and reads are ordered like commands.
 //!
 //! | room | what is in it | source |
 //! |---|---|---|

@@ -59,7 +59,7 @@ pub(crate) struct Accepting {
     accepted: Tally,
 }
 
-/// Coordinator. \[Ryabinin25\]
+/// Coordinator. \[Ryabinin25: submission, PreAcceptOK, AcceptOK\]
 impl EPaxos {
     /// Takes requests from the driver, unless execution has fallen behind: then the driver will
     /// propose them again.
@@ -170,7 +170,7 @@ impl EPaxos {
         self.decide_path(now, id, out);
     }
 
-    /// The fast path, the slow path, or neither yet. \[Ryabinin25\]
+    /// The fast path, the slow path, or neither yet. \[Ryabinin25: PreAcceptOK\]
     pub(crate) fn decide_path(&mut self, now: Time, id: EntryId, out: &mut Out) {
         let Some(Leading {
             stage: Stage::PreAccepting(answers),
@@ -252,7 +252,7 @@ impl EPaxos {
         }
     }
 
-    /// An Accept was answered. A slow quorum decides. \[Ryabinin25\]
+    /// An Accept was answered. A slow quorum decides. \[Ryabinin25: AcceptOK\]
     pub(crate) fn accepted(
         &mut self,
         now: Time,
@@ -366,10 +366,11 @@ impl EPaxos {
     }
 }
 
-/// Acceptor. \[Ryabinin25\]
+/// Acceptor. \[Ryabinin25: PreAccept, Accept, Commit\]
 impl EPaxos {
     /// Only if nobody recovers the instance, and nothing is known of it: takes the command, and
     /// answers with the coordinator's dependencies and the conflicts known here.
+    /// \[Ryabinin25: PreAccept\]
     pub(crate) fn pre_accept(
         &mut self,
         from: ReplicaId,
@@ -418,7 +419,7 @@ impl EPaxos {
         }
     }
 
-    /// Takes a value in a ballot, unless it has joined a higher one. \[Ryabinin25\]
+    /// Takes a value in a ballot, unless it has joined a higher one. \[Ryabinin25: Accept\]
     pub(crate) fn accept(
         &mut self,
         from: ReplicaId,

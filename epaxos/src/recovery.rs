@@ -68,7 +68,7 @@ pub(crate) struct Validating {
     late: BTreeMap<ReplicaId, Report>,
 }
 
-/// Recoverer. \[Ryabinin25\]
+/// Recoverer. \[Ryabinin25: RecoverOK, ValidateOK\]
 impl EPaxos {
     /// Begins a recovery, in a ballot higher than all heard of. It is durable before anybody
     /// hears of it.
@@ -200,7 +200,7 @@ impl EPaxos {
         }
     }
 
-    /// What a slow quorum's reports lead to. \[Ryabinin25\]
+    /// What a slow quorum's reports lead to. \[Ryabinin25: RecoverOK\]
     fn choose(
         &mut self,
         now: Time,
@@ -281,7 +281,7 @@ impl EPaxos {
         }
     }
 
-    /// A member of the quorum says what speaks against the command. \[Ryabinin25\]
+    /// A member of the quorum says what speaks against the command. \[Ryabinin25: ValidateOK\]
     pub(crate) fn validated(
         &mut self,
         now: Time,
@@ -314,7 +314,7 @@ impl EPaxos {
         self.after_validation(now, (id, ballot), validating, out);
     }
 
-    /// All of the quorum have said what speaks against the command. \[Ryabinin25\]
+    /// All of the quorum have said what speaks against the command. \[Ryabinin25: ValidateOK\]
     fn after_validation(
         &mut self,
         now: Time,
@@ -348,9 +348,9 @@ impl EPaxos {
     }
 }
 
-/// Acceptor. \[Ryabinin25\]
+/// Acceptor. \[Ryabinin25: Recover, Validate\]
 impl EPaxos {
-    /// Joins a recovery: only `bal` changes.
+    /// Joins a recovery: only `bal` changes. \[Ryabinin25: Recover\]
     pub(crate) fn join(
         &mut self,
         now: Time,
@@ -402,7 +402,7 @@ impl EPaxos {
     }
 
     /// Notes the command, so that others will be told to depend on it, and says which instances
-    /// would be in no order with it.
+    /// would be in no order with it. \[Ryabinin25: Validate\]
     pub(crate) fn validate(
         &mut self,
         from: ReplicaId,

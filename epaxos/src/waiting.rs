@@ -119,7 +119,7 @@ impl EPaxos {
     }
 
     /// The four ways in which waiting ends, and a fifth where the coordinator has restarted.
-    /// \[Ryabinin25\]
+    /// \[Ryabinin25: Waiting\]
     pub(crate) fn resolve(&mut self, now: Time, id: EntryId, out: &mut Out) {
         let Some(Leading {
             ballot,

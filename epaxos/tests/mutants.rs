@@ -5,7 +5,7 @@ mod scripts;
 
 use std::time::Duration;
 
-use common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, r, set, unchecked, writes};
+use common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, r, set, writes};
 use quorate_core::id::EntryId;
 use quorate_epaxos::{Ballot, Config, Decision, Message, Mutant, Phase, Value};
 
@@ -19,7 +19,7 @@ fn harms_only(mutant: Mutant, scenario: impl Fn(&Config) -> bool) {
 }
 
 fn cluster(n: usize, config: &Config) -> Cluster {
-    unchecked(Cluster::quiet(n, config))
+    Cluster::quiet(n, config).checking(false)
 }
 
 /// Lets `at` recover an instance with the help of `among`, and says whether that contradicts what

@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 
+use quorate_core::checkpoint::{CheckpointVotes, proof_in, signer_to_ask};
 use quorate_core::codec;
-use quorate_core::crypto::{Digest, Signature};
+use quorate_core::crypto::Digest;
 use quorate_core::frontier::Frontier;
 use quorate_core::id::{ReplicaId, Slot, Time};
 use quorate_core::protocol::{Dest, Fetch, SnapshotRef};
@@ -23,8 +24,8 @@ const KEPT: usize = 4;
 /// What is known of checkpoints that are not stable here yet.
 #[derive(Debug)]
 pub(crate) struct Checkpoints {
-    /// The votes of each replica.
-    votes: Vec<BTreeMap<Slot, CheckpointVote>>,
+    /// The votes, by the heights of the blocks.
+    votes: CheckpointVotes<(BlockId, Digest)>,
     /// This replica's own, durable.
     own: BTreeMap<Slot, (BlockId, Digest)>,
     /// The latest that are proved, but whose state is not durable here yet.
@@ -36,34 +37,11 @@ pub(crate) struct Checkpoints {
 impl Checkpoints {
     pub(crate) fn of(n: usize) -> Checkpoints {
         Checkpoints {
-            votes: vec![BTreeMap::new(); n],
+            votes: CheckpointVotes::new(n, KEPT),
             own: BTreeMap::new(),
             certified: BTreeMap::new(),
             diverged: None,
         }
-    }
-
-    /// Counts a vote: the first of each replica for a height.
-    fn count(&mut self, from: ReplicaId, vote: &CheckpointVote) {
-        if let Some(votes) = self.votes.get_mut(from.index()) {
-            votes
-                .entry(vote.block.height)
-                .or_insert_with(|| vote.clone());
-            if votes.len() > KEPT {
-                votes.pop_first();
-            }
-        }
-    }
-
-    /// The signatures on the same state as in `vote`.
-    fn signatures(&self, vote: &CheckpointVote) -> Vec<(ReplicaId, Signature)> {
-        let voters = ReplicaId::all(self.votes.len()).zip(&self.votes);
-        let equal = voters.filter_map(|(from, votes)| {
-            let other = votes.get(&vote.block.height)?;
-            let same = (other.block, other.state) == (vote.block, vote.state);
-            same.then_some((from, other.signature))
-        });
-        equal.collect()
     }
 
     /// Whether this replica's own state at a proved checkpoint is another one.
@@ -77,9 +55,7 @@ impl Checkpoints {
     /// Forgets what is at or before a stable checkpoint.
     fn settle(&mut self, stable: Slot) {
         let next = stable.next();
-        for votes in &mut self.votes {
-            *votes = votes.split_off(&next);
-        }
+        self.votes.settle(stable);
         self.own = self.own.split_off(&next);
         self.certified = self.certified.split_off(&next);
     }
@@ -150,9 +126,9 @@ impl Hotstuff {
         if height <= self.stable_height() || !self.is_checkpoint(height) {
             return;
         }
-        self.checkpoints.count(from, vote);
-        let signatures = self.checkpoints.signatures(vote);
         let (block, state, quorum) = (vote.block, vote.state, self.strong());
+        let votes = &mut self.checkpoints.votes;
+        let signatures = votes.count(from, (height, (block, state)), vote.signature);
         let proof = CheckpointCertificate::of(block, state, signatures, quorum);
         if let Some(certificate) = proof {
             self.checkpoint_certified(certificate, out);
@@ -187,11 +163,9 @@ impl Hotstuff {
         let Some(certificate) = last.filter(|c| c.height() > self.tree.head().height) else {
             return;
         };
-        let others = certificate.signers().filter(|signer| *signer != self.me);
-        let others: Vec<ReplicaId> = others.collect();
-        if let Some(from) = others.get(spread(attempt, others.len())) {
+        if let Some(from) = signer_to_ask(attempt, certificate.signers(), self.me) {
             out.fetch(Fetch {
-                from: *from,
+                from,
                 at_least: Frontier::single(certificate.height()),
             });
         }
@@ -264,19 +238,7 @@ impl Hotstuff {
 
 /// The certificate in a snapshot's anchor, if it is one for this snapshot.
 pub(crate) fn certificate_of(snapshot: &SnapshotRef) -> Result<CheckpointCertificate, String> {
-    let certificate: CheckpointCertificate =
-        codec::decode("anchor", &snapshot.anchor).map_err(|error| error.to_string())?;
-    let same = Frontier::single(certificate.height()) == snapshot.at
-        && certificate.state == snapshot.digest;
-    match same {
-        true => Ok(certificate),
-        false => Err(String::from("the anchor proves another snapshot")),
-    }
-}
-
-/// Which of `n` to ask in an attempt. Attempts that come at a steady pace must not all meet the
-/// same liar: the golden ratio spreads any arithmetic progression.
-pub(crate) fn spread(attempt: usize, n: usize) -> usize {
-    let fraction = (attempt as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-    ((fraction * n as u64) >> 32) as usize
+    proof_in(snapshot, |proof: &CheckpointCertificate| {
+        (proof.height(), proof.state)
+    })
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use quorate_core::codec::MESSAGE_LIMIT;
+use quorate_core::config::above_zero;
 use quorate_core::id::ReplicaId;
 use serde::{Deserialize, Serialize};
 
@@ -158,27 +159,26 @@ impl Config {
         {
             return Err(format!("leaders must be some of {n} replicas: {list:?}"));
         }
-        let limits = [
-            (
-                "leaders.stable.views",
-                self.leaders == Leaders::Stable { views: 0 },
-            ),
-            ("view_timeout", self.view_timeout.is_zero()),
-            ("request_timeout", self.request_timeout.is_zero()),
-            ("status_every", self.status_every.is_zero()),
-            ("checkpoint_every", self.checkpoint_every == 0),
-            ("max_block_bytes", self.max_block_bytes == 0),
-            ("max_uncommitted", self.max_uncommitted == 0),
-            ("max_blocks", self.max_blocks == 0),
-            ("max_waiting_batches", self.max_waiting_batches == 0),
-            ("max_waiting_bytes", self.max_waiting_bytes == 0),
-            ("max_sync_blocks", self.max_sync_blocks == 0),
-            ("max_sync_bytes", self.max_sync_bytes == 0),
-        ];
-        match limits.iter().find(|(_, zero)| *zero) {
-            Some((name, _)) => Err(format!("{name} must be above zero")),
-            None => Ok(()),
+        if let Leaders::Stable { views } = self.leaders {
+            above_zero(&[("leaders.stable.views", views)])?;
         }
+        above_zero(&[
+            ("view_timeout", self.view_timeout),
+            ("request_timeout", self.request_timeout),
+            ("status_every", self.status_every),
+        ])?;
+        above_zero(&[
+            ("checkpoint_every", self.checkpoint_every),
+            ("max_uncommitted", self.max_uncommitted),
+        ])?;
+        above_zero(&[
+            ("max_block_bytes", self.max_block_bytes),
+            ("max_blocks", self.max_blocks),
+            ("max_waiting_batches", self.max_waiting_batches),
+            ("max_waiting_bytes", self.max_waiting_bytes),
+            ("max_sync_blocks", self.max_sync_blocks),
+            ("max_sync_bytes", self.max_sync_bytes),
+        ])
     }
 
     /// The rules to go by.

@@ -11,24 +11,10 @@
 //!
 //! What concerns several replicas (equal chains) the simulator checks from outside.
 
-use quorate_core::protocol::Violation;
+use quorate_core::protocol::{Violation, invariant};
 
 use crate::mutant::Mutant;
 use crate::replica::Hotstuff;
-
-fn holds(
-    rule: &'static str,
-    holds: bool,
-    detail: impl FnOnce() -> String,
-) -> Result<(), Violation> {
-    match holds {
-        true => Ok(()),
-        false => Err(Violation {
-            rule,
-            detail: detail(),
-        }),
-    }
-}
 
 impl Hotstuff {
     pub(crate) fn check_invariants(&self) -> Result<(), Violation> {
@@ -39,7 +25,7 @@ impl Hotstuff {
         let most_bytes = self.n * self.config.max_waiting_bytes;
         let votes = self.votes.len();
         let unbounded = self.config.mutated(Mutant::DuplicateVotesCounted);
-        holds(
+        invariant(
             "what is kept is bounded",
             count <= most && bytes <= most_bytes && (votes <= self.n || unbounded),
             || format!("{count} batches of {bytes} bytes, {votes} votes"),
@@ -48,7 +34,7 @@ impl Hotstuff {
 
     fn check_views(&self) -> Result<(), Violation> {
         let (promised, high) = (&self.promised, self.high.view());
-        holds(
+        invariant(
             "views go up",
             self.view > high
                 && self.view >= promised.voted.view
@@ -57,7 +43,7 @@ impl Hotstuff {
                 && self.entered.as_ref().is_none_or(|tc| tc.view < self.view),
             || format!("view {}, high {high}, {promised:?}", self.view),
         )?;
-        holds(
+        invariant(
             "the lock is certified",
             promised.locked.view <= high,
             || format!("high {high}, {promised:?}"),
@@ -67,7 +53,7 @@ impl Hotstuff {
     fn check_chain(&self) -> Result<(), Violation> {
         let (stable, head) = (self.stable_height(), self.tree.head().height);
         let first = self.tree.committed().next().map(|id| id.height);
-        holds(
+        invariant(
             "stable <= snapshot <= committed",
             stable <= self.snapshot && self.snapshot <= head && first == Some(stable),
             || {
@@ -78,13 +64,13 @@ impl Hotstuff {
             },
         )?;
         let conflict = self.conflict;
-        holds(
+        invariant(
             "one block is certified in a view",
             conflict.is_none(),
             || format!("{conflict:?}"),
         )?;
         let diverged = self.checkpoints.diverged;
-        holds(
+        invariant(
             "own checkpoints are those that are proved",
             diverged.is_none(),
             || format!("another state is proved at height {diverged:?}"),

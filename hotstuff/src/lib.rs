@@ -20,7 +20,7 @@
 //! | `sync.rs` | fetching blocks, and statuses | |
 //! | `checkpoint.rs` | checkpoints, state transfer | Castro99 §4.3 |
 //! | `evidence.rs` | who has signed what contradicts itself | |
-//! | `read.rs` | reads go through the log | |
+//! | `read.rs` | reads that reach the protocol go through the log | |
 //! | `invariants.rs` | what [`Protocol::check`] verifies | Yin19 §4.6 |
 //! | `config.rs` | time-outs and limits, rules and leaders | |
 //! | `mutant.rs` | rules that only tests switch off | |

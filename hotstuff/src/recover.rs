@@ -1,7 +1,7 @@
 //! A replica after a restart. [Yin19 §4, §5]
 
 use quorate_core::crypto::Verifier;
-use quorate_core::id::{MAX_REPLICAS, Slot};
+use quorate_core::id::Slot;
 use quorate_core::protocol::{Context, Recovered, SnapshotRef};
 
 use crate::blocks::{BlockId, Tree, View};
@@ -23,12 +23,8 @@ impl Hotstuff {
         config: Config,
         past: Recovered<Record>,
     ) -> Result<Hotstuff, String> {
+        context.validate()?;
         let (me, n) = (context.me, context.n());
-        if n > MAX_REPLICAS || me.index() >= n {
-            return Err(format!(
-                "{me} is not one of 1 to {MAX_REPLICAS} replicas: there are {n}"
-            ));
-        }
         config.validate(n)?;
         let mut durable = Durable::fold(forget(past.records, &config))?;
         let snapshot = past.snapshot.as_ref();

@@ -4,12 +4,12 @@
 //! A block that is asked for is named by a certificate, or is the parent of one that was; what
 //! comes is believed if it has that digest, whoever sends it.
 
+use quorate_core::checkpoint::signer_to_ask;
 use quorate_core::crypto::Digest;
 use quorate_core::id::{ReplicaId, Slot, Time};
 use quorate_core::protocol::Dest;
 
 use crate::blocks::{Block, BlockId};
-use crate::checkpoint::spread;
 use crate::message::{MAX_BLOCKS_AT_ONCE, Message, Status};
 use crate::mutant::Mutant;
 use crate::replica::{Hotstuff, Out, Timer};
@@ -67,13 +67,11 @@ impl Hotstuff {
         let Some(wanted) = self.sync.wanted else {
             return;
         };
-        let signers = self.high.signers().filter(|signer| *signer != self.me);
-        let signers: Vec<ReplicaId> = signers.collect();
-        let place = spread(self.sync.attempt, signers.len());
+        let signer = signer_to_ask(self.sync.attempt, self.high.signers(), self.me);
         self.sync.attempt = self.sync.attempt.wrapping_add(1);
-        if let Some(signer) = signers.get(place) {
+        if let Some(signer) = signer {
             let (block, above) = (wanted.digest, self.tree.head().height);
-            out.send(Dest::One(*signer), Message::FetchBlocks { block, above });
+            out.send(Dest::One(signer), Message::FetchBlocks { block, above });
         }
     }
 

@@ -6,8 +6,9 @@ mod worlds;
 
 use lies::Lies;
 use quorate_hotstuff::{Hotstuff, Leaders, RuleSet};
-use quorate_simulator::{Faults, Rule, SimulationConfig, Summary, simulate};
-use worlds::{first, seeds};
+use quorate_simulator::seeds::{assert_violated, from_first};
+use quorate_simulator::{Faults, SimulationConfig, Summary};
+use worlds::{HARM, seeds};
 
 fn world(replicas: usize, rules: RuleSet, faults: Faults) -> SimulationConfig<Hotstuff> {
     SimulationConfig {
@@ -17,7 +18,7 @@ fn world(replicas: usize, rules: RuleSet, faults: Faults) -> SimulationConfig<Ho
 }
 
 fn survive(config: &SimulationConfig<Hotstuff>, seeds: u64) -> Summary {
-    let sum = worlds::survive(config, first()..first() + seeds);
+    let sum = worlds::survive(config, from_first(seeds));
     assert!(sum.lies > 0, "{sum}");
     sum
 }
@@ -68,13 +69,5 @@ fn two_liars_of_four_are_seen_to_do_harm() {
         shrink_runs: 0,
         ..world(4, RuleSet::TwoChain, Faults::Byzantine)
     };
-    let mut broken = (0..20).filter_map(|seed| simulate(seed, &config).failure);
-    let harm = [
-        Rule::Agreement,
-        Rule::EqualState,
-        Rule::Linearizability,
-        Rule::Durability,
-        Rule::Invariant,
-    ];
-    assert!(broken.any(|failure| harm.contains(&failure.broken.rule)));
+    assert_violated(&config, 0..20, &HARM);
 }

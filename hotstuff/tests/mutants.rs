@@ -376,12 +376,7 @@ fn the_invariants_hold_in_every_replica_of_a_cluster_without_mutants() {
         for text in ["a", "b", "c", "d", "e"] {
             cluster.propose(3, text);
         }
-        assert!(
-            cluster
-                .nodes
-                .iter()
-                .all(|node| node.protocol.check().is_ok())
-        );
+        cluster.assert_invariants();
         assert_eq!(cluster.node(6).commands(), ["a", "b", "c", "d", "e"]);
         let sent = cluster.node(0).take();
         let messages: Vec<Message> = sent.into_iter().map(|(_, message)| message).collect();

@@ -11,19 +11,12 @@ mod worlds;
 
 use lies::Lies;
 use quorate_hotstuff::{Hotstuff, Mutant, RuleSet};
-use quorate_simulator::{Broken, Faults, Rule, SimulationConfig, simulate};
+use quorate_simulator::seeds::assert_violated;
+use quorate_simulator::{Faults, SimulationConfig};
+use worlds::HARM;
 
 /// How many seeds a mutant may take to be found.
 const SEEDS: u64 = 60;
-
-/// What harm is.
-const HARM: [Rule; 5] = [
-    Rule::Agreement,
-    Rule::EqualState,
-    Rule::Linearizability,
-    Rule::Durability,
-    Rule::Invariant,
-];
 
 fn config(rules: RuleSet, faults: Faults) -> SimulationConfig<Hotstuff> {
     SimulationConfig {
@@ -34,21 +27,11 @@ fn config(rules: RuleSet, faults: Faults) -> SimulationConfig<Hotstuff> {
 }
 
 #[track_caller]
-fn assert_found(config: &SimulationConfig<Hotstuff>) {
-    let broken = |seed| Some((seed, simulate(seed, config).failure?.broken));
-    let shows = |(_, broken): &(u64, Broken)| HARM.contains(&broken.rule);
-    match (0..SEEDS).filter_map(broken).find(shows) {
-        Some((seed, broken)) => println!("seed {seed}: {broken}"),
-        None => panic!("{SEEDS} seeds, and none of them does harm"),
-    }
-}
-
-#[track_caller]
 fn assert_breaks(mutant: Mutant, rules: RuleSet, faults: Faults) {
     let mut config = config(rules, faults);
     config.protocol.mutant = Some(mutant);
     Mutant::verify_without(Some(mutant));
-    assert_found(&config);
+    assert_violated(&config, 0..SEEDS, &HARM);
     Mutant::verify_without(None);
 }
 

@@ -18,6 +18,7 @@ use quorate_core::id::ReplicaId;
 use quorate_core::protocol::{Input, Protocol, Recovered, Verified};
 use quorate_hotstuff::{Config, Leaders, Message, Mutant, RuleSet, Timer, View};
 use quorate_simulator::harness::verifier;
+use quorate_simulator::seeds::told;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
@@ -228,18 +229,9 @@ impl World {
     }
 }
 
-/// What the environment says of how long to test.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "how long to test is the tester's"
-)]
-fn told(variable: &str) -> Option<usize> {
-    std::env::var(variable).ok()?.parse().ok()
-}
-
 /// How many scenarios are drawn for each rule set; `QUORATE_HOTSTUFF_TWINS` says another number.
 fn scenarios() -> u64 {
-    told("QUORATE_HOTSTUFF_TWINS").unwrap_or(40) as u64
+    told("QUORATE_HOTSTUFF_TWINS").unwrap_or(40)
 }
 
 /// The plans that every view chooses from where all choices are tried, as many of them as
@@ -264,7 +256,7 @@ fn plans() -> Vec<Plan> {
         // One leads a quorum with the other twin in it.
         (3, 0b0_0101, 0b1_1001),
     ];
-    let count = told("QUORATE_HOTSTUFF_TWINS_PLANS").unwrap_or(3);
+    let count = told("QUORATE_HOTSTUFF_TWINS_PLANS").unwrap_or(3) as usize;
     let plan = |(leader, side, timeouts)| Plan {
         leader,
         side,

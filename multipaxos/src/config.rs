@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use quorate_core::codec::MESSAGE_LIMIT;
+use quorate_core::config::above_zero;
 use quorate_core::id::{ReplicaId, ReplicaSet};
 use quorate_core::quorum::{Columns, Flexible, Grid, Majority, Quorum, Rows, Threshold};
 use serde::{Deserialize, Serialize};
@@ -169,16 +170,12 @@ impl Config {
                 MESSAGE_LIMIT / 2
             ));
         }
-        let limits = [
+        above_zero(&[
             ("max_message_bytes", self.max_message_bytes),
             ("max_window", self.max_window),
             ("max_unchosen_bytes", self.max_unchosen_bytes),
             ("max_pending_reads", self.max_pending_reads),
-        ];
-        match limits.iter().find(|(_, limit)| *limit == 0) {
-            Some((name, _)) => Err(format!("{name} must be above zero")),
-            None => Ok(()),
-        }
+        ])
     }
 
     fn validate_times(&self) -> Result<(), String> {

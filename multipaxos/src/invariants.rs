@@ -13,28 +13,14 @@
 //! Each check looks at the ends of the log only: it runs after every step. What concerns several
 //! replicas (one leader a ballot, equal executions) the simulator checks from outside.
 
-use quorate_core::protocol::Violation;
+use quorate_core::protocol::{Violation, invariant};
 
 use crate::normal::Leader;
 use crate::replica::{MultiPaxos, Role};
 
-fn holds(
-    rule: &'static str,
-    holds: bool,
-    detail: impl FnOnce() -> String,
-) -> Result<(), Violation> {
-    match holds {
-        true => Ok(()),
-        false => Err(Violation {
-            rule,
-            detail: detail(),
-        }),
-    }
-}
-
 impl MultiPaxos {
     pub(crate) fn check_invariants(&self) -> Result<(), Violation> {
-        holds(
+        invariant(
             "one value is chosen in a slot",
             self.conflict.is_none(),
             || format!("two values for slot {:?}", self.conflict),
@@ -46,15 +32,15 @@ impl MultiPaxos {
             Role::Follower(follower) => {
                 let leader = follower.leader;
                 let other = leader.is_none_or(|ballot| ballot.replica != self.me);
-                holds("a follower's leader is another", other, || {
+                invariant("a follower's leader is another", other, || {
                     format!("{} follows itself", self.me)
                 })
             }
-            Role::Candidate(_) => holds("a candidate has promised its ballot", own, || {
+            Role::Candidate(_) => invariant("a candidate has promised its ballot", own, || {
                 format!("{} campaigns in {}", self.me, self.promised)
             }),
             Role::Leader(leader) => {
-                holds("a leader has promised its ballot", own, || {
+                invariant("a leader has promised its ballot", own, || {
                     format!("{} leads in {}", self.me, self.promised)
                 })?;
                 self.check_leader(leader)
@@ -64,7 +50,7 @@ impl MultiPaxos {
 
     fn check_slots(&self) -> Result<(), Violation> {
         let compacted = self.log.compacted();
-        holds(
+        invariant(
             "compacted <= snapshot <= executed",
             compacted <= self.snapshot && self.snapshot <= self.executed,
             || {
@@ -76,7 +62,7 @@ impl MultiPaxos {
         )?;
         // Through the snapshot the log may end before it: the rest was fetched.
         let held = self.executed <= self.snapshot || self.log.is_chosen(self.executed);
-        holds("what is executed is held", held, || {
+        invariant("what is executed is held", held, || {
             format!("slot {} was executed, and is not held", self.executed)
         })
     }
@@ -87,7 +73,7 @@ impl MultiPaxos {
             let Some(accepted) = self.log.accepted(slot) else {
                 continue;
             };
-            holds(
+            invariant(
                 "nothing is accepted in a ballot higher than promised",
                 accepted.ballot <= self.promised,
                 || {
@@ -105,12 +91,12 @@ impl MultiPaxos {
         let last = leader.next.previous();
         let own = self.log.accepted(last).map(|held| held.ballot);
         let proposed = last <= self.executed || own == Some(self.promised);
-        holds(
+        invariant(
             "a leader has accepted what it proposes",
             proposed || self.log.is_chosen(last),
             || format!("slot {last} holds a proposal of {own:?}"),
         )?;
-        holds(
+        invariant(
             "a leader proposes beyond what is executed",
             leader.next > self.executed,
             || format!("next {}, executed {}", leader.next, self.executed),

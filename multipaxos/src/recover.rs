@@ -1,6 +1,6 @@
 //! A replica after a restart. [Lamport01 §2.5; Chandra07 §5.5]
 
-use quorate_core::id::{MAX_REPLICAS, ReplicaId, Slot};
+use quorate_core::id::{ReplicaId, Slot};
 use quorate_core::protocol::{Context, Recovered, SnapshotRef};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -21,12 +21,8 @@ impl MultiPaxos {
         config: Config,
         past: Recovered<Record>,
     ) -> Result<MultiPaxos, String> {
+        context.validate()?;
         let (me, n) = (context.me, context.n());
-        if n > MAX_REPLICAS || me.index() >= n {
-            return Err(format!(
-                "{me} is not one of 1 to {MAX_REPLICAS} replicas: there are {n}"
-            ));
-        }
         config.validate()?;
         let quorums = config.quorums(n)?;
         let has_past = !past.records.is_empty() || past.snapshot.is_some();

@@ -308,12 +308,7 @@ fn the_invariants_hold_in_every_replica_of_a_cluster_without_mutants() {
     let mut cluster = Cluster::led_by_0(5, &Config::default());
     cluster.propose(3, "x");
     cluster.elect(4);
-    assert!(
-        cluster
-            .nodes
-            .iter()
-            .all(|node| node.protocol.check().is_ok())
-    );
+    cluster.assert_invariants();
     let promised = cluster.node(1).durable_promise();
     assert_eq!(promised, cluster.node(4).ballot());
     assert_eq!(cluster.node(4).committed(), Slot(1).0);

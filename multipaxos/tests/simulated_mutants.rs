@@ -9,7 +9,8 @@ mod worlds;
 
 use quorate_core::replica;
 use quorate_multipaxos::{MultiPaxos, Mutant, ReadMode};
-use quorate_simulator::{Broken, Rule, SimulationConfig, simulate};
+use quorate_simulator::seeds::assert_violated;
+use quorate_simulator::{Rule, SimulationConfig};
 
 /// How many seeds a mutant may take to be found.
 const SEEDS: u64 = 3_000;
@@ -23,12 +24,7 @@ fn config(replicas: usize, reads: ReadMode) -> SimulationConfig<MultiPaxos> {
 
 #[track_caller]
 fn assert_found(config: &SimulationConfig<MultiPaxos>, expected: &[Rule]) {
-    let broken = |seed| Some((seed, simulate(seed, config).failure?.broken));
-    let shows = |(_, broken): &(u64, Broken)| expected.contains(&broken.rule);
-    match (0..SEEDS).filter_map(broken).find(shows) {
-        Some((seed, broken)) => println!("seed {seed}: {broken}"),
-        None => panic!("{SEEDS} seeds, and none of them violates {expected:?}"),
-    }
+    assert_violated(config, 0..SEEDS, expected);
 }
 
 #[track_caller]

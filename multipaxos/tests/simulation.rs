@@ -7,106 +7,73 @@ use std::time::Duration;
 use quorate_core::id::ReplicaId;
 use quorate_multipaxos::{Config, MultiPaxos, QuorumRule, ReadMode};
 use quorate_simulator::register::Change;
-use quorate_simulator::{Conditions, Faults, Scenario, SimulationConfig, Summary, World, simulate};
+use quorate_simulator::seeds::{
+    OTHER_SIZES, assert_covered, assert_repeatable, from_first, survive, told,
+};
+use quorate_simulator::{Conditions, Scenario, SimulationConfig, Summary, World};
 use worlds::config;
 
 /// How many seeds are tried for each size of cluster; `QUORATE_SEEDS` says another number.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "how long to test is the tester's"
-)]
 fn seeds() -> u64 {
-    let given = std::env::var("QUORATE_SEEDS").ok();
-    given.and_then(|seeds| seeds.parse().ok()).unwrap_or(200)
+    told("QUORATE_SEEDS").unwrap_or(200)
 }
 
-fn pass(config: &SimulationConfig<MultiPaxos>, seeds: impl Iterator<Item = u64>) -> Summary {
-    let mut sum = Summary::default();
-    for seed in seeds {
-        let report = simulate(seed, config);
-        if let Some(failure) = report.failure {
-            panic!("seed {seed}: {failure}");
-        }
-        sum.add(&report.summary);
-    }
-    println!(
-        "{} replicas, reads by {:?}, faults {}: {sum}",
-        config.replicas, config.protocol.reads, config.faults
-    );
-    sum
+fn pass(config: &SimulationConfig<MultiPaxos>, count: u64) -> Summary {
+    println!("reads by {:?}:", config.protocol.reads);
+    survive(config, from_first(count))
 }
 
-fn assert_covered(sum: &Summary) {
-    for (what, count) in [
+fn pass_and_meet_all(config: &SimulationConfig<MultiPaxos>, count: u64) {
+    let sum = pass(config, count);
+    let also = [
         ("operations without an answer", sum.unknown),
         ("elections", sum.leaders),
-        ("crashes with loss", sum.crashes_with_loss),
-        ("torn writes", sum.torn_crashes),
-        ("disk failures", sum.disk_failures),
-        ("pauses", sum.pauses),
-        ("partitions", sum.partitions),
-        ("snapshots taken", sum.snapshots_taken),
-        ("snapshots fetched", sum.snapshots_installed),
-        ("restarts from snapshots", sum.snapshots_recovered),
-        ("lost frames", sum.frames_lost),
-        ("repeated frames", sum.frames_repeated),
-    ] {
-        assert!(count > 0, "the worlds saw no {what}: {sum}");
-    }
+    ];
+    assert_covered(&sum, &also);
 }
 
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     for reads in [ReadMode::Quorum, ReadMode::Lease, ReadMode::Log] {
-        let config = config(3, reads);
-        let runs = [(); 2].map(|()| simulate(4, &config));
-        assert_eq!(runs[0].trace_hash, runs[1].trace_hash);
-        assert_eq!(runs[0].history, runs[1].history);
-        assert_ne!(runs[0].trace_hash, simulate(5, &config).trace_hash);
+        assert_repeatable(&config(3, reads), 4);
     }
 }
 
 #[test]
 fn three_replicas_survive_all_faults() {
-    assert_covered(&pass(&config(3, ReadMode::Quorum), 0..seeds()));
+    pass_and_meet_all(&config(3, ReadMode::Quorum), seeds());
 }
 
 #[test]
 fn five_replicas_survive_all_faults() {
-    assert_covered(&pass(&config(5, ReadMode::Quorum), 0..seeds()));
+    pass_and_meet_all(&config(5, ReadMode::Quorum), seeds());
 }
 
 #[test]
 fn three_replicas_that_read_by_lease_survive_all_faults() {
-    assert_covered(&pass(&config(3, ReadMode::Lease), 0..seeds()));
+    pass_and_meet_all(&config(3, ReadMode::Lease), seeds());
 }
 
 #[test]
 fn five_replicas_that_read_by_lease_survive_all_faults() {
-    assert_covered(&pass(&config(5, ReadMode::Lease), 0..seeds()));
+    pass_and_meet_all(&config(5, ReadMode::Lease), seeds());
 }
 
 #[test]
 fn replicas_that_read_through_the_log_survive_all_faults() {
     for replicas in [3, 5] {
-        assert_covered(&pass(&config(replicas, ReadMode::Log), 0..seeds() / 2));
+        pass_and_meet_all(&config(replicas, ReadMode::Log), seeds() / 2);
     }
 }
 
 #[test]
 fn clusters_of_other_sizes_survive_the_faults_they_can() {
-    for (replicas, faults) in [
-        (1, Faults::Crash),
-        (2, Faults::All),
-        (4, Faults::All),
-        (7, Faults::Network),
-        (3, Faults::None),
-    ] {
+    for (replicas, faults) in OTHER_SIZES {
         let config = SimulationConfig {
             faults,
             ..config(replicas, ReadMode::Quorum)
         };
-        pass(&config, 0..seeds() / 10);
+        pass(&config, seeds() / 10);
     }
 }
 
@@ -122,7 +89,7 @@ fn other_quorums_survive_all_faults() {
             let mut config = config(replicas, reads);
             config.protocol.quorums = quorums;
             config.protocol.preferred = Some(ReplicaId(1));
-            pass(&config, 0..seeds() / 4);
+            pass(&config, seeds() / 4);
         }
     }
 }
@@ -187,11 +154,8 @@ fn a_commit_costs_two_messages_a_follower_and_two_delays() {
         let (mut world, leader) = settled(replicas, ReadMode::Quorum);
         let (before, commits) = (sent(&world), 10);
         for value in 0..commits {
-            let from = world.now();
-            let put = world.submit(leader, 1, Change::Put(value));
-            assert!(world.run_until(10 * DELAY, |w| w.answered(put).is_some()));
-            let took = world.answered(put).unwrap().at - from;
-            assert_eq!(took, 2 * DELAY.as_nanos() as u64);
+            let took = world.latency(leader, (1, Change::Put(value)), 10 * DELAY);
+            assert_eq!(took, Some(2 * DELAY));
         }
         world.run_for(DELAY / 2);
         let per_commit = 2 * (replicas as u64 - 1);

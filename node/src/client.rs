@@ -13,6 +13,7 @@ use quorate_core::transport::Connector;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
+mod back_off;
 mod dial;
 mod in_process;
 mod link;
@@ -20,6 +21,7 @@ mod outstanding;
 mod peeks;
 mod questions;
 mod quorum;
+mod unread;
 
 pub use crate::client_wire::Report;
 pub(crate) use in_process::InProcess;

@@ -147,10 +147,9 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 }
             }
             Happening::Follow(id, session) => {
-                if self.replies.bind(id, session) {
-                    let opened = self.replica.opened();
-                    self.replies.reply(id, Reply::Opened(opened));
-                }
+                self.replies.bind(id, session);
+                let opened = self.replica.opened();
+                self.replies.reply(id, Reply::Opened(opened));
             }
             Happening::Peek(id, number, query) => self.peek(id, number, &query),
             Happening::Read(id, number, level, query) => {
@@ -194,13 +193,8 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
 
     fn propose(&mut self, id: ConnectionId, batch: &Batch) {
         for group in batch.groups() {
-            if self.replies.bind(id, group.session) {
-                self.replica.propose(&group);
-                continue;
-            }
-            for request in group.requests() {
-                self.refuse(id, &request, ProposeError::Overloaded);
-            }
+            self.replies.bind(id, group.session);
+            self.replica.propose(&group);
         }
     }
 

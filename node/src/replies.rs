@@ -17,6 +17,7 @@ pub(crate) struct ConnectionId(pub(crate) u64);
 struct Connection {
     sink: Arc<dyn FrameSink>,
     gathered: Vec<Reply>,
+    /// The one used last comes last.
     sessions: Vec<SessionId>,
 }
 
@@ -31,7 +32,8 @@ pub(crate) struct Replies {
     waiting: Vec<ConnectionId>,
 }
 
-/// How many sessions one connection may use.
+/// How many sessions of one connection are answered. A client uses one at a time, and needs no more
+/// answers to the one before when it opens the next.
 const MAX_SESSIONS: usize = 64;
 
 impl Replies {
@@ -55,19 +57,24 @@ impl Replies {
         }
     }
 
-    /// Answers to `session` go to this connection from now on. False if it has too many.
-    pub(crate) fn bind(&mut self, id: ConnectionId, session: SessionId) -> bool {
-        if self.sessions.get(&session) == Some(&id) {
-            return true;
-        }
-        match self.connections.get_mut(&id) {
-            Some(connection) if connection.sessions.len() < MAX_SESSIONS => {
-                connection.sessions.push(session);
-                self.sessions.insert(session, id);
-                true
+    /// Answers to `session` go to this connection from now on. If it has too many, the one that it
+    /// has not used for longest is forgotten: a client that stays connected may open sessions
+    /// without end.
+    pub(crate) fn bind(&mut self, id: ConnectionId, session: SessionId) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let bound = &mut connection.sessions;
+        if let Some(place) = bound.iter().rposition(|known| *known == session) {
+            bound.remove(place);
+        } else if bound.len() >= MAX_SESSIONS {
+            let oldest = bound.remove(0);
+            if self.sessions.get(&oldest) == Some(&id) {
+                self.sessions.remove(&oldest);
             }
-            _ => false,
         }
+        bound.push(session);
+        self.sessions.insert(session, id);
     }
 
     /// Names a read of this connection.
@@ -125,5 +132,98 @@ impl Replies {
                 Err(error) => tracing::error!(%error, "cannot encode replies"),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use bytes::Bytes;
+    use quorate_core::crypto::SecretKey;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<u64>>);
+
+    impl Heard {
+        fn take(&self) -> Vec<u64> {
+            std::mem::take(&mut self.0.lock().unwrap())
+        }
+    }
+
+    impl FrameSink for Heard {
+        fn send(&self, frame: Bytes) -> bool {
+            for reply in client_wire::open(&frame).unwrap() {
+                match reply {
+                    Reply::Answer { session, .. } => self.0.lock().unwrap().push(session),
+                    other => panic!("{other:?}"),
+                }
+            }
+            true
+        }
+    }
+
+    const A: ConnectionId = ConnectionId(1);
+    const B: ConnectionId = ConnectionId(2);
+
+    fn session(number: usize) -> SessionId {
+        let client = SecretKey::from_seed([1; 32]).public();
+        let number = number as u64;
+        SessionId { client, number }
+    }
+
+    fn connect(replies: &mut Replies, id: ConnectionId) -> Arc<Heard> {
+        let heard = Arc::new(Heard::default());
+        replies.connected(id, heard.clone());
+        heard
+    }
+
+    fn answer(replies: &mut Replies, numbers: impl IntoIterator<Item = usize>) {
+        for number in numbers {
+            replies.answer(Answer {
+                session: session(number),
+                sequence: 0,
+                result: Ok(Bytes::new()),
+            });
+        }
+        replies.flush();
+    }
+
+    #[test]
+    fn a_connection_may_use_sessions_without_end_and_the_least_recently_used_is_forgotten() {
+        let mut replies = Replies::default();
+        let heard = connect(&mut replies, A);
+        for number in 0..3 * MAX_SESSIONS {
+            replies.bind(A, session(number));
+            replies.bind(A, session(0));
+            answer(&mut replies, [number]);
+            assert_eq!(heard.take(), [number as u64]);
+        }
+        assert_eq!(replies.sessions.len(), MAX_SESSIONS);
+        answer(&mut replies, 0..3 * MAX_SESSIONS);
+        let kept = 2 * MAX_SESSIONS + 1..3 * MAX_SESSIONS;
+        let kept: Vec<u64> = [0].into_iter().chain(kept).map(|n| n as u64).collect();
+        assert_eq!(heard.take(), kept);
+        replies.disconnected(A);
+        assert!(replies.sessions.is_empty());
+    }
+
+    #[test]
+    fn a_session_that_two_connections_use_in_turn_is_one_of_each() {
+        let mut replies = Replies::default();
+        let (a, b) = (connect(&mut replies, A), connect(&mut replies, B));
+        for _ in 0..2 * MAX_SESSIONS {
+            replies.bind(A, session(0));
+            replies.bind(B, session(0));
+        }
+        for number in 1..=MAX_SESSIONS {
+            replies.bind(A, session(number));
+        }
+        // What A forgets is B's by now.
+        answer(&mut replies, [0]);
+        assert_eq!((a.take(), b.take()), (vec![], vec![0]));
+        assert_eq!(replies.connections[&B].sessions, [session(0)]);
     }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use quorate_core::checkpoint::{CheckpointVotes, proof_in, signer_to_ask};
 use quorate_core::codec;
-use quorate_core::crypto::{Digest, Signature};
+use quorate_core::crypto::Digest;
 use quorate_core::frontier::Frontier;
 use quorate_core::id::{ReplicaId, Slot, Time};
 use quorate_core::protocol::{Dest, Fetch, SnapshotRef};
@@ -18,11 +19,9 @@ use crate::replica::{Out, Pbft};
 /// What is known of checkpoints that are not stable here yet.
 #[derive(Debug)]
 pub(crate) struct Checkpoints {
-    /// The votes of each replica.
-    votes: Vec<BTreeMap<Slot, (Digest, Signature)>>,
-    /// How many votes of a replica are kept, the latest: as many as a correct one has between the
-    /// watermarks, and some that are ahead.
-    kept: usize,
+    /// The votes: of each replica as many as a correct one has between the watermarks, and some
+    /// that are ahead.
+    votes: CheckpointVotes<Digest>,
     /// This replica's own, durable.
     own: BTreeMap<Slot, Digest>,
     /// Proved, but the state is not durable here yet: those between the watermarks, and the last.
@@ -35,35 +34,11 @@ impl Checkpoints {
     pub(crate) fn of(n: usize, config: &Config) -> Checkpoints {
         let between = config.window / config.checkpoint_every.max(1);
         Checkpoints {
-            votes: vec![BTreeMap::new(); n],
-            kept: between as usize + 2,
+            votes: CheckpointVotes::new(n, between as usize + 2),
             own: BTreeMap::new(),
             certified: BTreeMap::new(),
             diverged: None,
         }
-    }
-
-    /// Counts a vote: the first of each replica for a slot.
-    fn count(&mut self, from: ReplicaId, vote: &CheckpointVote) {
-        let Some(votes) = self.votes.get_mut(from.index()) else {
-            return;
-        };
-        votes
-            .entry(vote.slot)
-            .or_insert((vote.digest, vote.signature));
-        if votes.len() > self.kept {
-            votes.pop_first();
-        }
-    }
-
-    /// The signatures on a digest at a slot.
-    fn signatures(&self, slot: Slot, digest: &Digest) -> Vec<(ReplicaId, Signature)> {
-        let voters = ReplicaId::all(self.votes.len()).zip(&self.votes);
-        let equal = voters.filter_map(|(from, votes)| {
-            let (voted, signature) = votes.get(&slot)?;
-            (voted == digest).then_some((from, *signature))
-        });
-        equal.collect()
     }
 
     /// The latest checkpoint proved that is not stable here.
@@ -87,9 +62,7 @@ impl Checkpoints {
     /// Forgets what is at or before a stable checkpoint.
     fn settle(&mut self, stable: Slot) {
         let next = stable.next();
-        for votes in &mut self.votes {
-            *votes = votes.split_off(&next);
-        }
+        self.votes.settle(stable);
         self.own = self.own.split_off(&next);
         self.certified = self.certified.split_off(&next);
     }
@@ -151,8 +124,8 @@ impl Pbft {
         if vote.slot <= self.log.low() || !self.is_checkpoint(vote.slot) {
             return;
         }
-        self.checkpoints.count(from, vote);
-        let signatures = self.checkpoints.signatures(vote.slot, &vote.digest);
+        let votes = &mut self.checkpoints.votes;
+        let signatures = votes.count(from, (vote.slot, vote.digest), vote.signature);
         let quorum = self.strong();
         let proof = CheckpointCertificate::of(vote.slot, vote.digest, signatures, quorum);
         if let Some(certificate) = proof {
@@ -196,13 +169,11 @@ impl Pbft {
         let Some(certificate) = self.checkpoints.last_certified() else {
             return;
         };
-        let others = certificate.signers().filter(|signer| *signer != self.me);
-        let others: Vec<ReplicaId> = others.collect();
         if certificate.slot() > self.executed
-            && let Some(from) = others.get(spread(attempt, others.len()))
+            && let Some(from) = signer_to_ask(attempt, certificate.signers(), self.me)
         {
             out.fetch(Fetch {
-                from: *from,
+                from,
                 at_least: Frontier::single(certificate.slot()),
             });
         }
@@ -286,35 +257,7 @@ impl Pbft {
 
 /// The certificate in a snapshot's anchor, if it is one for this snapshot.
 pub(crate) fn certificate_of(snapshot: &SnapshotRef) -> Result<CheckpointCertificate, String> {
-    let certificate: CheckpointCertificate =
-        codec::decode("anchor", &snapshot.anchor).map_err(|error| error.to_string())?;
-    let same = Frontier::single(certificate.slot()) == snapshot.at
-        && certificate.digest() == snapshot.digest;
-    match same {
-        true => Ok(certificate),
-        false => Err(String::from("the anchor proves another snapshot")),
-    }
-}
-
-/// Which of `n` to ask in an attempt. Attempts that come at a steady pace must not all meet the
-/// same liar: the golden ratio spreads any arithmetic progression.
-fn spread(attempt: usize, n: usize) -> usize {
-    let fraction = (attempt as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-    ((fraction * n as u64) >> 32) as usize
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn attempts_at_any_steady_pace_meet_every_signer() {
-        for n in 1..=7 {
-            for pace in 1..=12 {
-                let met = (0..60).map(|i| spread(i * pace, n));
-                let met: std::collections::BTreeSet<usize> = met.collect();
-                assert_eq!(met.len(), n, "{n} signers, every {pace} rounds");
-            }
-        }
-    }
+    proof_in(snapshot, |proof: &CheckpointCertificate| {
+        (proof.slot(), proof.digest())
+    })
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use quorate_core::codec::MESSAGE_LIMIT;
+use quorate_core::config::above_zero;
 use quorate_core::quorum::Byzantine;
 use serde::{Deserialize, Serialize};
 
@@ -112,22 +113,20 @@ impl Config {
                 self.window
             ));
         }
-        let limits = [
-            ("request_timeout", self.request_timeout.is_zero()),
-            ("status_every", self.status_every.is_zero()),
-            ("max_clock_skew", self.max_clock_skew.is_zero()),
-            ("max_queued_bytes", self.max_queued_bytes == 0),
-            ("max_waiting_batches", self.max_waiting_batches == 0),
-            ("max_waiting_bytes", self.max_waiting_bytes == 0),
-            ("max_early_messages", self.max_early_messages == 0),
-            ("max_early_bytes", self.max_early_bytes == 0),
-            ("max_resent_slots", self.max_resent_slots == 0),
-            ("max_resent_bytes", self.max_resent_bytes == 0),
-        ];
-        match limits.iter().find(|(_, zero)| *zero) {
-            Some((name, _)) => Err(format!("{name} must be above zero")),
-            None => Ok(()),
-        }
+        above_zero(&[
+            ("request_timeout", self.request_timeout),
+            ("status_every", self.status_every),
+            ("max_clock_skew", self.max_clock_skew),
+        ])?;
+        above_zero(&[
+            ("max_queued_bytes", self.max_queued_bytes),
+            ("max_waiting_batches", self.max_waiting_batches),
+            ("max_waiting_bytes", self.max_waiting_bytes),
+            ("max_early_messages", self.max_early_messages),
+            ("max_early_bytes", self.max_early_bytes),
+            ("max_resent_slots", self.max_resent_slots),
+            ("max_resent_bytes", self.max_resent_bytes),
+        ])
     }
 
     /// Whether the rule is switched off.

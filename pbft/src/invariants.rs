@@ -14,25 +14,11 @@
 //! replicas (one digest prepared in a view and slot, equal logs) the simulator checks from outside.
 
 use quorate_core::id::Slot;
-use quorate_core::protocol::Violation;
+use quorate_core::protocol::{Violation, invariant};
 
 use crate::certificate::CheckpointCertificate;
 use crate::log::Instance;
 use crate::replica::Pbft;
-
-fn holds(
-    rule: &'static str,
-    holds: bool,
-    detail: impl FnOnce() -> String,
-) -> Result<(), Violation> {
-    match holds {
-        true => Ok(()),
-        false => Err(Violation {
-            rule,
-            detail: detail(),
-        }),
-    }
-}
 
 impl Pbft {
     pub(crate) fn check_invariants(&self) -> Result<(), Violation> {
@@ -49,7 +35,7 @@ impl Pbft {
         let stable = self.stable.as_ref();
         let stable = stable.map_or(Slot::ZERO, CheckpointCertificate::slot);
         let (low, last) = (self.log.low(), self.log.last());
-        holds(
+        invariant(
             "stable <= snapshot <= executed",
             stable == low && low <= self.snapshot && self.snapshot <= self.executed,
             || {
@@ -59,13 +45,13 @@ impl Pbft {
                 )
             },
         )?;
-        holds(
+        invariant(
             "the log is within the watermarks",
             last <= self.log.high(),
             || format!("slot {last} is beyond {}", self.log.high()),
         )?;
         let diverged = self.checkpoints.diverged;
-        holds(
+        invariant(
             "own checkpoints are those that are proved",
             diverged.is_none(),
             || format!("another state is proved at slot {diverged:?}"),
@@ -74,12 +60,12 @@ impl Pbft {
 
     fn check_view(&self) -> Result<(), Violation> {
         let begun = self.new_view.as_ref().map(|new_view| new_view.view);
-        holds(
+        invariant(
             "a view begins with its own new view",
             begun.is_none_or(|begun| begun == self.view),
             || format!("view {} with the new view of {begun:?}", self.view),
         )?;
-        holds(
+        invariant(
             "a primary gives out no slot that is settled",
             !self.leads() || self.primary.next > self.settled.1,
             || format!("{} after {:?}", self.primary.next, self.settled),
@@ -93,7 +79,7 @@ impl Pbft {
             accepted.is_none_or(|p| p.slot == slot) && prepared.is_none_or(|p| p.slot() == slot);
         let past = accepted.is_none_or(|p| p.view <= self.view)
             && prepared.is_none_or(|p| p.view() <= self.view);
-        holds("nothing is of a view to come", own_slot && past, || {
+        invariant("nothing is of a view to come", own_slot && past, || {
             format!("slot {slot} in view {}: {instance:?}", self.view)
         })?;
         let now = prepared.filter(|p| p.view() == self.view);
@@ -101,7 +87,7 @@ impl Pbft {
             let accepted = instance.accepted_in(self.view);
             accepted.is_some_and(|accepted| accepted.digest == prepared.digest())
         });
-        holds(
+        invariant(
             "what prepared is what was accepted",
             matches && (now.is_none() || self.is_active()),
             || format!("slot {slot} in view {}: {instance:?}", self.view),

@@ -20,7 +20,7 @@
 //! | `early.rs` | messages that came before their view or watermark | Castro99 §4.3 |
 //! | `status.rs` | retransmission | Castro02 §5.2 |
 //! | `checkpoint.rs` | checkpoints, watermarks, state transfer | Castro99 §4.3, §5.3 |
-//! | `read.rs` | reads go through the log | Castro99 §5.1 |
+//! | `read.rs` | reads that reach the protocol go through the log | Castro99 §5.1 |
 //! | `invariants.rs` | what [`Protocol::check`] verifies | Castro99 §4 |
 //! | `config.rs` | time-outs and limits | |
 //! | `mutant.rs` | rules that only tests switch off | |

@@ -1,5 +1,6 @@
-//! Reads. The read-only optimisation, in which 2f + 1 replicas answer from what they have
-//! executed, is not there: every read is ordered like a command. [Castro99 §5.1]
+//! Reads: what reaches the protocol is ordered like a command. The read-only optimisation, in which
+//! 2f + 1 replicas answer from what they have executed, is the client's, who counts the answers:
+//! `fast_reads` of `quorate-node`. [Castro99 §5.1]
 
 use quorate_core::protocol::{ReadAnswer, ReadId};
 

@@ -1,7 +1,7 @@
 //! A replica after a restart. [Castro02 §4]
 
 use quorate_core::crypto::Verifier;
-use quorate_core::id::{MAX_REPLICAS, Slot};
+use quorate_core::id::Slot;
 use quorate_core::protocol::{Context, Recovered, SnapshotRef};
 
 use crate::certificate::CheckpointCertificate;
@@ -23,12 +23,8 @@ impl Pbft {
         config: Config,
         past: Recovered<Record>,
     ) -> Result<Pbft, String> {
+        context.validate()?;
         let (me, n) = (context.me, context.n());
-        if n > MAX_REPLICAS || me.index() >= n {
-            return Err(format!(
-                "{me} is not one of 1 to {MAX_REPLICAS} replicas: there are {n}"
-            ));
-        }
         config.validate(n)?;
         let mut durable = Durable::fold(forget(past.records, &config), config.window)?;
         let snapshot = past.snapshot.as_ref();

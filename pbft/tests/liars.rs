@@ -12,6 +12,7 @@ use quorate_core::protocol::{Input, Message as _, Protocol, SnapshotRef};
 use quorate_pbft::{
     CheckpointCertificate, Config, Entry, Message, Mutant, NewView, Timer, View, ViewChange,
 };
+use quorate_simulator::seeds::told;
 
 /// Numbers that follow from a seed.
 struct Chance(u64);
@@ -265,15 +266,9 @@ impl World {
     }
 }
 
-/// How many worlds are tried; `QUORATE_PBFT_SEEDS` says another
-/// number, for a world with signatures costs a hundred times one without.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "how long to test is the tester's"
-)]
+/// How many worlds are tried; `QUORATE_PBFT_SEEDS` says another number.
 fn seeds() -> u64 {
-    let given = std::env::var("QUORATE_PBFT_SEEDS").ok();
-    given.and_then(|seeds| seeds.parse().ok()).unwrap_or(60)
+    told("QUORATE_PBFT_SEEDS").unwrap_or(60)
 }
 
 #[test]

@@ -1,73 +1,23 @@
 //! PBFT in simulated worlds, whose replicas crash and whose network is bad.
 
+mod worlds;
+
 use std::time::Duration;
 
 use quorate_core::id::ReplicaId;
 use quorate_core::replica::Mutant;
 use quorate_pbft::{Config, Pbft};
 use quorate_simulator::register::Change;
-use quorate_simulator::{
-    Conditions, Faults, Rule, Scenario, SimulationConfig, Summary, World, simulate,
-};
+use quorate_simulator::seeds::{assert_covered, assert_violated, from_first, survive};
+use quorate_simulator::{Conditions, Faults, Rule, Scenario, SimulationConfig, World};
+use worlds::{seeds, world};
 
-/// How many seeds are tried for each size of cluster; `QUORATE_PBFT_SEEDS` says another
-/// number, for a world with signatures costs a hundred times one without.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "how long to test is the tester's"
-)]
-fn seeds() -> u64 {
-    let given = std::env::var("QUORATE_PBFT_SEEDS").ok();
-    given.and_then(|seeds| seeds.parse().ok()).unwrap_or(60)
-}
+/// What is usual here.
+const SEEDS: u64 = 60;
 
-/// Small windows, so that checkpoints are taken and states fetched often.
-fn config(replicas: usize) -> SimulationConfig<Pbft> {
-    let config = Config {
-        request_timeout: Duration::from_millis(300),
-        checkpoint_every: 8,
-        window: 16,
-        max_early_messages: 32,
-        max_resent_slots: 8,
-        max_resent_bytes: 600,
-        ..Config::default()
-    };
-    SimulationConfig::new(replicas, config)
-}
-
-fn run(replicas: usize, faults: Faults, seeds: u64) -> Summary {
-    let mut sum = Summary::default();
-    let config = SimulationConfig {
-        faults,
-        ..config(replicas)
-    };
-    for seed in 0..seeds {
-        let report = simulate(seed, &config);
-        if let Some(failure) = report.failure {
-            panic!("seed {seed}: {failure}");
-        }
-        sum.add(&report.summary);
-    }
-    println!("{replicas} replicas, faults {faults}, {seeds} seeds: {sum}");
-    sum
-}
-
-fn assert_covered(sum: &Summary) {
-    for (what, count) in [
-        ("view changes", sum.leaders),
-        ("crashes with loss", sum.crashes_with_loss),
-        ("torn writes", sum.torn_crashes),
-        ("disk failures", sum.disk_failures),
-        ("pauses", sum.pauses),
-        ("partitions", sum.partitions),
-        ("snapshots taken", sum.snapshots_taken),
-        ("snapshots fetched", sum.snapshots_installed),
-        ("restarts from snapshots", sum.snapshots_recovered),
-        ("lost frames", sum.frames_lost),
-        ("repeated frames", sum.frames_repeated),
-    ] {
-        assert!(count > 0, "the worlds saw no {what}: {sum}");
-    }
+fn survive_and_meet_all(replicas: usize, count: u64) {
+    let sum = survive(&world(replicas, Faults::All), from_first(count));
+    assert_covered(&sum, &[("view changes", sum.leaders)]);
 }
 
 /// Exactly once hangs on the sessions: a state that is transferred, or restarted from, without
@@ -75,30 +25,27 @@ fn assert_covered(sum: &Summary) {
 #[test]
 fn states_without_their_sessions_do_harm() {
     let mut config = SimulationConfig {
-        faults: Faults::All,
         liars: 0,
         shrink_runs: 0,
-        ..config(4)
+        ..world(4, Faults::All)
     };
     config.settings.mutant = Some(Mutant::SessionsLeftOutOfSnapshot);
-    let mut broken = (0..60).filter_map(|seed| simulate(seed, &config).failure);
-    let harm = [Rule::ExactlyOnce, Rule::EqualState];
-    assert!(broken.any(|failure| harm.contains(&failure.broken.rule)));
+    assert_violated(&config, 0..60, &[Rule::ExactlyOnce, Rule::EqualState]);
 }
 
 #[test]
 fn four_replicas_serve_without_faults() {
-    run(4, Faults::None, seeds() / 10 + 1);
+    survive(&world(4, Faults::None), from_first(seeds(SEEDS) / 10 + 1));
 }
 
 #[test]
 fn four_replicas_survive_all_faults() {
-    assert_covered(&run(4, Faults::All, seeds()));
+    survive_and_meet_all(4, seeds(SEEDS));
 }
 
 #[test]
 fn seven_replicas_survive_all_faults() {
-    assert_covered(&run(7, Faults::All, seeds() / 3));
+    survive_and_meet_all(7, seeds(SEEDS) / 3);
 }
 
 #[test]
@@ -106,7 +53,7 @@ fn each_scenario_can_be_drawn() {
     for scenario in Scenario::ELECTING {
         let config = SimulationConfig {
             liars: 0,
-            ..config(4)
+            ..world(4, Faults::All)
         };
         let diagram = scenario.diagram(7, &config, 90).unwrap();
         // The first view needs no election.

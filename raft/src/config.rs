@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use quorate_core::codec::MESSAGE_LIMIT;
+use quorate_core::config::above_zero;
 use serde::{Deserialize, Serialize};
 
 use crate::mutant::Mutant;
@@ -85,17 +86,13 @@ impl Config {
                 MESSAGE_LIMIT / 2
             ));
         }
-        let limits = [
+        above_zero(&[
             ("max_append_bytes", self.max_append_bytes),
             ("max_inflight_bytes", self.max_inflight_bytes),
             ("max_inflight_messages", self.max_inflight_messages),
             ("max_uncommitted_bytes", self.max_uncommitted_bytes),
             ("max_pending_reads", self.max_pending_reads),
-        ];
-        match limits.iter().find(|(_, limit)| *limit == 0) {
-            Some((name, _)) => Err(format!("{name} must be above zero")),
-            None => Ok(()),
-        }
+        ])
     }
 
     /// Whether the rule is switched off.

@@ -14,24 +14,10 @@
 //! replicas (one leader a term, equal logs, equal executions) the simulator checks from outside.
 
 use quorate_core::id::{ReplicaId, Slot};
-use quorate_core::protocol::Violation;
+use quorate_core::protocol::{Violation, invariant};
 
 use crate::normal::Leader;
 use crate::replica::{Raft, Role};
-
-fn holds(
-    rule: &'static str,
-    holds: bool,
-    detail: impl FnOnce() -> String,
-) -> Result<(), Violation> {
-    match holds {
-        true => Ok(()),
-        false => Err(Violation {
-            rule,
-            detail: detail(),
-        }),
-    }
-}
 
 impl Raft {
     pub(crate) fn check_invariants(&self) -> Result<(), Violation> {
@@ -39,16 +25,18 @@ impl Raft {
         self.check_indices()?;
         let voted_for_itself = self.voted_for == Some(self.me);
         match &self.role {
-            Role::Follower(follower) => holds(
+            Role::Follower(follower) => invariant(
                 "a follower's leader is another",
                 follower.leader != Some(self.me),
                 || format!("{} follows itself", self.me),
             ),
-            Role::Candidate(_) => holds("a candidate votes for itself", voted_for_itself, || {
-                format!("{} voted for {:?}", self.me, self.voted_for)
-            }),
+            Role::Candidate(_) => {
+                invariant("a candidate votes for itself", voted_for_itself, || {
+                    format!("{} voted for {:?}", self.me, self.voted_for)
+                })
+            }
             Role::Leader(leader) => {
-                holds("a leader voted for itself", voted_for_itself, || {
+                invariant("a leader voted for itself", voted_for_itself, || {
                     format!("{} voted for {:?}", self.me, self.voted_for)
                 })?;
                 self.check_leader(leader)
@@ -67,13 +55,13 @@ impl Raft {
             let (Some(before), Some(after)) = terms else {
                 continue;
             };
-            holds(
+            invariant(
                 "terms never decrease along the log",
                 before <= after,
                 || format!("term {after} in slot {second} comes after term {before}"),
             )?;
         }
-        holds(
+        invariant(
             "no entry is of a later term",
             last.term <= self.term,
             || format!("an entry of term {} in term {}", last.term, self.term),
@@ -83,7 +71,7 @@ impl Raft {
     fn check_indices(&self) -> Result<(), Violation> {
         let (compacted, last) = (self.log.compacted().slot, self.log.last().slot);
         let ordered = compacted <= self.snapshot && self.snapshot <= self.commit;
-        holds(
+        invariant(
             "compacted <= snapshot <= commit <= last",
             ordered && self.commit <= last,
             || {
@@ -97,7 +85,7 @@ impl Raft {
 
     fn check_leader(&self, leader: &Leader) -> Result<(), Violation> {
         let last = self.log.last();
-        holds(
+        invariant(
             "a leader only appends",
             last.term == self.term && last.slot >= leader.first,
             || {
@@ -108,7 +96,7 @@ impl Raft {
             },
         )?;
         let counted = self.commit > leader.knew;
-        holds(
+        invariant(
             "only entries of the current term are committed by counting",
             !counted || self.commit >= leader.first,
             || {
@@ -121,7 +109,7 @@ impl Raft {
         let peers = leader.matched.iter().zip(&leader.progress);
         for (peer, (matched, progress)) in ReplicaId::all(self.n).zip(peers) {
             let ordered = *matched < progress.next && progress.next <= last.slot.next();
-            holds(
+            invariant(
                 "matchIndex < nextIndex <= last + 1",
                 ordered || peer == self.me,
                 || {
@@ -133,7 +121,7 @@ impl Raft {
             )?;
         }
         let known: Slot = leader.matched.iter().copied().max().unwrap_or_default();
-        holds(
+        invariant(
             "nothing is acknowledged that was not sent",
             known <= last.slot,
             || {

@@ -1,6 +1,6 @@
 //! A replica after a restart. [Ongaro14 figure 2; OngaroThesis §3.8]
 
-use quorate_core::id::{MAX_REPLICAS, Slot};
+use quorate_core::id::Slot;
 use quorate_core::protocol::{Context, Recovered, SnapshotRef};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -22,12 +22,8 @@ impl Raft {
         past: Recovered<Record>,
     ) -> Result<Raft, String> {
         config.validate()?;
+        context.validate()?;
         let (me, n) = (context.me, context.n());
-        if n > MAX_REPLICAS || me.index() >= n {
-            return Err(format!(
-                "{me} is not one of 1 to {MAX_REPLICAS} replicas: there are {n}"
-            ));
-        }
         let mut durable = Durable::fold(past.records)?;
         if let Some(stranger) = durable.voted_for.filter(|vote| vote.index() >= n) {
             return Err(format!("a vote for {stranger}, one of {n} replicas"));

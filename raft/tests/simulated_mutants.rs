@@ -6,7 +6,8 @@ mod worlds;
 
 use quorate_core::replica;
 use quorate_raft::{Mutant, Raft};
-use quorate_simulator::{Rule, SimulationConfig, simulate};
+use quorate_simulator::seeds::assert_violated;
+use quorate_simulator::{Rule, SimulationConfig};
 
 /// How many seeds a mutant may take to be found.
 const SEEDS: u64 = 600;
@@ -20,12 +21,7 @@ fn config(replicas: usize) -> SimulationConfig<Raft> {
 
 #[track_caller]
 fn assert_found(config: &SimulationConfig<Raft>, expected: &[Rule]) {
-    let broken = |seed| Some((seed, simulate(seed, config).failure?.broken));
-    let shows = |(_, broken): &(u64, quorate_simulator::Broken)| expected.contains(&broken.rule);
-    match (0..SEEDS).filter_map(broken).find(shows) {
-        Some((seed, broken)) => println!("seed {seed}: {broken}"),
-        None => panic!("{SEEDS} seeds, and none of them violates {expected:?}"),
-    }
+    assert_violated(config, 0..SEEDS, expected);
 }
 
 fn raft(mutant: Mutant, replicas: usize) -> SimulationConfig<Raft> {

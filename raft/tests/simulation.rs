@@ -8,93 +8,51 @@ use quorate_core::id::ReplicaId;
 use quorate_core::protocol::Role;
 use quorate_raft::{Mutant, Raft};
 use quorate_simulator::register::Change;
-use quorate_simulator::{
-    Conditions, Faults, Rule, Scenario, SimulationConfig, Summary, World, simulate,
+use quorate_simulator::seeds::{
+    OTHER_SIZES, assert_covered, assert_repeatable, from_first, survive, told,
 };
+use quorate_simulator::{Conditions, Rule, Scenario, SimulationConfig, World};
 use worlds::config;
 
 /// How many seeds are tried for each size of cluster; `QUORATE_SEEDS` says another number.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "how long to test is the tester's"
-)]
 fn seeds() -> u64 {
-    let given = std::env::var("QUORATE_SEEDS").ok();
-    given.and_then(|seeds| seeds.parse().ok()).unwrap_or(200)
+    told("QUORATE_SEEDS").unwrap_or(200)
 }
 
-fn pass(config: &SimulationConfig<Raft>, seeds: impl Iterator<Item = u64>) -> Summary {
-    let mut sum = Summary::default();
-    for seed in seeds {
-        let report = simulate(seed, config);
-        if let Some(failure) = report.failure {
-            panic!("seed {seed}: {failure}");
-        }
-        sum.add(&report.summary);
-    }
-    println!(
-        "{} replicas, faults {}: {sum}",
-        config.replicas, config.faults
-    );
-    sum
-}
-
-fn assert_covered(sum: &Summary) {
-    for (what, count) in [
+fn survive_and_meet_all(config: &SimulationConfig<Raft>) {
+    let sum = survive(config, from_first(seeds()));
+    let also = [
         ("operations without an answer", sum.unknown),
         ("elections", sum.leaders),
-        ("crashes with loss", sum.crashes_with_loss),
-        ("torn writes", sum.torn_crashes),
-        ("disk failures", sum.disk_failures),
-        ("pauses", sum.pauses),
-        ("partitions", sum.partitions),
-        ("snapshots taken", sum.snapshots_taken),
-        ("snapshots fetched", sum.snapshots_installed),
-        ("restarts from snapshots", sum.snapshots_recovered),
-        ("lost frames", sum.frames_lost),
-        ("repeated frames", sum.frames_repeated),
-    ] {
-        assert!(count > 0, "the worlds saw no {what}: {sum}");
-    }
+    ];
+    assert_covered(&sum, &also);
 }
 
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     for seed in 0..5 {
-        let runs = [(); 2].map(|()| simulate(seed, &config(3)));
-        assert_eq!(runs[0].trace_hash, runs[1].trace_hash);
-        assert_eq!(runs[0].history, runs[1].history);
-        assert_ne!(
-            runs[0].trace_hash,
-            simulate(seed + 5, &config(3)).trace_hash
-        );
+        assert_repeatable(&config(3), seed);
     }
 }
 
 #[test]
 fn three_replicas_survive_all_faults() {
-    assert_covered(&pass(&config(3), 0..seeds()));
+    survive_and_meet_all(&config(3));
 }
 
 #[test]
 fn five_replicas_survive_all_faults() {
-    assert_covered(&pass(&config(5), 0..seeds()));
+    survive_and_meet_all(&config(5));
 }
 
 #[test]
 fn clusters_of_other_sizes_survive_the_faults_they_can() {
-    for (replicas, faults) in [
-        (1, Faults::Crash),
-        (2, Faults::All),
-        (4, Faults::All),
-        (7, Faults::Network),
-        (3, Faults::None),
-    ] {
+    for (replicas, faults) in OTHER_SIZES {
         let config = SimulationConfig {
             faults,
             ..config(replicas)
         };
-        pass(&config, 0..seeds() / 10);
+        survive(&config, from_first(seeds() / 10));
     }
 }
 
@@ -114,7 +72,7 @@ fn the_narrowest_limits_are_survived() {
     config.protocol.max_uncommitted_bytes = 300;
     config.protocol.retained_entries = 0;
     config.protocol.max_pending_reads = 2;
-    pass(&config, 0..seeds() / 4);
+    survive(&config, from_first(seeds() / 4));
 }
 
 #[test]
@@ -165,11 +123,8 @@ fn a_commit_costs_two_messages_a_follower_and_two_delays() {
         let sent = |world: &World<Raft>| world.total_ledger().total_sent().messages;
         let (before, commits) = (sent(&world), 10);
         for value in 0..commits {
-            let from = world.now();
-            let put = world.submit(leader, 1, Change::Put(value));
-            assert!(world.run_until(10 * DELAY, |w| w.answered(put).is_some()));
-            let took = world.answered(put).unwrap().at - from;
-            assert_eq!(took, 2 * DELAY.as_nanos() as u64);
+            let took = world.latency(leader, (1, Change::Put(value)), 10 * DELAY);
+            assert_eq!(took, Some(2 * DELAY));
         }
         world.run_for(DELAY / 2);
         let per_commit = 2 * (replicas as u64 - 1);

@@ -15,12 +15,16 @@
 //! | what a crash leaves on a disk | `disk.rs` |
 //! | what is checked: after every turn, and at the end | `check.rs`, `key_order.rs`, `world/ending.rs`, [`linearizability`] |
 //! | how a failing plan is made shorter | `simulate.rs` |
+//! | how tests run many seeds, and see that they were worth it | [`seeds`] |
 //! | how tests steer single replicas by hand | [`harness`] |
+//! | how tests have replicas tell a protocol's own lies | [`lies`] |
 
 pub mod harness;
 pub mod history;
+pub mod lies;
 pub mod linearizability;
 pub mod register;
+pub mod seeds;
 
 mod adversary;
 mod check;

@@ -1,6 +1,7 @@
 //! What a simulation found.
 
 use std::fmt;
+use std::iter::Sum;
 
 use quorate_core::id::ReplicaId;
 
@@ -171,6 +172,15 @@ impl Summary {
         for (mine, theirs) in pairs {
             *mine += theirs;
         }
+    }
+}
+
+impl Sum for Summary {
+    fn sum<I: Iterator<Item = Summary>>(summaries: I) -> Summary {
+        summaries.fold(Summary::default(), |mut sum, summary| {
+            sum.add(&summary);
+            sum
+        })
     }
 }
 

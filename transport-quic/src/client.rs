@@ -94,7 +94,10 @@ impl Connector for QuicConnector {
         tokio::spawn(async move {
             let end = loop {
                 match inlet.next().await {
-                    Ok(frame) => replies.deliver(to, frame),
+                    Ok(frame) => {
+                        replies.deliver(to, frame);
+                        replies.ready().await;
+                    }
                     Err(end) => break end,
                 }
             };

@@ -333,6 +333,7 @@ impl Session {
             while self.answers.take(&mut frames).await.is_ok() {
                 for frame in frames.drain(..) {
                     self.replies.deliver(self.to, frame);
+                    self.replies.ready().await;
                 }
             }
         };

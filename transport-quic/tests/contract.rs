@@ -50,6 +50,7 @@ contract! {
     a_replica_that_restarts_is_connected_again
     a_shutdown_delivers_nothing_more
     a_client_is_answered
+    a_replica_that_says_more_than_its_client_wants_waits_alone
     a_client_that_is_not_admitted_is_told_so
     a_client_demands_the_right_key
     a_client_is_told_when_its_replica_stops
@@ -285,6 +286,32 @@ async fn a_client_is_answered<N: Network>() {
     assert_eq!(replies.frames(), sent);
     assert!(replies.closed().is_empty());
     assert!(!sink.send(vec![0; FRAME_LIMIT + 1].into()));
+}
+
+async fn a_replica_that_says_more_than_its_client_wants_waits_alone<N: Network>() {
+    let (network, a, _b) = pair::<N>().await;
+    let connector = network.connector(&client_key(), &keys(2));
+    let (flooded, other) = (Arc::new(Replies::wanting(10)), Arc::new(Replies::default()));
+    let _sink = connector.connect(r(0), flooded.clone()).await.unwrap();
+    let sink = connector.connect(r(1), other.clone()).await.unwrap();
+    let sent: Vec<(_, Bytes)> = (0..1000)
+        .map(|i| (r(0), Bytes::from(format!("frame {i}"))))
+        .collect();
+    eventually("connected", || a.recorder.clients().len() == 1).await;
+    for (_, frame) in &sent {
+        assert!(a.recorder.clients()[0].send(frame.clone()));
+    }
+    for _ in 0..100 {
+        sink.send(Bytes::from_static(b"request"));
+    }
+    eventually("answers of the other", || other.frames().len() == 100).await;
+    // One is taken before it is known whether another is wanted.
+    eventually("the first frames", || flooded.frames().len() == 11).await;
+    assert_eq!(flooded.frames(), sent[..11]);
+    flooded.want_all();
+    eventually("the others", || flooded.frames().len() == sent.len()).await;
+    assert_eq!(flooded.frames(), sent);
+    assert!(flooded.closed().is_empty());
 }
 
 async fn a_client_that_is_not_admitted_is_told_so<N: Network>() {

@@ -2,25 +2,25 @@
 //!
 //! | room | what is in it |
 //! |---|---|
+//! | `turn` | which protocol is measured when |
+//! | `trial` | one such turn: a cluster is started, driven, checked and stopped |
 //! | `workload` | what the clients do, as a function of the seed |
 //! | `measure` | driving a cluster, and the cost of a window of that |
 //! | `recording` | what clients did and saw, and the history made of it |
 //! | `checks` | whether what clients were told is true |
-//! | `report` | the table, and JSON |
+//! | `row` | what came out of one turn, in figures |
 //! | `phases` | the same for each phase, where conflicts change meanwhile |
+//! | `summary` | what came out for one protocol over several rounds |
+//! | `report`, `sink` | the tables, and JSON; the files to write to |
 //! | `machine`, `progress` | what was measured on, and what is seen meanwhile |
 
-use std::fs::File;
-use std::io::{BufWriter, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use clap::Args;
-use quorate::{LocalCluster, ProtocolKind, TuningConfig};
-use quorate_core::protocol::FaultModel;
-use quorate_kv::Store;
+use quorate::{ProtocolKind, TuningConfig};
 use tempfile::TempDir;
 
 use crate::failure::Ending;
@@ -33,19 +33,24 @@ mod phases;
 mod progress;
 mod recording;
 mod report;
+mod row;
+mod sink;
+mod summary;
+mod trial;
+mod turn;
 mod workload;
 
 use machine::Machine;
-use measure::{Run, Times};
-use progress::Progress;
-use recording::Recording;
-use report::{Checks, Report, Row, Stated};
+use report::{Report, Stated};
+use sink::Sink;
+use turn::Turn;
 use workload::Workload;
 
 /// Arguments of `quorate compare`.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Protocols to compare, separated by commas; by default all that are compiled in
+    /// Protocols to compare, separated by commas; by default all that are compiled in. One that is
+    /// named twice is measured twice
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = arguments::protocol())]
     protocol: Vec<ProtocolKind>,
 
@@ -56,7 +61,19 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     workload: Workload,
 
-    /// How long to measure each protocol, at most 600
+    /// How often to measure each protocol, at most 99
+    ///
+    /// A round measures every protocol once, each on a new cluster, and begins with the protocol after
+    /// the one that the round before began with: with as many rounds as protocols, each has every place
+    /// in the order once, so that none gains by its place while the machine drifts. The very first
+    /// measurement, which is always the first-named protocol's, pays page faults that later ones do not:
+    /// with three rounds or more the median does not hang on it. With several rounds a summary tells the
+    /// median, the least and the most of each protocol's figures, and of its rate as a share of the
+    /// first-named protocol's in the same round.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99))]
+    rounds: u32,
+
+    /// How long to measure each protocol in a round, at most 600
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = measured_time)]
     duration: Duration,
 
@@ -78,7 +95,9 @@ pub(crate) struct Arguments {
     json: Option<PathBuf>,
 
     /// Write the operations, one JSON object a line, with values shortened to their first 16
-    /// bytes; with several protocols, to a file each, which has the protocol in its name
+    /// bytes; with several measurements, to a file each, which has the protocol in its name, and the
+    /// round if there are several (h.jsonl becomes h.raft.round-2.jsonl, and h.raft-2.round-2.jsonl for
+    /// the second raft in `raft,raft`)
     #[arg(long, value_name = "FILE")]
     history: Option<PathBuf>,
 
@@ -98,56 +117,28 @@ fn measured_time(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Where results are written to, opened before any work is done.
-struct Sinks {
-    json: Option<(PathBuf, File)>,
-    histories: Vec<Option<(PathBuf, File)>>,
-}
-
 impl Arguments {
-    fn protocols(&self) -> Vec<ProtocolKind> {
+    fn turns(&self) -> Vec<Turn> {
         match self.protocol.is_empty() {
-            true => ProtocolKind::ALL.to_vec(),
-            false => self.protocol.clone(),
+            true => turn::turns(ProtocolKind::ALL, self.rounds),
+            false => turn::turns(&self.protocol, self.rounds),
         }
     }
 
-    fn sinks(&self, protocols: &[ProtocolKind]) -> Result<Sinks> {
-        let create = |path: PathBuf| {
-            let file = File::create(&path);
-            let file = file.with_context(|| format!("cannot write {}", path.display()))?;
-            Ok((path, file))
-        };
-        let json = self.json.clone().map(create).transpose()?;
-        let history = |kind: &ProtocolKind| {
-            let path = self.history.as_ref().map(|path| match protocols.len() {
-                1 => path.clone(),
-                _ => history_of(path, kind.name()),
-            });
-            path.map(create).transpose()
-        };
-        let histories = protocols.iter().map(history).collect::<Result<_>>()?;
-        Ok(Sinks { json, histories })
-    }
-
-    fn replicas(&self, protocol: ProtocolKind) -> usize {
-        match (self.replicas, protocol.faults()) {
-            (Some(replicas), _) => usize::from(replicas),
-            (None, FaultModel::Crash) => 3,
-            (None, FaultModel::Byzantine) => 4,
+    fn temporary_directory(&self) -> Result<TempDir> {
+        const PREFIX: &str = "quorate-compare-";
+        match &self.data {
+            Some(data) => TempDir::with_prefix_in(PREFIX, data)
+                .with_context(|| format!("cannot make a directory in {}", data.display())),
+            None => TempDir::with_prefix(PREFIX).context("cannot make a temporary directory"),
         }
     }
 }
 
-/// `path` with the protocol's name before the extension.
-fn history_of(path: &Path, protocol: &str) -> PathBuf {
-    match path.extension() {
-        Some(extension) => {
-            let extension = extension.to_string_lossy();
-            path.with_extension(format!("{protocol}.{extension}"))
-        }
-        None => path.with_extension(protocol),
-    }
+/// Where results are written to.
+struct Sinks {
+    json: Option<Sink>,
+    histories: Vec<Option<Sink>>,
 }
 
 /// Compares.
@@ -155,15 +146,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Ending> {
     arguments.workload.check()?;
     let tuning = arguments.tuning.as_ref().map(TuningConfig::load);
     let tuning = tuning.transpose()?;
-    let protocols = arguments.protocols();
-    let sinks = arguments.sinks(&protocols)?;
-    let directory = match &arguments.data {
-        Some(data) => TempDir::with_prefix_in("quorate-compare-", data)
-            .with_context(|| format!("cannot make a directory in {}", data.display()))?,
-        None => {
-            TempDir::with_prefix("quorate-compare-").context("cannot make a temporary directory")?
-        }
+    let turns = arguments.turns();
+    let sinks = Sinks {
+        json: arguments.json.clone().map(Sink::open).transpose()?,
+        histories: Sink::histories(arguments.history.as_deref(), &turns)?,
     };
+    let directory = arguments.temporary_directory()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(arguments.workers.max(1))
         .enable_all()
@@ -171,7 +159,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Ending> {
         .context("cannot start the runtime")?;
     let outcome = runtime.block_on(async {
         tokio::select! {
-            outcome = compare(arguments, tuning, &protocols, sinks, directory.path()) => outcome,
+            outcome = compare(arguments, tuning, turns, sinks, directory.path()) => outcome,
             signal = interruption::requested() => signal.map(|()| Ending::Interrupted),
         }
     });
@@ -187,7 +175,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Ending> {
 async fn compare(
     arguments: &Arguments,
     tuning: Option<TuningConfig>,
-    protocols: &[ProtocolKind],
+    turns: Vec<Turn>,
     sinks: Sinks,
     directory: &Path,
 ) -> Result<Ending> {
@@ -198,32 +186,33 @@ async fn compare(
             machine.file_system
         );
     }
-    let mut rows = Vec::new();
-    for (protocol, history) in protocols.iter().zip(sinks.histories) {
-        let data = directory.join(protocol.name());
-        let tuned = tuning.clone().unwrap_or_default();
-        let row = one(arguments, tuned, *protocol, &data, history).await;
-        rows.push(row.with_context(|| format!("{protocol}"))?);
+    let tuned = tuning.clone().unwrap_or_default();
+    let mut rows = Vec::with_capacity(turns.len());
+    for (turn, history) in turns.into_iter().zip(sinks.histories) {
+        let (name, data) = (turn.to_string(), directory.join(turn.stem()));
+        let row = trial::run(arguments, tuned.clone(), turn, &data, history).await;
+        rows.push(row.context(name)?);
         // What is not removed here is removed with the whole directory.
         drop(std::fs::remove_dir_all(&data));
     }
-    let report = Report {
-        machine,
-        workload: Stated {
-            workload: arguments.workload.clone(),
-            warm_up_s: arguments.warm_up.as_secs_f64(),
-            duration_s: arguments.duration.as_secs_f64(),
-            tuning,
-        },
-        protocols: rows,
+    let stated = Stated {
+        workload: arguments.workload.clone(),
+        warm_up_s: arguments.warm_up.as_secs_f64(),
+        duration_s: arguments.duration.as_secs_f64(),
+        rounds: arguments.rounds,
+        tuning,
     };
+    tell(&Report::new(machine, stated, rows), sinks.json)
+}
+
+/// Prints the report, and writes it as JSON if that is wanted.
+fn tell(report: &Report, json: Option<Sink>) -> Result<Ending> {
     output::raw(report.text().as_bytes())?;
-    if let Some((path, mut file)) = sinks.json {
-        let written = serde_json::to_vec_pretty(&report).map(|mut text| {
-            text.push(b'\n');
-            file.write_all(&text)
-        });
-        written?.with_context(|| format!("cannot write {}", path.display()))?;
+    if let Some(sink) = json {
+        sink.fill(|to| {
+            serde_json::to_writer_pretty(&mut *to, report)?;
+            to.write_all(b"\n")
+        })?;
     }
     let mut ending = Ending::Done;
     for failure in report.failures() {
@@ -231,72 +220,4 @@ async fn compare(
         ending = Ending::Failed;
     }
     Ok(ending)
-}
-
-/// Runs, checks and measures one protocol.
-async fn one(
-    arguments: &Arguments,
-    tuning: TuningConfig,
-    protocol: ProtocolKind,
-    data: &Path,
-    history: Option<(PathBuf, File)>,
-) -> Result<Row> {
-    let (workload, replicas) = (&arguments.workload, arguments.replicas(protocol));
-    let progress = Progress::new(protocol.name());
-    progress.phase("starting");
-    let TuningConfig {
-        settings,
-        protocols,
-    } = tuning;
-    let machine = Store::default;
-    let started =
-        LocalCluster::start_with(protocol, replicas, data, settings, protocols, machine).await;
-    let cluster = started.context("the cluster does not start")?;
-    let leader = measure::leader(&cluster).await?;
-    let times = Times {
-        warm_up: arguments.warm_up,
-        duration: arguments.duration,
-    };
-    let mut measured = measure::measure(&cluster, leader, workload, times, &progress).await?;
-
-    progress.phase("reading back what was acknowledged");
-    let run = Run::new(workload, measured.origin);
-    let read_back = checks::read_back(&cluster, run, &mut measured.recordings).await?;
-    progress.phase("comparing the replicas' states");
-    let equal_digests = checks::equal_digests(&cluster).await;
-    cluster.shutdown().await?;
-
-    let recordings = std::mem::take(&mut measured.recordings);
-    let recordings = Arc::new(recordings);
-    if let Some((path, file)) = history {
-        progress.phase("writing the history");
-        let written = recording::write(&recordings, BufWriter::new(file));
-        written.with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    progress.phase("checking whether the history is linearizable");
-    let linearizable = linearizable(recordings.clone()).await?;
-    let checks = Checks {
-        acknowledged_read_back: read_back,
-        equal_digests,
-        linearizable,
-    };
-    measured.recordings = Arc::unwrap_or_clone(recordings);
-    Row::new(protocol.name(), replicas, workload, &measured, &checks)
-}
-
-async fn linearizable(recordings: Arc<Vec<Recording>>) -> Result<checks::Check> {
-    let check = tokio::task::spawn_blocking(move || checks::linearizable(&recordings));
-    check.await.map_err(|_| anyhow!("the checker has panicked"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_protocol_has_a_history_of_its_own() {
-        let named = |path: &str| history_of(Path::new(path), "raft");
-        assert_eq!(named("a/h.jsonl"), Path::new("a/h.raft.jsonl"));
-        assert_eq!(named("h"), Path::new("h.raft"));
-    }
 }

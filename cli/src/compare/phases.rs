@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::measure::{Measured, Phase};
 use super::recording::Recording;
-use super::report::{self, Latency, Reads};
+use super::row::{self, Latency, Reads};
 
 /// One phase's results.
 #[derive(Debug, Serialize)]
@@ -45,17 +45,17 @@ pub(crate) fn rows(conflicts: &[u32], measured: &Measured) -> Result<Vec<PhaseRo
 
 fn row(conflicts: u32, phase: &Phase, recordings: &[Recording]) -> Result<PhaseRow> {
     let window = &phase.window;
-    let puts = report::puts(recordings, window);
-    let gets = report::gets(recordings, window);
+    let puts = row::puts(recordings, window);
+    let gets = row::gets(recordings, window);
     let mut total = Ledger::default();
     phase.spent.iter().for_each(|ledger| total.add(ledger));
     Ok(PhaseRow {
         conflicts,
-        seconds: report::seconds(window),
-        commits_per_s: report::rate(&puts, window),
+        seconds: row::seconds(window),
+        commits_per_s: row::rate(&puts, window),
         share_of_first: None,
-        latency_ms: report::latency(&puts)?,
-        reads: report::reads(&gets, window)?,
+        latency_ms: row::latency(&puts)?,
+        reads: row::reads(&gets, window)?,
         fast_path: fast_path(&total),
     })
 }
@@ -70,8 +70,8 @@ pub(crate) fn fast_path(total: &Ledger) -> Option<f64> {
     Some(1.0 - slow as f64 / proposed as f64)
 }
 
-/// The phases of protocols, given with their names.
-pub(crate) fn table<'a>(protocols: impl Iterator<Item = (&'a str, &'a [PhaseRow])>) -> Table {
+/// The phases of turns, given with their names.
+pub(crate) fn table<'a>(turns: impl Iterator<Item = (String, &'a [PhaseRow])>) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED);
     table.set_header([
@@ -84,9 +84,9 @@ pub(crate) fn table<'a>(protocols: impl Iterator<Item = (&'a str, &'a [PhaseRow]
         "p99 ms",
         "fast path",
     ]);
-    for (name, rows) in protocols {
+    for (name, rows) in turns {
         for (number, row) in rows.iter().enumerate() {
-            table.add_row(row.cells(name, number + 1));
+            table.add_row(row.cells(&name, number + 1));
         }
     }
     for column in table.column_iter_mut().skip(1) {
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(fast, [Some(1.0), Some(0.25)]);
         assert!((rows[0].latency_ms.p50 - 500.0).abs() < 1.0);
 
-        let text = table([("epaxos", &rows[..])].into_iter()).to_string();
+        let text = table([(String::from("epaxos"), &rows[..])].into_iter()).to_string();
         let line = text.lines().find(|line| line.contains(" 25 %")).unwrap();
         let line: Vec<&str> = line.split('┆').map(str::trim).collect();
         assert_eq!(line[1..5], ["2", "100 %", "0", "25 %"], "{text}");

@@ -5,25 +5,25 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Shows how far the run of one protocol is.
+/// Shows how far one turn is.
 #[derive(Debug)]
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
-    name: &'static str,
+    name: String,
 }
 
 const TEMPLATE: &str = "{prefix:.bold} [{bar:40}] {msg}";
 
 impl Progress {
-    /// For the run of the protocol of this name.
-    pub(crate) fn new(name: &'static str) -> Self {
+    /// For the turn of this name.
+    pub(crate) fn new(name: String) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(1);
             // The template is a constant that a test has parsed.
             if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
                 bar.set_style(style.progress_chars("=> "));
             }
-            bar.set_prefix(name);
+            bar.set_prefix(name.clone());
             bar
         });
         Progress { bar, name }

@@ -1,20 +1,13 @@
 //! The results, for people and for machines.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
-
-use anyhow::{Context as _, Result};
-use comfy_table::{Cell, CellAlignment, Table, presets};
-use hdrhistogram::Histogram;
+use comfy_table::{CellAlignment, Table, presets};
 use quorate::TuningConfig;
-use quorate_core::ledger::Ledger;
 use serde::Serialize;
 
-use super::checks::Check;
 use super::machine::Machine;
-use super::measure::{Cost, Measured};
-use super::phases::{self, PhaseRow};
-use super::recording::{Done, End, Recording, What};
+use super::phases;
+use super::row::{Latency, Operations, PerCommit, Reads, Row};
+use super::summary::{self, Summary};
 use super::workload::Workload;
 
 /// Everything, as `--json` writes it.
@@ -22,7 +15,10 @@ use super::workload::Workload;
 pub(crate) struct Report {
     pub(crate) machine: Machine,
     pub(crate) workload: Stated,
+    /// In the order measured.
     pub(crate) protocols: Vec<Row>,
+    /// Over all rounds, in the order named; empty if there was one round.
+    pub(crate) summary: Vec<Summary>,
 }
 
 /// The work, as stated.
@@ -32,276 +28,9 @@ pub(crate) struct Stated {
     pub(crate) workload: Workload,
     pub(crate) warm_up_s: f64,
     pub(crate) duration_s: f64,
+    pub(crate) rounds: u32,
     /// In full, if any was given.
     pub(crate) tuning: Option<TuningConfig>,
-}
-
-/// One protocol's results.
-#[derive(Debug, Serialize)]
-pub(crate) struct Row {
-    pub(crate) name: &'static str,
-    pub(crate) replicas: usize,
-    pub(crate) clients: u32,
-    /// Acknowledged writes a second, over the whole measured window.
-    pub(crate) commits_per_s: f64,
-    /// Of its whole seconds; `None` if it has none.
-    pub(crate) commits_per_s_by_second: Option<Seconds>,
-    /// Of acknowledged writes.
-    pub(crate) latency_ms: Latency,
-    /// Of reads, if there were any.
-    pub(crate) reads: Option<Reads>,
-    pub(crate) per_commit: PerCommit,
-    /// Of EPaxos: see [`phases::fast_path`].
-    pub(crate) fast_path: Option<f64>,
-    /// One for each rate of conflicts that was asked for.
-    pub(crate) phases: Vec<PhaseRow>,
-    pub(crate) operations: Operations,
-    pub(crate) checks: Passed,
-    /// What the checks that failed have found.
-    pub(crate) failures: Vec<String>,
-}
-
-/// How even the rate was.
-#[derive(Debug, Serialize)]
-pub(crate) struct Seconds {
-    pub(crate) min: u64,
-    pub(crate) median: u64,
-    pub(crate) max: u64,
-}
-
-/// In milliseconds; zero if nothing was measured.
-#[derive(Debug, Serialize)]
-pub(crate) struct Latency {
-    pub(crate) p50: f64,
-    pub(crate) p99: f64,
-    pub(crate) p999: f64,
-    pub(crate) mean: f64,
-    pub(crate) max: f64,
-}
-
-/// Reads, beside writes.
-#[derive(Debug, Serialize)]
-pub(crate) struct Reads {
-    pub(crate) per_s: f64,
-    pub(crate) latency_ms: Latency,
-}
-
-/// Of all replicas together, for each command executed in the window.
-#[derive(Debug, Serialize)]
-pub(crate) struct PerCommit {
-    pub(crate) messages: f64,
-    pub(crate) bytes: f64,
-    pub(crate) signatures_made: f64,
-    pub(crate) signatures_checked: f64,
-    pub(crate) syncs: f64,
-    /// `None` if there was no leader, or it changed.
-    pub(crate) leader_syncs: Option<f64>,
-    pub(crate) entries: f64,
-    pub(crate) messages_by_kind: BTreeMap<&'static str, f64>,
-}
-
-/// How operations ended, warm-up and reading back included.
-#[derive(Debug, Default, Serialize)]
-pub(crate) struct Operations {
-    pub(crate) ok: u64,
-    pub(crate) failed: u64,
-    pub(crate) unknown: u64,
-}
-
-/// Which checks passed.
-#[derive(Debug, Serialize)]
-pub(crate) struct Passed {
-    pub(crate) acknowledged_read_back: bool,
-    pub(crate) equal_digests: bool,
-    pub(crate) linearizable: bool,
-}
-
-/// The outcomes of all checks.
-#[derive(Debug)]
-pub(crate) struct Checks {
-    pub(crate) acknowledged_read_back: Check,
-    pub(crate) equal_digests: Check,
-    pub(crate) linearizable: Check,
-}
-
-impl Checks {
-    fn passed(&self) -> Passed {
-        Passed {
-            acknowledged_read_back: self.acknowledged_read_back.is_ok(),
-            equal_digests: self.equal_digests.is_ok(),
-            linearizable: self.linearizable.is_ok(),
-        }
-    }
-
-    fn failures(&self) -> Vec<String> {
-        let named = [
-            (
-                "acknowledged writes read back",
-                &self.acknowledged_read_back,
-            ),
-            ("equal digests", &self.equal_digests),
-            ("linearizable", &self.linearizable),
-        ];
-        let failed = named.into_iter().filter_map(|(name, check)| {
-            let reason = check.as_ref().err()?;
-            Some(format!("{name}: {reason}"))
-        });
-        failed.collect()
-    }
-}
-
-impl Row {
-    /// The results of a protocol.
-    pub(crate) fn new(
-        name: &'static str,
-        replicas: usize,
-        workload: &Workload,
-        measured: &Measured,
-        checks: &Checks,
-    ) -> Result<Row> {
-        let (recordings, window) = (&measured.recordings, &measured.window);
-        let (puts, gets) = (puts(recordings, window), gets(recordings, window));
-        let mut failures = checks.failures();
-        if puts.is_empty() && gets.is_empty() {
-            failures.push(String::from("nothing was answered while it was measured"));
-        }
-        Ok(Row {
-            name,
-            replicas,
-            clients: workload.clients,
-            commits_per_s: rate(&puts, window),
-            commits_per_s_by_second: by_second(&puts, window),
-            latency_ms: latency(&puts)?,
-            reads: reads(&gets, window)?,
-            per_commit: per_commit(&measured.cost),
-            fast_path: phases::fast_path(&measured.cost.total),
-            phases: phases::rows(&workload.conflicts, measured)?,
-            operations: operations(recordings),
-            checks: checks.passed(),
-            failures,
-        })
-    }
-}
-
-/// How long it is.
-pub(super) fn seconds(window: &Range<u64>) -> f64 {
-    (window.end - window.start) as f64 / 1e9
-}
-
-/// How many a second.
-pub(super) fn rate(done: &[Done], window: &Range<u64>) -> f64 {
-    done.len() as f64 / seconds(window)
-}
-
-/// Acknowledged writes within the window.
-pub(super) fn puts(recordings: &[Recording], window: &Range<u64>) -> Vec<Done> {
-    in_window(recordings, window, |what| matches!(what, What::Put(_)))
-}
-
-/// Reads answered within the window.
-pub(super) fn gets(recordings: &[Recording], window: &Range<u64>) -> Vec<Done> {
-    in_window(recordings, window, |what| matches!(what, What::Get(_)))
-}
-
-/// What is told of reads, if there were any.
-pub(super) fn reads(gets: &[Done], window: &Range<u64>) -> Result<Option<Reads>> {
-    Ok(match gets.is_empty() {
-        true => None,
-        false => Some(Reads {
-            per_s: rate(gets, window),
-            latency_ms: latency(gets)?,
-        }),
-    })
-}
-
-/// What was answered within the window.
-fn in_window(
-    recordings: &[Recording],
-    window: &Range<u64>,
-    wanted: impl Fn(What) -> bool,
-) -> Vec<Done> {
-    let all = recordings.iter().flatten();
-    let answered = all.filter(|done| done.end == End::Ok && window.contains(&done.returned));
-    answered.filter(|done| wanted(done.what)).copied().collect()
-}
-
-fn by_second(done: &[Done], window: &Range<u64>) -> Option<Seconds> {
-    const SECOND: u64 = 1_000_000_000;
-    let whole = (window.end - window.start) / SECOND;
-    let mut counts = vec![0_u64; whole as usize];
-    for done in done {
-        let second = (done.returned - window.start) / SECOND;
-        if let Some(count) = counts.get_mut(second as usize) {
-            *count += 1;
-        }
-    }
-    counts.sort_unstable();
-    Some(Seconds {
-        min: *counts.first()?,
-        median: *counts.get(counts.len() / 2)?,
-        max: *counts.last()?,
-    })
-}
-
-/// How long they took.
-pub(super) fn latency(done: &[Done]) -> Result<Latency> {
-    let mut histogram = Histogram::<u64>::new(3).context("no histogram")?;
-    for done in done {
-        histogram.record((done.returned - done.invoke).max(1))?;
-    }
-    let millis = |nanos: u64| nanos as f64 / 1e6;
-    Ok(Latency {
-        p50: millis(histogram.value_at_quantile(0.5)),
-        p99: millis(histogram.value_at_quantile(0.99)),
-        p999: millis(histogram.value_at_quantile(0.999)),
-        mean: histogram.mean() / 1e6,
-        max: millis(histogram.max()),
-    })
-}
-
-fn per_commit(cost: &Cost) -> PerCommit {
-    let Cost {
-        commands,
-        total,
-        leader_syncs,
-    } = cost;
-    let each = |count: u64| match commands {
-        0 => 0.0,
-        commands => count as f64 / *commands as f64,
-    };
-    let sent = total.total_sent();
-    let Ledger {
-        signatures_made,
-        signatures_checked,
-        syncs,
-        entries,
-        ..
-    } = *total;
-    let kinds = total.sent.iter();
-    PerCommit {
-        messages: each(sent.messages),
-        bytes: each(sent.bytes),
-        signatures_made: each(signatures_made),
-        signatures_checked: each(signatures_checked),
-        syncs: each(syncs),
-        leader_syncs: leader_syncs.map(each),
-        entries: each(entries),
-        messages_by_kind: kinds
-            .map(|(kind, traffic)| (*kind, each(traffic.messages)))
-            .collect(),
-    }
-}
-
-fn operations(recordings: &[Recording]) -> Operations {
-    let mut operations = Operations::default();
-    for done in recordings.iter().flatten() {
-        match done.end {
-            End::Ok => operations.ok += 1,
-            End::Fail => operations.failed += 1,
-            End::Unknown => operations.unknown += 1,
-        }
-    }
-    operations
 }
 
 /// What is told of the rates of conflicts, if any were asked for.
@@ -314,15 +43,20 @@ fn conflicts(rates: &[u32]) -> String {
 }
 
 impl Report {
-    /// What failed, by protocol.
+    /// Of rows in the order measured.
+    pub(crate) fn new(machine: Machine, workload: Stated, protocols: Vec<Row>) -> Self {
+        let summary = summary::summaries(&protocols);
+        Report {
+            machine,
+            workload,
+            protocols,
+            summary,
+        }
+    }
+
+    /// What failed, by turn.
     pub(crate) fn failures(&self) -> impl Iterator<Item = String> + '_ {
-        let of = |row: &'_ Row| {
-            let name = row.name;
-            let said = row.failures.iter();
-            said.map(move |failure| format!("{name}: {failure}"))
-                .collect::<Vec<_>>()
-        };
-        self.protocols.iter().flat_map(of)
+        self.protocols.iter().flat_map(Row::failures_told)
     }
 
     /// The whole report, to print.
@@ -331,8 +65,13 @@ impl Report {
             workload,
             warm_up_s,
             duration_s,
+            rounds,
             tuning,
         } = &self.workload;
+        let repeated = match rounds {
+            1 => String::new(),
+            rounds => format!(", {rounds} rounds"),
+        };
         let tuned = match tuning {
             Some(_) => ", tuned",
             None => "",
@@ -340,7 +79,7 @@ impl Report {
         let reads = workload.read_share * 100.0;
         let mut text = format!(
             "machine:  {}\nworkload: clients {}, connections {}, {}, {} B values, {} keys{}, {reads:.0} % reads, \
-             {duration_s} s after {warm_up_s} s of warm-up, seed {}{tuned}\n{}\n",
+             {duration_s} s after {warm_up_s} s of warm-up, seed {}{repeated}{tuned}\n{}\n",
             self.machine,
             workload.clients,
             workload.connections(),
@@ -355,8 +94,15 @@ impl Report {
             text.push_str(&row.lines());
         }
         if self.workload.workload.conflicts.len() > 1 {
-            let of = self.protocols.iter().map(|row| (row.name, &row.phases[..]));
+            let of = self.protocols.iter();
+            let of = of.map(|row| (row.turn.to_string(), &row.phases[..]));
             text.push_str(&format!("{}\n", phases::table(of)));
+        }
+        if !self.summary.is_empty() {
+            text.push_str(&format!(
+                "{rounds} rounds: median (least–most)\n{}\n",
+                summary::table(&self.summary)
+            ));
         }
         text
     }
@@ -364,7 +110,7 @@ impl Report {
     fn table(&self) -> Table {
         let mut table = Table::new();
         table.load_preset(presets::UTF8_FULL_CONDENSED);
-        table.set_header([
+        let mut header = vec![
             "protocol",
             "replicas",
             "clients",
@@ -377,11 +123,16 @@ impl Report {
             "signatures",
             "syncs",
             "checks",
-        ]);
+        ];
+        if self.workload.rounds > 1 {
+            header.insert(1, "round");
+        }
+        let figures = header.len() - 2;
+        table.set_header(header);
         for row in &self.protocols {
             table.add_row(row.cells());
         }
-        for column in table.column_iter_mut().skip(1).take(10) {
+        for column in table.column_iter_mut().skip(1).take(figures) {
             column.set_cell_alignment(CellAlignment::Right);
         }
         table
@@ -389,7 +140,13 @@ impl Report {
 }
 
 impl Row {
-    fn cells(&self) -> Vec<Cell> {
+    fn failures_told(&self) -> impl Iterator<Item = String> + '_ {
+        let turn = &self.turn;
+        let said = self.failures.iter();
+        said.map(move |failure| format!("{turn}: {failure}"))
+    }
+
+    fn cells(&self) -> Vec<String> {
         let PerCommit {
             messages,
             bytes,
@@ -398,8 +155,8 @@ impl Row {
             syncs,
             ..
         } = self.per_commit;
-        let texts = [
-            String::from(self.name),
+        let mut cells = vec![
+            self.turn.label(),
             self.replicas.to_string(),
             self.clients.to_string(),
             format!("{:.0}", self.commits_per_s),
@@ -415,7 +172,10 @@ impl Row {
                 false => "FAILED",
             }),
         ];
-        texts.into_iter().map(Cell::new).collect()
+        if self.turn.rounds > 1 {
+            cells.insert(1, self.turn.round.to_string());
+        }
+        cells
     }
 
     /// What the table has no room for.
@@ -448,7 +208,37 @@ impl Row {
                 "operations that did not happen: {failed}; of unknown outcome: {unknown}"
             ));
         }
-        let prefixed = lines.iter().map(|line| format!("{}: {line}\n", self.name));
+        let prefixed = lines.iter().map(|line| format!("{}: {line}\n", self.turn));
         prefixed.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate::ProtocolKind::{EPaxos, Raft};
+
+    use super::super::turn::turns;
+    use super::*;
+
+    /// What is told of failures in the last turn of this many rounds.
+    fn told(rounds: u32) -> Vec<String> {
+        let last = turns(&[Raft, EPaxos], rounds).pop().unwrap();
+        let mut row = Row::made_up(last, 100.0);
+        row.failures = ["linearizable: no", "equal digests: no"]
+            .map(String::from)
+            .into();
+        assert!(row.cells().contains(&String::from("FAILED")));
+        row.failures_told().collect()
+    }
+
+    #[test]
+    fn what_failed_is_told_with_the_round_if_there_are_several() {
+        let expected = ["epaxos: linearizable: no", "epaxos: equal digests: no"];
+        assert_eq!(told(1), expected);
+        let expected = [
+            "raft, round 2 of 2: linearizable: no",
+            "raft, round 2 of 2: equal digests: no",
+        ];
+        assert_eq!(told(2), expected);
     }
 }

@@ -229,11 +229,3 @@ fn check(cluster: &Cluster, kind: &str) {
         assert_eq!(cluster.breach(), None);
     }
 }
-
-/// Switches the checks off that a mutant breaks.
-pub(crate) fn unchecked(mut cluster: Cluster) -> Cluster {
-    for node in &mut cluster.nodes {
-        node.checks = false;
-    }
-    cluster
-}

@@ -9,7 +9,7 @@ use quorate_core::frontier::Frontier;
 use quorate_core::protocol::{Input, SnapshotRef};
 use quorate_epaxos::{Config, Timer};
 
-use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, unchecked};
+use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id};
 
 /// What went wrong with one variable for two ballots. \[Sutra19\]
 ///
@@ -18,7 +18,7 @@ use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, unch
 /// recovery that nobody hears of. r1 begins another, which r2 joins; r0 is gone. r2 has joined two
 /// ballots and accepted in none: r1's acceptance must win.
 pub(crate) fn sutra(config: &Config) -> Cluster {
-    let mut cluster = unchecked(Cluster::quiet(3, config));
+    let mut cluster = Cluster::quiet(3, config).checking(false);
     cluster.submit(1, "other", "k");
     cluster.node(1).sent.clear();
     cluster.submit(0, "command", "k");
@@ -171,7 +171,7 @@ pub(crate) fn recovery_of_trimmed_is_nop(config: &Config) -> bool {
 /// trimmed. r1 and r4 have nothing open that does not name it, and raise their floors, which with
 /// r3's own is f + 1. r0 and r1 are gone then, and r2 recovers the command from r2, r3 and r4.
 pub(crate) fn committed_before_the_floor(config: &Config) -> Cluster {
-    let mut cluster = unchecked(Cluster::quiet(5, config));
+    let mut cluster = Cluster::quiet(5, config).checking(false);
     cluster.submit(1, "old", "k");
     cluster.deliver();
     cluster.pass_time(&[0, 1, 2, 3, 4], LONG);
@@ -205,7 +205,7 @@ pub(crate) fn committed_before_the_floor(config: &Config) -> Cluster {
 /// r1's is old, r0's is committed at r0 with r1's vote, as above. r2 wants the old one to be trimmed,
 /// and r1 hears of that. Then r1 recovers the command from r1 and r2.
 pub(crate) fn open_below_the_floor(config: &Config) -> Cluster {
-    let mut cluster = unchecked(Cluster::quiet(3, config));
+    let mut cluster = Cluster::quiet(3, config).checking(false);
     cluster.submit(1, "old", "k");
     cluster.deliver();
     cluster.pass_time(&[0, 1, 2], LONG);
@@ -233,7 +233,7 @@ pub(crate) fn open_below_the_floor(config: &Config) -> Cluster {
 /// fetches a snapshot of r1's that was taken before. r0 and r1 are gone then, and r2 recovers the
 /// command from r2, r3 and r4.
 pub(crate) fn committed_beyond_the_snapshot(config: &Config) -> Cluster {
-    let mut cluster = unchecked(Cluster::quiet(5, config));
+    let mut cluster = Cluster::quiet(5, config).checking(false);
     cluster.submit(1, "old", "k");
     cluster.settle(&[0, 1, 2, 3]);
     cluster.pass_time(&[0, 1, 2, 3], config.patience + LONG);
@@ -271,7 +271,7 @@ pub(crate) fn committed_beyond_the_snapshot(config: &Config) -> Cluster {
 /// conflicts, is preaccepted by r3 and r4 alone, and r4 has restarted. r2 recovers the one, r3 the
 /// other, both from r2, r3 and r4.
 pub(crate) fn committed_against_one_in_doubt(config: &Config) -> Cluster {
-    let mut cluster = unchecked(Cluster::quiet(5, config));
+    let mut cluster = Cluster::quiet(5, config).checking(false);
     cluster.submit(0, "one", "k");
     for to in [1, 2] {
         cluster.pass(0, to, "pre_accept");

@@ -1,7 +1,6 @@
 //! Lies that take knowledge of HotStuff, each signed by the one who tells it.
 
-use quorate_core::codec;
-use quorate_core::crypto::{Digest, Signature, Signer};
+use quorate_core::crypto::{Digest, Signer};
 use quorate_core::id::{ReplicaId, Slot};
 use quorate_core::protocol::Context;
 use quorate_core::request::Batch;
@@ -10,10 +9,9 @@ use quorate_hotstuff::{
     QuorumCertificate, Status, Timeout, TimeoutCertificate, TimeoutShare, View, Vote,
 };
 use quorate_simulator::Tamper;
+use quorate_simulator::lies::{Signatures, forge, mixed, respelled};
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
-
-type Signatures = Vec<(ReplicaId, Signature)>;
 
 /// How many batches, blocks and certificates a liar remembers, to show them where others belong.
 const REMEMBERED: usize = 16;
@@ -76,47 +74,22 @@ impl Lies {
         some.cloned().collect()
     }
 
-    /// Signers that are there twice, unknown, too few, or have signed something else.
-    fn forge(&self, random: &mut ChaCha8Rng, signatures: &mut Signatures) {
-        match random.random_range(0..4) {
-            0 => {
-                if let [first, .., last] = signatures.as_mut_slice() {
-                    *last = *first;
-                }
-            }
-            1 => {
-                if let Some((last, _)) = signatures.last_mut() {
-                    *last = ReplicaId(self.n as u8);
-                }
-            }
-            2 => {
-                signatures.pop();
-            }
-            _ => {
-                if let [(_, first), .., (_, last)] = signatures.as_mut_slice() {
-                    std::mem::swap(first, last);
-                }
-            }
-        }
-    }
-
     /// A certificate with the wrong signers, of a later view, or for another block.
     fn certificate(
         &self,
         random: &mut ChaCha8Rng,
         certificate: &QuorumCertificate,
     ) -> QuorumCertificate {
-        let parts = reencoded::<_, (BlockId, Signatures)>(certificate);
-        let Some((mut block, mut signatures)) = parts else {
-            return certificate.clone();
-        };
-        match random.random_range(0..4) {
-            0 => block.view = View(block.view.0 + random.random_range(1..=8)),
-            1 => block.height = block.height.next(),
-            2 => block.digest = self.old_block(random).id().digest,
-            _ => self.forge(random, &mut signatures),
-        }
-        reencoded(&(block, signatures)).unwrap_or_else(|| certificate.clone())
+        type Parts = (BlockId, Signatures);
+        respelled(certificate, |(mut block, mut signatures): Parts| {
+            match random.random_range(0..4) {
+                0 => block.view = View(block.view.0 + random.random_range(1..=8)),
+                1 => block.height = block.height.next(),
+                2 => block.digest = self.old_block(random).id().digest,
+                _ => forge(random, self.n, &mut signatures),
+            }
+            (block, signatures)
+        })
     }
 
     /// A time-out certificate that shows a lower certificate than its signers had, or claims
@@ -127,23 +100,22 @@ impl Lies {
         certificate: &TimeoutCertificate,
     ) -> TimeoutCertificate {
         type Parts = (View, QuorumCertificate, Vec<(ReplicaId, TimeoutShare)>);
-        let Some((mut view, mut highest, mut shares)) = reencoded::<_, Parts>(certificate) else {
-            return certificate.clone();
-        };
-        match random.random_range(0..4) {
-            0 => view = View(view.0 + random.random_range(1..=8)),
-            1 => highest = self.old_certificate(random),
-            2 => {
-                highest = self.old_certificate(random);
-                for (_, share) in &mut shares {
-                    share.high = highest.view();
+        respelled(certificate, |(mut view, mut highest, mut shares): Parts| {
+            match random.random_range(0..4) {
+                0 => view = View(view.0 + random.random_range(1..=8)),
+                1 => highest = self.old_certificate(random),
+                2 => {
+                    highest = self.old_certificate(random);
+                    for (_, share) in &mut shares {
+                        share.high = highest.view();
+                    }
+                }
+                _ => {
+                    shares.pop();
                 }
             }
-            _ => {
-                shares.pop();
-            }
-        }
-        reencoded(&(view, highest, shares)).unwrap_or_else(|| certificate.clone())
+            (view, highest, shares)
+        })
     }
 
     /// Another block for the view, maybe on another parent, maybe of a later view.
@@ -206,16 +178,18 @@ impl Lies {
         random: &mut ChaCha8Rng,
         certificate: &CheckpointCertificate,
     ) -> CheckpointCertificate {
-        let parts = reencoded::<_, (BlockId, Digest, Signatures)>(certificate);
-        let Some((mut block, mut state, mut signatures)) = parts else {
-            return certificate.clone();
-        };
-        match random.random_range(0..3) {
-            0 => block.height = Slot(block.height.0 + 16),
-            1 => state = Digest::of(&state.0),
-            _ => self.forge(random, &mut signatures),
-        }
-        reencoded(&(block, state, signatures)).unwrap_or_else(|| certificate.clone())
+        type Parts = (BlockId, Digest, Signatures);
+        respelled(
+            certificate,
+            |(mut block, mut state, mut signatures): Parts| {
+                match random.random_range(0..3) {
+                    0 => block.height = Slot(block.height.0 + 16),
+                    1 => state = Digest::of(&state.0),
+                    _ => forge(random, self.n, &mut signatures),
+                }
+                (block, state, signatures)
+            },
+        )
     }
 
     fn checkpoint(&self, random: &mut ChaCha8Rng, vote: &CheckpointVote) -> CheckpointVote {
@@ -306,16 +280,6 @@ impl Tamper<Hotstuff> for Lies {
             Message::TimedOut(_) | Message::Timeout(_) | Message::Blocks(_) => 1,
             _ => 2,
         };
-        match random.random_range(0..3 + truths) {
-            0 => vec![self.lie(random, message)],
-            1 => vec![message.clone(), self.lie(random, message)],
-            2 => vec![self.lie(random, message.clone()), message],
-            _ => vec![message],
-        }
+        mixed(random, truths, message, |random, m| self.lie(random, m))
     }
-}
-
-/// Reads as a `U` what a `T` is written as.
-fn reencoded<T: codec::Codec, U: codec::Codec>(value: &T) -> Option<U> {
-    codec::decode("certificate", &codec::encode(value).ok()?).ok()
 }

@@ -181,11 +181,7 @@ pub(crate) fn proposals(messages: &[(ReplicaId, Message)]) -> Vec<Proposal> {
 
 /// Replicas without a past; without a rule, what they then do ends no test.
 pub(crate) fn cluster(n: usize, config: &Config) -> Cluster {
-    let mut cluster = Cluster::new(n, config);
-    for node in &mut cluster.nodes {
-        node.checks = config.mutant.is_none();
-    }
-    cluster
+    Cluster::new(n, config).checking(config.mutant.is_none())
 }
 
 /// What HotStuff's replicas are made as, and what they are asked.

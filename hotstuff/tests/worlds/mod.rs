@@ -4,27 +4,13 @@
 use std::time::Duration;
 
 use quorate_hotstuff::{Config, Hotstuff, RuleSet};
-use quorate_simulator::{Faults, SimulationConfig, Summary, simulate};
+use quorate_simulator::seeds::{self, told};
+use quorate_simulator::{Faults, Rule, SimulationConfig, Summary};
 
 /// How many seeds are tried for a cluster of four; `QUORATE_HOTSTUFF_SEEDS` says another number, for
 /// a world with signatures costs a hundred times one without.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "how long to test is the tester's"
-)]
 pub(crate) fn seeds() -> u64 {
-    let given = std::env::var("QUORATE_HOTSTUFF_SEEDS").ok();
-    given.and_then(|seeds| seeds.parse().ok()).unwrap_or(20)
-}
-
-/// The first seed; `QUORATE_FIRST_SEED` says another.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "how long to test is the tester's"
-)]
-pub(crate) fn first() -> u64 {
-    let given = std::env::var("QUORATE_FIRST_SEED").ok();
-    given.and_then(|seed| seed.parse().ok()).unwrap_or(0)
+    told("QUORATE_HOTSTUFF_SEEDS").unwrap_or(20)
 }
 
 pub(crate) const VIEW_TIMEOUT: Duration = Duration::from_millis(150);
@@ -47,21 +33,19 @@ pub(crate) fn world(replicas: usize, rules: RuleSet, faults: Faults) -> Simulati
     }
 }
 
+/// What harm is.
+pub(crate) const HARM: [Rule; 5] = [
+    Rule::Agreement,
+    Rule::EqualState,
+    Rule::Linearizability,
+    Rule::Durability,
+    Rule::Invariant,
+];
+
 pub(crate) fn survive(
     config: &SimulationConfig<Hotstuff>,
-    seeds: impl Iterator<Item = u64>,
+    seeds: impl IntoIterator<Item = u64>,
 ) -> Summary {
-    let mut sum = Summary::default();
-    for seed in seeds {
-        let report = simulate(seed, config);
-        if let Some(failure) = report.failure {
-            panic!("seed {seed}: {failure}");
-        }
-        sum.add(&report.summary);
-    }
-    println!(
-        "{} replicas, {:?}, faults {}: {sum}",
-        config.replicas, config.protocol.rules, config.faults
-    );
-    sum
+    println!("under the rules {:?}:", config.protocol.rules);
+    seeds::survive(config, seeds)
 }

@@ -66,6 +66,8 @@ struct Back {
     replies: Arc<dyn ClientReplies>,
 }
 
+/// Does not wait until another frame is wanted: it is the node's own word that comes, and only what
+/// its application has asked for.
 impl FrameSink for Back {
     fn send(&self, frame: Bytes) -> bool {
         self.replies.deliver(self.me, frame);

@@ -14,7 +14,7 @@ use super::questions::{Kind, Questions};
 use super::{Call, ClientOptions};
 use crate::client_wire::{self, Ask, Reply};
 
-/// How many calls are taken at a time.
+/// How many calls, or news, are taken at a time.
 pub(super) const TURN: usize = 256;
 
 pub(super) struct Link {
@@ -79,7 +79,11 @@ impl Link {
                 }
                 Some(news) = self.news.recv() => {
                     self.hear(news);
-                    while let Ok(news) = self.news.try_recv() {
+                    // Not until none is left: a flood would never end.
+                    for _ in 1..TURN {
+                        let Ok(news) = self.news.try_recv() else {
+                            break;
+                        };
                         self.hear(news);
                     }
                 }
@@ -136,7 +140,7 @@ impl Link {
                 self.next_replica(to);
             }
             News::Closed(call) => self.lost(call),
-            News::Frame(call, frame) if self.is_up(call) => self.replies(call, &frame),
+            News::Frame(call, frame) if self.is_up(call) => self.replies(call, frame.bytes()),
             News::Frame(..) => {}
         }
     }

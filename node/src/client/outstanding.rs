@@ -13,6 +13,7 @@ use quorate_core::session::WINDOW;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::back_off::BackOff;
 use crate::client_wire::Ask;
 
 /// The sequence that opens a session.
@@ -60,6 +61,8 @@ pub(super) struct Commands {
     groups: VecDeque<Range<u64>>,
     /// When to send again what was refused.
     again: Option<Instant>,
+    /// How long after the refusal.
+    refused: BackOff,
 }
 
 /// Whether the session is open.
@@ -149,8 +152,8 @@ impl Votes {
 /// `docs/performance.md` compares.
 const GROUPS: usize = 3;
 
-/// How long to wait before a refused command is sent again.
-const REFUSED: Duration = Duration::from_millis(50);
+/// How long to wait before a refused command is sent again the first time, and at most.
+const REFUSED: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 impl Commands {
     pub(super) fn new(session: SessionId, trust: Trust) -> Self {
@@ -168,6 +171,7 @@ impl Commands {
             in_flight: 0,
             groups: VecDeque::new(),
             again: None,
+            refused: BackOff::new(REFUSED.0, REFUSED.1),
         }
     }
 
@@ -213,9 +217,12 @@ impl Commands {
         self.next += 1;
     }
 
-    /// How many wait for answers.
-    pub(super) fn len(&self) -> usize {
-        self.waiting.len()
+    /// The sequence that has waited longest for its answer.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        match self.standing {
+            Standing::Open => self.waiting.keys().next().copied(),
+            Standing::Closed | Standing::Opening => Some(OPEN),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -240,6 +247,14 @@ impl Commands {
     /// When to call [`Commands::ask_again`].
     pub(super) fn again(&self) -> Option<Instant> {
         self.again
+    }
+
+    /// Something was refused, and may be taken later.
+    fn refused(&mut self) {
+        if self.again.is_none() {
+            self.again = Some(Instant::now() + self.refused.wait());
+            self.refused.double();
+        }
     }
 
     /// Sends again what was refused a while ago.
@@ -343,6 +358,12 @@ impl Commands {
     }
 
     /// Takes an answer. True if the session must be given up.
+    ///
+    /// Where replicas may lie, that one is overloaded is passed over, as if it were silent: what
+    /// it asks for is to be asked again later, and so is what is not answered. A liar could have
+    /// all that waits signed and sent over and over. To count f + 1 who say it would bring nothing:
+    /// if the primary alone is overloaded no other has been asked, and if many are, to be asked
+    /// earlier does not help them.
     pub(super) fn answer(
         &mut self,
         from: ReplicaId,
@@ -352,17 +373,20 @@ impl Commands {
         if session != self.session.number {
             return false;
         }
+        if self.trust.needed > 1 && result == Err(ProposeError::Overloaded) {
+            return false;
+        }
         if sequence == OPEN {
             return self.opened(from, result);
         }
-        let (needed, now) = (self.trust.needed, Instant::now());
+        let needed = self.trust.needed;
         let Some(command) = self.waiting.get_mut(&sequence) else {
             return false;
         };
         let overloaded = result == Err(ProposeError::Overloaded);
-        if overloaded && (command.sent > 1 || needed > 1) {
+        if overloaded && command.sent > 1 {
             // It may have been taken when it was sent before: only an answer can tell.
-            self.again.get_or_insert(now + REFUSED);
+            self.refused();
             return false;
         }
         if !command.votes.add(from, &result, needed) {
@@ -380,6 +404,9 @@ impl Commands {
             self.landed(sequence, command.what.len());
             command.caller.tell(result);
         }
+        if !overloaded {
+            self.refused.reset();
+        }
         expired
     }
 
@@ -389,11 +416,14 @@ impl Commands {
             return false;
         }
         match result {
-            Ok(_) => self.standing = Standing::Open,
+            Ok(_) => {
+                self.standing = Standing::Open;
+                self.refused.reset();
+            }
             Err(error @ ProposeError::Refused(_)) => self.end_all(&error),
             // It was too late: there have been too many others since the count was taken.
             Err(ProposeError::SessionExpired) => return true,
-            Err(_) => self.again = Some(Instant::now() + REFUSED),
+            Err(_) => self.refused(),
         }
         false
     }
@@ -482,5 +512,60 @@ mod tests {
         commands.reopen(SessionId { client, number: 2 });
         commands.seen(9);
         assert_eq!(openings(&commands.unsent()), [9]);
+    }
+
+    fn answered(commands: &mut Commands, sequence: u64, result: Result<Bytes, ProposeError>) {
+        let request = (commands.session().number, sequence);
+        assert!(!commands.answer(ReplicaId(0), request, result));
+    }
+
+    fn propose(commands: &mut Commands) -> oneshot::Receiver<Result<Bytes, ProposeError>> {
+        let (caller, outcome) = oneshot::channel();
+        let deadline = Instant::now() + Duration::from_secs(3600);
+        commands.add(What::Apply(Bytes::new()), Caller::Propose(caller), deadline);
+        outcome
+    }
+
+    /// Refuses a command, some times before it is sent again, so often, and gives how many
+    /// milliseconds it waited each time.
+    async fn refusals(commands: &mut Commands, sequence: u64, times: usize) -> Vec<u128> {
+        let mut waits = Vec::new();
+        for _ in 0..times {
+            assert_eq!(commands.unsent().len(), 1);
+            let refused = Instant::now();
+            for _ in 0..3 {
+                answered(commands, sequence, Err(ProposeError::Overloaded));
+            }
+            let again = commands.again().unwrap();
+            tokio::time::sleep_until(again).await;
+            waits.push((again - refused).as_millis());
+            commands.ask_again(again);
+        }
+        waits
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_refused_over_and_over_is_sent_more_and_more_rarely() {
+        let client = signing().session().client;
+        let trust = Trust {
+            needed: 1,
+            signer: None,
+        };
+        let mut commands = Commands::new(SessionId { client, number: 1 }, trust);
+        let opening = refusals(&mut commands, OPEN, 3).await;
+        assert_eq!(opening, [50, 100, 200]);
+        commands.unsent();
+        answered(&mut commands, OPEN, Ok(Bytes::new()));
+        let (mut first, mut second) = (propose(&mut commands), propose(&mut commands));
+        // Both are sent, and sent again: nobody knows whether they were taken the first time.
+        commands.unsent();
+        commands.renew();
+        let waits = refusals(&mut commands, 1, 8).await;
+        assert_eq!(waits, [50, 100, 200, 400, 800, 1600, 2000, 2000]);
+        commands.unsent();
+        answered(&mut commands, 1, Ok(Bytes::new()));
+        assert!(first.try_recv().is_ok() && second.try_recv().is_err());
+        commands.renew();
+        assert_eq!(refusals(&mut commands, 2, 2).await, [50, 100]);
     }
 }

@@ -1,11 +1,16 @@
 //! The client's task where replicas may lie: a connection to each of them, and no answer believed
 //! that f + 1 of them do not give alike. \[Castro02 §2.4\]
 //!
-//! A request goes to the primary, and to all after a time-out; every replica answers it. Queries
+//! A request goes to the primary, and to all if the one that has waited longest is not answered for
+//! a while, and again after waits that double. Whatever else is answered meanwhile: the primary, be
+//! it overloaded or a liar, may have passed over this one alone. Every replica answers it. Queries
 //! are ordered like commands. With [`ClientOptions::fast_reads`] they are first answered by each
 //! replica at once, which counts if 2f + 1 say the same at the same point, and then commands too
 //! need 2f + 1 equal answers: only such quorums are sure to share a correct replica with the
 //! reads'. \[Castro02 §5.1.3, Berger21\]
+//!
+//! What is believed of one replica alone, whether it lies or not: the answer to a read of
+//! [`ReadLevel::Local`], and its status and digest.
 
 use std::sync::Arc;
 
@@ -17,6 +22,7 @@ use quorate_core::transport::{Connector, FrameSink};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::back_off::BackOff;
 use super::dial::{self, CallId, Dialer, News};
 use super::link::{TURN, follow_session, sleep_until};
 use super::outstanding::{Caller, Commands, Trust, What};
@@ -26,7 +32,7 @@ use super::{Call, ClientOptions};
 use crate::client_wire::{self, Ask, Reply};
 
 /// Into how many parts the patience is divided: after one of them without an answer, all replicas
-/// are asked.
+/// are asked, and again, the last time after the whole of it.
 const PARTS: u32 = 8;
 
 /// How many queries may wait to be answered by each replica: with those, and a turn of calls more,
@@ -49,8 +55,10 @@ pub(super) struct QuorumLink {
     /// 2f + 1: so many answer, and most of them are correct.
     strong: usize,
     failure: String,
-    /// When something was last answered, or asked of all, while something waited.
+    /// When what had waited longest was last answered, or asked of all, while something waited.
     progress: Instant,
+    /// How long after that all are asked.
+    unanswered: BackOff,
     news: mpsc::UnboundedReceiver<News>,
 }
 
@@ -88,7 +96,9 @@ impl QuorumLink {
             needed,
             signer: Some(signer.clone()),
         };
+        let unanswered = BackOff::new(options.patience / PARTS, options.patience);
         QuorumLink {
+            unanswered,
             lines: (0..dialer.n()).map(|_| Line::default()).collect(),
             primary: options.first.unwrap_or(ReplicaId(0)),
             commands: Commands::new(dial::new_session(signer.public()), trust),
@@ -118,7 +128,11 @@ impl QuorumLink {
                 }
                 Some(news) = self.news.recv() => {
                     self.hear(news);
-                    while let Ok(news) = self.news.try_recv() {
+                    // Not until none is left: a flood would never end.
+                    for _ in 1..TURN {
+                        let Ok(news) = self.news.try_recv() else {
+                            break;
+                        };
                         self.hear(news);
                     }
                 }
@@ -153,7 +167,7 @@ impl QuorumLink {
             self.peeks.due(),
         ];
         let earliest = deadlines.into_iter().flatten().min()?;
-        let escalation = self.progress + self.options.patience / PARTS;
+        let escalation = self.progress + self.unanswered.wait();
         let again = self.commands.again().unwrap_or(escalation);
         Some(earliest.min(escalation).min(again))
     }
@@ -161,7 +175,7 @@ impl QuorumLink {
     fn take(&mut self, calls: &mut Vec<Call>) {
         let now = Instant::now();
         if !self.waits() {
-            self.progress = now;
+            self.progress();
         }
         let deadline = now + self.options.timeout;
         for call in calls.drain(..) {
@@ -204,7 +218,7 @@ impl QuorumLink {
                 }
             }
             News::Closed(call) => self.lost(call),
-            News::Frame(call, frame) if self.is_up(call) => self.replies(call, &frame),
+            News::Frame(call, frame) if self.is_up(call) => self.replies(call, frame.bytes()),
             News::Frame(..) => {}
         }
     }
@@ -244,13 +258,18 @@ impl QuorumLink {
                 return self.lost(call);
             }
         };
-        let waiting = self.commands.len();
+        let oldest = self.commands.oldest();
         for reply in replies {
             self.reply(call.to, reply);
         }
-        if self.commands.len() < waiting {
-            self.progress = Instant::now();
+        if self.commands.oldest() != oldest {
+            self.progress();
         }
+    }
+
+    fn progress(&mut self) {
+        self.progress = Instant::now();
+        self.unanswered.reset();
     }
 
     fn reply(&mut self, from: ReplicaId, reply: Reply) {
@@ -325,13 +344,16 @@ impl QuorumLink {
         // However much else is answered meanwhile.
         let unanswered = self.peeks.give_up(now);
         self.order(unanswered);
-        if self.waits() && now >= self.progress + self.options.patience / PARTS {
+        if self.waits() && now >= self.progress + self.unanswered.wait() {
             self.progress = now;
             self.commands.renew();
             let mut asks = self.commands();
             if self.options.follow_leader {
                 self.questions.renew();
                 asks.extend(self.questions.unsent());
+            }
+            if !asks.is_empty() {
+                self.unanswered.double();
             }
             for replica in ReplicaId::all(self.lines.len()) {
                 self.send(replica, &asks);

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use quorate_core::codec;
-use quorate_core::crypto::{Digest, Domain, Signature, Signer};
-use quorate_core::id::UnixTime;
-use quorate_core::id::{ReplicaId, Slot};
+use quorate_core::crypto::{Digest, Domain, Signer};
+use quorate_core::id::{ReplicaId, Slot, UnixTime};
 use quorate_core::protocol::Context;
 use quorate_core::request::{Batch, BatchBuilder, Request, SessionId};
 use quorate_pbft::{
@@ -13,10 +11,9 @@ use quorate_pbft::{
     PreparedCertificate, Proposal, Status, View, ViewChange,
 };
 use quorate_simulator::Tamper;
+use quorate_simulator::lies::{Signatures, forge, mixed, respelled};
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
-
-type Signatures = Vec<(ReplicaId, Signature)>;
 
 /// How many batches a liar remembers, to propose them where others belong.
 const REMEMBERED: usize = 16;
@@ -103,30 +100,6 @@ impl Lies {
         }
     }
 
-    /// Signers that are there twice, unknown, too few, or have signed something else.
-    fn forge(&self, random: &mut ChaCha8Rng, signatures: &mut Signatures) {
-        match random.random_range(0..4) {
-            0 => {
-                if let [first, .., last] = signatures.as_mut_slice() {
-                    *last = *first;
-                }
-            }
-            1 => {
-                if let Some((last, _)) = signatures.last_mut() {
-                    *last = ReplicaId(self.n as u8);
-                }
-            }
-            2 => {
-                signatures.pop();
-            }
-            _ => {
-                if let [(_, first), .., (_, last)] = signatures.as_mut_slice() {
-                    std::mem::swap(first, last);
-                }
-            }
-        }
-    }
-
     /// A prepared certificate with the wrong signers, or one that is moved to another view or
     /// slot, or speaks for another batch.
     fn prepared(
@@ -134,17 +107,16 @@ impl Lies {
         random: &mut ChaCha8Rng,
         certificate: &PreparedCertificate,
     ) -> PreparedCertificate {
-        let parts = reencoded::<_, (Proposal, Signatures)>(certificate);
-        let Some((mut proposal, mut prepares)) = parts else {
-            return certificate.clone();
-        };
-        match random.random_range(0..4) {
-            0 => proposal.view = View(proposal.view.0 + self.n as u64),
-            1 => proposal.slot = proposal.slot.next(),
-            2 => proposal.digest = self.other(proposal.slot).digest(),
-            _ => self.forge(random, &mut prepares),
-        }
-        reencoded(&(proposal, prepares)).unwrap_or_else(|| certificate.clone())
+        type Parts = (Proposal, Signatures);
+        respelled(certificate, |(mut proposal, mut prepares): Parts| {
+            match random.random_range(0..4) {
+                0 => proposal.view = View(proposal.view.0 + self.n as u64),
+                1 => proposal.slot = proposal.slot.next(),
+                2 => proposal.digest = self.other(proposal.slot).digest(),
+                _ => forge(random, self.n, &mut prepares),
+            }
+            (proposal, prepares)
+        })
     }
 
     fn stable(
@@ -152,16 +124,18 @@ impl Lies {
         random: &mut ChaCha8Rng,
         certificate: &CheckpointCertificate,
     ) -> CheckpointCertificate {
-        let parts = reencoded::<_, (Slot, Digest, Signatures)>(certificate);
-        let Some((mut slot, mut digest, mut signatures)) = parts else {
-            return certificate.clone();
-        };
-        match random.random_range(0..3) {
-            0 => slot = Slot(slot.0 + 8),
-            1 => digest = Digest::of(&digest.0),
-            _ => self.forge(random, &mut signatures),
-        }
-        reencoded(&(slot, digest, signatures)).unwrap_or_else(|| certificate.clone())
+        type Parts = (Slot, Digest, Signatures);
+        respelled(
+            certificate,
+            |(mut slot, mut digest, mut signatures): Parts| {
+                match random.random_range(0..3) {
+                    0 => slot = Slot(slot.0 + 8),
+                    1 => digest = Digest::of(&digest.0),
+                    _ => forge(random, self.n, &mut signatures),
+                }
+                (slot, digest, signatures)
+            },
+        )
     }
 
     /// A view change that hides what has prepared, shows wrong certificates, or is for later.
@@ -352,16 +326,6 @@ impl Tamper<Pbft> for Lies {
             Message::NewView(_) | Message::ViewChange(_) | Message::Stable(_) => 1,
             _ => 2,
         };
-        match random.random_range(0..3 + truths) {
-            0 => vec![self.lie(random, message)],
-            1 => vec![message.clone(), self.lie(random, message)],
-            2 => vec![self.lie(random, message.clone()), message],
-            _ => vec![message],
-        }
+        mixed(random, truths, message, |random, m| self.lie(random, m))
     }
-}
-
-/// Reads as a `U` what a `T` is written as.
-fn reencoded<T: codec::Codec, U: codec::Codec>(value: &T) -> Option<U> {
-    codec::decode("certificate", &codec::encode(value).ok()?).ok()
 }

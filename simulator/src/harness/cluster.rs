@@ -52,6 +52,22 @@ impl<P: Protocol> Cluster<P> {
         }
     }
 
+    /// The same replicas; whether a broken invariant ends the test, in each of them.
+    pub fn checking(mut self, checks: bool) -> Self {
+        for node in &mut self.nodes {
+            node.checks = checks;
+        }
+        self
+    }
+
+    /// Expects the invariants to hold in every replica.
+    #[track_caller]
+    pub fn assert_invariants(&self) {
+        for node in &self.nodes {
+            assert_eq!(node.protocol.check(), Ok(()), "in {}", node.me);
+        }
+    }
+
     /// Replica `id`.
     pub fn node(&mut self, id: u8) -> &mut Node<P> {
         &mut self.nodes[usize::from(id)]

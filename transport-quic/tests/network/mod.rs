@@ -290,11 +290,26 @@ impl Drop for Echo {
 /// What has come back to a client.
 #[derive(Default)]
 pub(crate) struct Replies {
+    /// How many frames are wanted; without it, all.
+    gate: Option<Semaphore>,
     frames: Mutex<Vec<(ReplicaId, Bytes)>>,
     closed: Mutex<Vec<ReplicaId>>,
 }
 
 impl Replies {
+    pub(crate) fn wanting(frames: usize) -> Self {
+        Replies {
+            gate: Some(Semaphore::new(frames)),
+            ..Replies::default()
+        }
+    }
+
+    pub(crate) fn want_all(&self) {
+        if let Some(gate) = &self.gate {
+            gate.close();
+        }
+    }
+
     pub(crate) fn frames(&self) -> Vec<(ReplicaId, Bytes)> {
         self.frames.lock().unwrap().clone()
     }
@@ -304,9 +319,18 @@ impl Replies {
     }
 }
 
+#[async_trait]
 impl ClientReplies for Replies {
     fn deliver(&self, from: ReplicaId, frame: Bytes) {
         self.frames.lock().unwrap().push((from, frame));
+    }
+
+    async fn ready(&self) {
+        if let Some(gate) = &self.gate
+            && let Ok(permit) = gate.acquire().await
+        {
+            permit.forget();
+        }
     }
 
     fn closed(&self, from: ReplicaId) {

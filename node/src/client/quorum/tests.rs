@@ -20,6 +20,7 @@ use crate::client::Client;
 mod doubt;
 mod fast_reads;
 mod lines;
+mod repeats;
 
 /// Four replicas, of which one may lie.
 const N: usize = 4;

@@ -42,19 +42,75 @@ async fn garbage_from_a_replica_is_survived() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_replica_that_closes_every_connection_is_not_called_without_end() {
+async fn a_replica_that_floods_holds_up_only_itself() {
+    let mut world = World::new(options());
+    let answer = world.propose("+");
+    let (_, batch) = world.batch().await;
+    let replies = world.replies(r(3));
+    let frame = client_wire::seal(&[Reply::Leader(r(3))]).unwrap().remove(0);
+    let flood = tokio::spawn(async move {
+        for _ in 0..1_000_000 {
+            replies.deliver(r(3), frame.clone());
+            replies.ready().await;
+        }
+    });
+    world.believed(answer, &batch).await;
+    let next = world.propose("+");
+    let (_, batch) = world.batch().await;
+    world.believed(next, &batch).await;
+    assert_eq!(world.calls(r(3)), 1);
+    // It has waited for the client, which is not to look at all of it before anything else.
+    assert!(!flood.is_finished());
+    flood.abort();
+}
+
+/// After none, and after 50, 100, 200, 400, 800, and 1600 ms, and after 2 s each.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_closes_every_connection_is_called_more_and_more_rarely() {
+    // Whatever it says before.
+    for greeting in [None, Some(Reply::Leader(r(0)))] {
+        let there = There {
+            closing: [r(3)].into_iter().collect(),
+            greeting,
+            ..There::default()
+        };
+        let options = ClientOptions {
+            timeout: Duration::from_secs(60),
+            ..options()
+        };
+        let mut world = World::with(options, there);
+        let answer = world.propose("+");
+        let (_, batch) = world.batch().await;
+        for (seconds, calls) in [(4, 7), (10, 12), (20, 22)] {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            assert_eq!(world.calls(r(3)), calls);
+        }
+        world.believed(answer, &batch).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_lasted_is_made_again_at_once() {
     let there = There {
         closing: [r(3)].into_iter().collect(),
         ..There::default()
     };
-    let mut world = World::with(options(), there);
-    let start = Instant::now();
+    let options = ClientOptions {
+        timeout: Duration::from_secs(60),
+        ..options()
+    };
+    let mut world = World::with(options, there);
     let answer = world.propose("+");
     let (_, batch) = world.batch().await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let calls = u128::from(world.calls(r(3)));
-    let most = start.elapsed().as_millis() / dial::BACK_OFF.as_millis() + 1;
-    assert!((2..=most).contains(&calls), "{calls} calls");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    world.stub.there(|there| there.closing = ReplicaSet::EMPTY);
+    tokio::time::sleep(2 * dial::BACK_OFF_MOST).await;
+    let calls = world.calls(r(3));
+    for more in [1, 2] {
+        world.replies(r(3)).closed(r(3));
+        tokio::time::sleep(2 * dial::BACK_OFF).await;
+        assert_eq!(world.calls(r(3)), calls + more);
+    }
     world.believed(answer, &batch).await;
 }
 
