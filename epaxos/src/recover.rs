@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use quorate_core::id::{EntryId, MAX_REPLICAS, ReplicaId, Slot, Time};
+use quorate_core::id::{EntryId, ReplicaId, Slot, Time};
 use quorate_core::protocol::{Context, Recovered, SnapshotRef};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
@@ -32,12 +32,8 @@ impl EPaxos {
         config: Config,
         past: Recovered<Record>,
     ) -> Result<EPaxos, String> {
+        context.validate()?;
         let (me, n) = (context.me, context.n());
-        if n > MAX_REPLICAS || me.index() >= n {
-            return Err(format!(
-                "{me} is not one of 1 to {MAX_REPLICAS} replicas: there are {n}"
-            ));
-        }
         config.validate()?;
         let sizes = config.sizes(n)?;
         let durable = Durable::fold(past.records)?;
