@@ -37,3 +37,12 @@ pub(crate) fn fraction(text: &str) -> Result<f64, String> {
         _ => Err(String::from("a number from 0 to 1 is expected")),
     }
 }
+
+/// Parses an option and its value, which is TOML, or a word that is no TOML.
+pub(crate) fn option(text: &str) -> Result<(String, toml::Value), String> {
+    let (name, value) = text.split_once('=').ok_or("OPTION=VALUE is expected")?;
+    let table = format!("value = {value}").parse::<toml::Table>().ok();
+    let parsed = table.and_then(|mut table| table.remove("value"));
+    let word = || toml::Value::from(value);
+    Ok((String::from(name), parsed.unwrap_or_else(word)))
+}

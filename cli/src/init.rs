@@ -159,7 +159,7 @@ impl Arguments {
 }
 
 /// The fewest replicas of which one may lie: n = 3f + 1.
-const FEWEST_WITH_A_LIAR: u8 = 4;
+pub(crate) const FEWEST_WITH_A_LIAR: u8 = 4;
 
 /// What to say of a cluster too small to survive a replica that lies, if its protocol can.
 fn warning(protocol: ProtocolKind, n: usize) -> Option<String> {

@@ -18,8 +18,11 @@ use quorate_core::protocol::{FaultModel, Protocol};
 use quorate_simulator::{
     Excerpt, Faults, Report, Scenario, SimulationConfig, Summary, sequence_diagram,
 };
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::failure::Ending;
+use crate::init::FEWEST_WITH_A_LIAR;
 use crate::{arguments, output};
 
 /// Arguments of `quorate simulate`.
@@ -58,10 +61,23 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     diagram: Option<PathBuf>,
 
+    /// Kinds of messages to leave out of a diagram, separated by commas
+    #[arg(
+        long,
+        value_name = "KINDS",
+        value_delimiter = ',',
+        requires = "diagram"
+    )]
+    without: Vec<String>,
+
     /// Draw this scripted run instead
     #[arg(long, value_name = "NAME", requires = "diagram", conflicts_with_all = ["seeds", "trace"],
           value_parser = arguments::one_of::<Scenario>(&SCENARIOS))]
     scenario: Option<Scenario>,
+
+    /// Draw it with an option of the protocol, as in a node's configuration, set to this
+    #[arg(long = "set", value_name = "OPTION=VALUE", requires = "scenario", value_parser = arguments::option)]
+    options: Vec<(String, toml::Value)>,
 
     /// The most arrows of a diagram
     #[arg(long, value_name = "N", default_value_t = 60)]
@@ -74,12 +90,14 @@ pub(crate) struct Arguments {
 
 const FAULTS: [&str; 5] = ["none", "network", "crash", "byzantine", "all"];
 
-const SCENARIOS: [&str; 5] = [
+const SCENARIOS: [&str; 7] = [
     "normal-commit",
     "election",
     "leader-crash",
     "partition-and-heal",
     "snapshot-fetch",
+    "conflict",
+    "coordinator-crash",
 ];
 
 /// What became of a seed: nothing, if its world panicked.
@@ -87,44 +105,39 @@ type Outcome = (u64, Option<Report>);
 
 /// Runs the worlds.
 pub(crate) fn run(arguments: &Arguments) -> Result<Ending> {
-    match arguments.protocol {
+    let Arguments { protocol, .. } = *arguments;
+    match protocol {
         ProtocolKind::Raft => {
-            simulate::<quorate_raft::Raft>(arguments, quorate_raft::Config::cramped())
+            let config = quorate_raft::Config::cramped();
+            simulate::<quorate_raft::Raft>(arguments, config, &Scenario::ELECTING)
         }
         ProtocolKind::MultiPaxos => {
             let config = quorate_multipaxos::Config::cramped();
-            simulate::<quorate_multipaxos::MultiPaxos>(arguments, config)
+            simulate::<quorate_multipaxos::MultiPaxos>(arguments, config, &Scenario::ELECTING)
         }
         ProtocolKind::Pbft => {
-            simulate::<quorate_pbft::Pbft>(arguments, quorate_pbft::Config::cramped())
+            let config = quorate_pbft::Config::cramped();
+            simulate::<quorate_pbft::Pbft>(arguments, config, &Scenario::ELECTING)
         }
         ProtocolKind::EPaxos => {
-            simulate::<quorate_epaxos::EPaxos>(arguments, quorate_epaxos::Config::cramped())
+            let config = quorate_epaxos::Config::cramped();
+            simulate::<quorate_epaxos::EPaxos>(arguments, config, &Scenario::LEADERLESS)
         }
         ProtocolKind::HotStuff => {
             let config = quorate_hotstuff::Config::cramped();
-            simulate::<quorate_hotstuff::Hotstuff>(arguments, config)
+            simulate::<quorate_hotstuff::Hotstuff>(arguments, config, &Scenario::ROTATING)
         }
         other => bail!("{other} cannot be simulated"),
     }
 }
 
-fn simulate<P>(arguments: &Arguments, protocol: P::Config) -> Result<Ending>
+fn simulate<P>(arguments: &Arguments, protocol: P::Config, scenarios: &[Scenario]) -> Result<Ending>
 where
     P: Protocol,
-    P::Config: Sync,
+    P::Config: Serialize + DeserializeOwned + Sync,
 {
-    let replicas = match (arguments.replicas, P::FAULTS) {
-        (Some(replicas), _) => usize::from(replicas),
-        (None, FaultModel::Crash) => 3,
-        (None, FaultModel::Byzantine) => 4,
-    };
-    if arguments.faults == Faults::Byzantine && P::FAULTS == FaultModel::Crash {
-        bail!(
-            "{} survives replicas that stop, and not replicas that lie: choose other faults than byzantine",
-            P::NAME
-        );
-    }
+    let replicas = arguments.replicas(P::NAME, P::FAULTS)?;
+    let protocol = tuned(protocol, &arguments.options)?;
     let mut config = SimulationConfig::<P>::new(replicas, protocol);
     config.faults = arguments.faults;
     config.conflicts = arguments.conflicts;
@@ -133,10 +146,13 @@ where
         bail!("--trace and --diagram are of a single seed: leave out --seeds");
     }
     if let (Some(scenario), Some(path)) = (arguments.scenario, &arguments.diagram) {
-        write(
-            path,
-            &scenario.diagram(arguments.seed, &config, arguments.arrows)?,
-        )?;
+        if !scenarios.contains(&scenario) {
+            let has: Vec<String> = scenarios.iter().map(Scenario::to_string).collect();
+            let has = has.join(", ");
+            bail!("{} has no scenario {scenario}: it has {has}", P::NAME);
+        }
+        let drawn = scenario.draw(arguments.seed, &config, &arguments.excerpt())?;
+        write(path, &drawn)?;
         return Ok(Ending::Done);
     }
     let mut sum = Sum::default();
@@ -152,6 +168,48 @@ where
         0 => Ending::Done,
         _ => Ending::Failed,
     })
+}
+
+impl Arguments {
+    /// How many replicas there are, if the faults that are to strike can strike a cluster of so
+    /// many that survives it.
+    fn replicas(&self, name: &str, survives: FaultModel) -> Result<usize> {
+        let replicas = match (self.replicas, survives) {
+            (Some(replicas), _) => usize::from(replicas),
+            (None, FaultModel::Crash) => 3,
+            (None, FaultModel::Byzantine) => usize::from(FEWEST_WITH_A_LIAR),
+        };
+        match (self.faults, survives) {
+            (Faults::Byzantine, FaultModel::Crash) => bail!(
+                "{name} survives replicas that stop, and not replicas that lie: choose other faults than byzantine"
+            ),
+            (Faults::Byzantine, FaultModel::Byzantine) if survives.tolerated(replicas) == 0 => {
+                bail!(
+                    "{replicas} replicas of {name} survive none that lies: --faults byzantine takes at least {FEWEST_WITH_A_LIAR} replicas"
+                )
+            }
+            _ => Ok(replicas),
+        }
+    }
+
+    /// What of a run is drawn.
+    fn excerpt(&self) -> Excerpt {
+        Excerpt {
+            arrows: self.arrows,
+            without: self.without.clone(),
+            ..Excerpt::default()
+        }
+    }
+}
+
+/// The protocol's configuration with these options set.
+fn tuned<C>(config: C, options: &[(String, toml::Value)]) -> Result<C>
+where
+    C: Serialize + DeserializeOwned,
+{
+    let mut table = toml::Table::try_from(config).context("--set cannot be applied")?;
+    table.extend(options.iter().cloned());
+    table.try_into().context("--set")
 }
 
 /// Runs all seeds on all cores, and gives their outcomes in the order of the seeds.
@@ -239,11 +297,7 @@ fn record(arguments: &Arguments, report: &Report) -> Result<()> {
         write(path, &text)?;
     }
     if let Some(path) = &arguments.diagram {
-        let excerpt = Excerpt {
-            arrows: arguments.arrows,
-            ..Excerpt::default()
-        };
-        write(path, &sequence_diagram(&report.trace, &excerpt))?;
+        write(path, &sequence_diagram(&report.trace, &arguments.excerpt()))?;
     }
     Ok(())
 }

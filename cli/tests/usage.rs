@@ -243,3 +243,57 @@ fn help_is_there_for_every_command() {
         assert!(quorate(&[command, "--help"]).status.success());
     }
 }
+
+/// The keys of a configuration and of all tables in it.
+fn keys(table: &toml::Table) -> Vec<String> {
+    let all = table.iter().flat_map(|(key, value)| {
+        let within = value.as_table().map(keys).unwrap_or_default();
+        std::iter::once(key.clone()).chain(within)
+    });
+    all.collect()
+}
+
+#[test]
+fn every_duration_is_configured_in_milliseconds() {
+    let directory = tempfile::tempdir().unwrap();
+    run(&["init", "--dir", text(directory.path())], 0);
+    for name in ["node-0.toml", "client.toml"] {
+        let written = fs::read_to_string(directory.path().join(name)).unwrap();
+        let keys = keys(&written.parse().unwrap());
+        assert!(keys.iter().any(|key| key.ends_with("_ms")), "{written}");
+        let apart = |key: &String| ["secs", "nanos"].contains(&key.as_str());
+        assert!(!keys.iter().any(apart), "{written}");
+    }
+    let [tuning, json] = ["tuning.toml", "result.json"].map(|name| directory.path().join(name));
+    let given = "raft = { election_timeout_ms = 400 }\npbft = { max_clock_skew_ms = 900 }\n";
+    fs::write(&tuning, format!("[protocols]\n{given}")).unwrap();
+    let compare = ["compare", "--protocol", "raft", "--clients", "2"];
+    let short = ["--duration", "0.2", "--warm-up", "0"];
+    let files = ["--tuning", text(&tuning), "--json", text(&json)];
+    run(&[&compare[..], &short, &files].concat(), 0);
+    let result: serde_json::Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let tuned = &result["workload"]["tuning"]["protocols"];
+    assert_eq!(tuned["raft"]["election_timeout_ms"], 400);
+    assert_eq!(tuned["pbft"]["max_clock_skew_ms"], 900);
+}
+
+#[test]
+fn lies_are_simulated_only_where_some_can_be_told() {
+    let byzantine = ["simulate", "--faults", "byzantine", "--protocol"];
+    let refused = |more: &[&str], reason: &str| {
+        let said = fails(&[&byzantine[..], more].concat(), 1);
+        assert!(said.contains(reason), "{more:?}: {said}");
+    };
+    for protocol in ["pbft", "hotstuff"] {
+        for few in ["1", "3"] {
+            let reason = format!("{few} replicas of {protocol} survive none that lies");
+            refused(&[protocol, "--replicas", few], &reason);
+            refused(&[protocol, "--replicas", few], "takes at least 4 replicas");
+        }
+    }
+    for protocol in ["raft", "multipaxos", "epaxos"] {
+        refused(&[protocol, "--replicas", "4"], "not replicas that lie");
+    }
+    let lied = run(&[&byzantine[..], &["pbft"]].concat(), 0);
+    assert!(!lied.contains("lies 0;"), "{lied}");
+}

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use quorate_core::id::{EntryId, MAX_REPLICAS, Slot, Time};
+use quorate_core::id::{EntryId, ReplicaId, Slot, Time};
 use quorate_core::protocol::{Context, Recovered, SnapshotRef};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
@@ -32,25 +32,18 @@ impl EPaxos {
         config: Config,
         past: Recovered<Record>,
     ) -> Result<EPaxos, String> {
+        context.validate()?;
         let (me, n) = (context.me, context.n());
-        if n > MAX_REPLICAS || me.index() >= n {
-            return Err(format!(
-                "{me} is not one of 1 to {MAX_REPLICAS} replicas: there are {n}"
-            ));
-        }
         config.validate()?;
         let sizes = config.sizes(n)?;
         let durable = Durable::fold(past.records)?;
-        let stray = durable.instances.iter().map(|(id, _)| id);
-        if let Some(id) = stray.into_iter().find(|id| coordinator(*id).index() >= n) {
-            return Err(format!("an instance {id:?}, of {n} replicas"));
-        }
+        durable.validate(n)?;
         let executed = past.snapshot.as_ref().map(|s| s.at.clone());
         let mut replica = EPaxos {
             me,
             sizes,
             rng: ChaCha8Rng::from_seed(context.seed),
-            next: durable.instances.trimmed().through(lane_of(me)).next(),
+            next: durable.next(me),
             durable: None,
             instances: durable.instances,
             floor: durable.floor,
@@ -77,13 +70,17 @@ impl EPaxos {
             conflict: None,
             config,
         };
-        replica.next = replica.next.max(Slot(1));
-        replica.doubt_what_may_be_asked();
-        if !replica.config.mutated(Mutant::DoubtForgotten) {
-            replica.instances.doubt(lane_of(me));
-        }
+        replica.doubt_own();
         replica.go_on_from(past.snapshot.as_ref())?;
         Ok(replica)
+    }
+
+    /// Doubts what an earlier life has coordinated, as far as it is not known committed.
+    fn doubt_own(&mut self) {
+        self.doubt_what_may_be_asked();
+        if !self.config.mutated(Mutant::DoubtForgotten) {
+            self.instances.doubt(lane_of(self.me));
+        }
     }
 
     /// An earlier life may have asked the others about one command more than it had made durable,
@@ -165,5 +162,22 @@ impl EPaxos {
         self.wanted.union_with(&snapshot.at.complete_part());
         self.snapshots.push_back(snapshot.at.clone());
         Ok(())
+    }
+}
+
+impl Durable {
+    /// Says what cannot be of a replica among `n`.
+    fn validate(&self, n: usize) -> Result<(), String> {
+        let mut ids = self.instances.iter().map(|(id, _)| id);
+        match ids.find(|id| coordinator(*id).index() >= n) {
+            None => Ok(()),
+            Some(id) => Err(format!("an instance {id:?}, of {n} replicas")),
+        }
+    }
+
+    /// The first slot of replica `me` that is not trimmed; slots begin with 1.
+    fn next(&self, me: ReplicaId) -> Slot {
+        let trimmed = self.instances.trimmed().through(lane_of(me));
+        trimmed.next().max(Slot(1))
     }
 }

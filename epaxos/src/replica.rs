@@ -135,6 +135,7 @@ impl EPaxos {
         self.arm_timers(now, out);
     }
 
+    /// Takes a message, unless it comes too late to matter.
     fn receive(&mut self, now: Time, from: ReplicaId, message: Message, out: &mut Out) {
         if let Message::PreAcceptOk { id, .. } = &message
             && from == self.me
@@ -146,6 +147,10 @@ impl EPaxos {
         {
             return;
         }
+        self.act_upon(now, from, message, out);
+    }
+
+    fn act_upon(&mut self, now: Time, from: ReplicaId, message: Message, out: &mut Out) {
         match message {
             Message::PreAccept {
                 id,

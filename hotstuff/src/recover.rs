@@ -31,15 +31,13 @@ impl Hotstuff {
         let rewrite_due = durable.go_on_from(snapshot, &context.verifier)?;
         let executed = snapshot.map_or(Slot::ZERO, |snapshot| snapshot.at.slot());
         let tree = durable.tree(executed)?;
-        let given_up = durable.entered.as_ref();
-        let view = given_up.map_or(View::GENESIS, |certificate| certificate.view);
         let mut replica = Hotstuff {
             me,
             n,
             rules: config.rules(),
             signer: context.signer.clone(),
             verifier: context.verifier.clone(),
-            view: view.max(durable.high.view()).next(),
+            view: durable.view(),
             entered: durable.entered.filter(|tc| tc.view > durable.high.view()),
             promised: durable.promised,
             proposed: View::GENESIS,
@@ -109,6 +107,13 @@ impl Durable {
         certificate.verify(verifier)?;
         self.stable = Some(certificate);
         Ok(true)
+    }
+
+    /// The view after the last that a certificate ends.
+    fn view(&self) -> View {
+        let given_up = self.entered.as_ref();
+        let given_up = given_up.map_or(View::GENESIS, |certificate| certificate.view);
+        given_up.max(self.high.view()).next()
     }
 
     fn stable_height(&self) -> Slot {

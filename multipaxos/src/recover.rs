@@ -1,6 +1,6 @@
 //! A replica after a restart. [Lamport01 §2.5; Chandra07 §5.5]
 
-use quorate_core::id::Slot;
+use quorate_core::id::{ReplicaId, Slot};
 use quorate_core::protocol::{Context, Recovered, SnapshotRef};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -27,23 +27,12 @@ impl MultiPaxos {
         let quorums = config.quorums(n)?;
         let has_past = !past.records.is_empty() || past.snapshot.is_some();
         let mut durable = Durable::fold(past.records)?;
-        if durable.promised.replica.index() >= n {
-            return Err(format!(
-                "a promise of ballot {}, of {n} replicas",
-                durable.promised
-            ));
-        }
+        durable.validate(n)?;
         let snapshot = past.snapshot.as_ref();
         let mut rewrite_due = durable.go_on_from(snapshot)?;
         let snapshot = snapshot.map_or(Slot::ZERO, |snapshot| snapshot.at.slot());
-        if config.mutated(Mutant::PromiseNotDurable) {
-            durable.promised = highest_accepted(&durable.log);
-            rewrite_due = true;
-        }
-        let mut round = durable.promised.round;
-        if config.mutated(Mutant::BallotReusedAfterRestart) && durable.promised.replica == me {
-            round = round.saturating_sub(1);
-        }
+        rewrite_due |= durable.forget(&config);
+        let round = durable.round(me, &config);
         let mut rng = ChaCha8Rng::from_seed(context.seed);
         let ticket = rng.next_u64();
         Ok(MultiPaxos {
@@ -79,6 +68,36 @@ fn highest_accepted(log: &Log) -> Ballot {
 }
 
 impl Durable {
+    /// Says what cannot be of a replica among `n`.
+    fn validate(&self, n: usize) -> Result<(), String> {
+        match self.promised.replica.index() < n {
+            true => Ok(()),
+            false => Err(format!(
+                "a promise of ballot {}, of {n} replicas",
+                self.promised
+            )),
+        }
+    }
+
+    /// What a replica without memory of its promises would have left; true if that differs from
+    /// the records.
+    fn forget(&mut self, config: &Config) -> bool {
+        let forgets = config.mutated(Mutant::PromiseNotDurable);
+        if forgets {
+            self.promised = highest_accepted(&self.log);
+        }
+        forgets
+    }
+
+    /// The last round that an earlier life of replica `me` may have campaigned in.
+    fn round(&self, me: ReplicaId, config: &Config) -> u64 {
+        let Ballot { round, replica } = self.promised;
+        match config.mutated(Mutant::BallotReusedAfterRestart) && replica == me {
+            true => round.saturating_sub(1),
+            false => round,
+        }
+    }
+
     /// Makes the log go on from the snapshot that the state machine was restored from; true if it
     /// is no longer the one that the records make.
     ///

@@ -96,7 +96,7 @@ fn other_quorums_survive_all_faults() {
 
 #[test]
 fn each_scenario_can_be_drawn() {
-    for scenario in Scenario::ALL {
+    for scenario in Scenario::ELECTING {
         let config = config(3, ReadMode::Quorum);
         let diagram = scenario.diagram(7, &config, 60).unwrap();
         assert!(diagram.matches("->>").count() >= 5, "{scenario}: {diagram}");
@@ -106,6 +106,7 @@ fn each_scenario_can_be_drawn() {
             Scenario::LeaderCrash => "crashes",
             Scenario::PartitionAndHeal => "is cut off",
             Scenario::SnapshotFetch => "installs a fetched snapshot",
+            Scenario::Conflict | Scenario::CoordinatorCrash => unreachable!("{scenario}"),
         };
         assert!(diagram.contains(shows), "{scenario}: {diagram}");
     }

@@ -33,6 +33,7 @@ pub struct Config {
     /// How far a primary's clock may be from a backup's, either way, for the backup to accept the
     /// time that it gives a batch. To be well above what clocks differ by and batches are under
     /// way. [Castro99 §4.6]
+    #[serde(rename = "max_clock_skew_ms", with = "quorate_core::millis")]
     pub max_clock_skew: Duration,
     /// The most bytes of requests that a primary holds because the window is full; it drops
     /// proposals beyond.

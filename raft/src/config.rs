@@ -14,8 +14,10 @@ use crate::mutant::Mutant;
 pub struct Config {
     /// The shortest time without a leader after which a replica campaigns; each wait is drawn
     /// from this to twice this. Must be well above the time a message takes. [Ongaro14 §5.2, §9.3]
+    #[serde(rename = "election_timeout_ms", with = "quorate_core::millis")]
     pub election_timeout: Duration,
     /// How often a leader that has nothing to send tells the others that it leads.
+    #[serde(rename = "heartbeat_ms", with = "quorate_core::millis")]
     pub heartbeat: Duration,
     /// The most bytes of entries in one message, if that is not less than one entry.
     pub max_append_bytes: usize,

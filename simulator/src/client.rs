@@ -163,6 +163,16 @@ enum Call {
     Get,
 }
 
+/// What an answer means for the operation that waits for one.
+enum Meaning {
+    /// The operation goes on: the answer is another's, or not the last word.
+    Nothing,
+    /// It has ended like this.
+    Ended(history::Outcome),
+    /// Whether it has happened will never be known.
+    NeverKnown,
+}
+
 impl Client {
     /// A client of `n` replicas that believes what `needed` of them say.
     pub(crate) fn new(
@@ -423,19 +433,39 @@ impl Client {
         let Doing::Operating { key, call, .. } = self.doing else {
             return self.told_opening(told, random);
         };
-        let outcome = match (call, told) {
+        match self.meaning(now, (key, call), told) {
+            Meaning::Nothing => Action::Nothing,
+            Meaning::Ended(outcome) => {
+                if let Call::Change(change) = call {
+                    self.acknowledged(key, change, &outcome, records);
+                }
+                self.end(records, outcome);
+                self.think(random)
+            }
+            Meaning::NeverKnown => {
+                self.give_up(records);
+                self.open_another(now, random)
+            }
+        }
+    }
+
+    /// What a believed answer means for the operation under way.
+    fn meaning(&mut self, now: u64, (key, call): (u8, Call), told: &Told) -> Meaning {
+        let ended =
+            |outcome: Option<history::Outcome>| outcome.map_or(Meaning::NeverKnown, Meaning::Ended);
+        match (call, told) {
             (Call::Change(_), Told::Answer(session, sequence, result))
                 if *session == self.session() && *sequence == self.sequence =>
             {
                 match result {
-                    Ok(answer) => changed(now, answer),
+                    Ok(answer) => ended(changed(now, answer)),
                     Err(ProposeError::Overloaded) if self.tries == 1 && !self.stubborn => {
                         let returned = Some(now);
-                        Some(history::Outcome::Fail { returned })
+                        Meaning::Ended(history::Outcome::Fail { returned })
                     }
                     // An earlier try may have happened, or may yet.
-                    Err(ProposeError::Overloaded) => return Action::Nothing,
-                    Err(_) => None,
+                    Err(ProposeError::Overloaded) => Meaning::Nothing,
+                    Err(_) => Meaning::NeverKnown,
                 }
             }
             (Call::Get, Told::Read(token, Ok(answer))) if self.asked(*token) => {
@@ -443,22 +473,9 @@ impl Client {
                 if let Some(value) = value {
                     self.saw(key, value);
                 }
-                value.map(|value| answered(now, history::Answer::Value(value.map(text))))
+                ended(value.map(|value| answered(now, history::Answer::Value(value.map(text)))))
             }
-            _ => return Action::Nothing,
-        };
-        match outcome {
-            Some(outcome) => {
-                if let Call::Change(change) = call {
-                    self.acknowledged(key, change, &outcome, records);
-                }
-                self.end(records, outcome);
-                self.think(random)
-            }
-            None => {
-                self.give_up(records);
-                self.open_another(now, random)
-            }
+            _ => Meaning::Nothing,
         }
     }
 

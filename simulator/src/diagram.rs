@@ -14,6 +14,8 @@ pub struct Excerpt {
     pub window: Range<u64>,
     /// At most so many arrows.
     pub arrows: usize,
+    /// The kinds of messages that are left out.
+    pub without: Vec<String>,
 }
 
 impl Default for Excerpt {
@@ -22,6 +24,7 @@ impl Default for Excerpt {
         Excerpt {
             window: 0..u64::MAX,
             arrows: 60,
+            without: Vec::new(),
         }
     }
 }
@@ -59,6 +62,9 @@ fn worth_drawing<'a>(lines: &'a [Line], excerpt: &Excerpt) -> Vec<&'a Line> {
                 fate,
                 ..
             } => {
+                if excerpt.without.contains(kind) {
+                    continue;
+                }
                 let first = match fate {
                     Fate::Lost => lost.insert((from, to, kind)),
                     Fate::Arrived { .. } => {
@@ -200,11 +206,31 @@ mod tests {
         let arrived = |at| message(at, Fate::Arrived { sent: at });
         let lines: Vec<Line> = (0..9).map(arrived).collect();
         let arrows = |window, arrows| {
-            let excerpt = Excerpt { window, arrows };
+            let excerpt = Excerpt {
+                window,
+                arrows,
+                ..Excerpt::default()
+            };
             sequence_diagram(&lines, &excerpt).matches("->>").count()
         };
         assert_eq!(arrows(2..5, 60), 3);
         assert_eq!(arrows(0..9, 4), 4);
+    }
+
+    #[test]
+    fn a_kind_that_is_left_out_takes_no_arrow_from_the_others() {
+        let mut lines = [1, 2, 3].map(|at| message(at, Fate::Arrived { sent: at }));
+        if let Happening::Message { kind, .. } = &mut lines[0].what {
+            *kind = String::from("Status");
+        }
+        let excerpt = Excerpt {
+            arrows: 2,
+            without: vec![String::from("Status")],
+            ..Excerpt::default()
+        };
+        let diagram = sequence_diagram(&lines, &excerpt);
+        assert_eq!(diagram.matches(": AppendEntries").count(), 2);
+        assert!(!diagram.contains("Status"));
     }
 
     #[test]

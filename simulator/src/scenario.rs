@@ -34,13 +34,16 @@ pub enum Scenario {
     PartitionAndHeal,
     /// A replica that was away too long fetches a snapshot.
     SnapshotFetch,
+    /// Two replicas propose commands that conflict at once.
+    Conflict,
+    /// A replica crashes when one of the others has heard of its command, and another one gets
+    /// that decided.
+    CoordinatorCrash,
 }
 
 /// A word that names no scenario.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "unknown scenario '{0}': it must be normal-commit, election, leader-crash, partition-and-heal or snapshot-fetch"
-)]
+#[error("unknown scenario '{0}': it must be one of {all}", all = listed(&Scenario::ALL))]
 pub struct UnknownScenario(String);
 
 /// The scenario did not come about.
@@ -59,6 +62,8 @@ impl fmt::Display for Scenario {
             Scenario::LeaderCrash => "leader-crash",
             Scenario::PartitionAndHeal => "partition-and-heal",
             Scenario::SnapshotFetch => "snapshot-fetch",
+            Scenario::Conflict => "conflict",
+            Scenario::CoordinatorCrash => "coordinator-crash",
         })
     }
 }
@@ -75,7 +80,18 @@ impl FromStr for Scenario {
 
 impl Scenario {
     /// All scenarios.
-    pub const ALL: [Scenario; 5] = [
+    pub const ALL: [Scenario; 7] = [
+        Scenario::NormalCommit,
+        Scenario::Election,
+        Scenario::LeaderCrash,
+        Scenario::PartitionAndHeal,
+        Scenario::SnapshotFetch,
+        Scenario::Conflict,
+        Scenario::CoordinatorCrash,
+    ];
+
+    /// Those of a protocol whose replicas agree on a leader.
+    pub const ELECTING: [Scenario; 5] = [
         Scenario::NormalCommit,
         Scenario::Election,
         Scenario::LeaderCrash,
@@ -83,12 +99,45 @@ impl Scenario {
         Scenario::SnapshotFetch,
     ];
 
-    /// Plays the scenario with equal message delays, and draws the stretch of it that matters.
+    /// Those of a protocol in which the number of a view says who leads it.
+    pub const ROTATING: [Scenario; 4] = [
+        Scenario::NormalCommit,
+        Scenario::LeaderCrash,
+        Scenario::PartitionAndHeal,
+        Scenario::SnapshotFetch,
+    ];
+
+    /// Those of a protocol without a leader.
+    pub const LEADERLESS: [Scenario; 5] = [
+        Scenario::NormalCommit,
+        Scenario::Conflict,
+        Scenario::CoordinatorCrash,
+        Scenario::PartitionAndHeal,
+        Scenario::SnapshotFetch,
+    ];
+
+    /// Plays the scenario with equal message delays, and draws the stretch of it that matters, up
+    /// to so many arrows.
     pub fn diagram<P: Protocol>(
         self,
         seed: u64,
         config: &SimulationConfig<P>,
         arrows: usize,
+    ) -> Result<String, ScenarioFailed> {
+        let excerpt = Excerpt {
+            arrows,
+            ..Excerpt::default()
+        };
+        self.draw(seed, config, &excerpt)
+    }
+
+    /// Plays the scenario with equal message delays, and draws what the excerpt shows of the
+    /// stretch that matters; its window does not count.
+    pub fn draw<P: Protocol>(
+        self,
+        seed: u64,
+        config: &SimulationConfig<P>,
+        excerpt: &Excerpt,
     ) -> Result<String, ScenarioFailed> {
         let config = SimulationConfig {
             record: true,
@@ -105,10 +154,21 @@ impl Scenario {
             Scenario::LeaderCrash => stage.leader_crash(),
             Scenario::PartitionAndHeal => stage.partition_and_heal(),
             Scenario::SnapshotFetch => stage.snapshot_fetch(),
+            Scenario::Conflict => stage.conflict(),
+            Scenario::CoordinatorCrash => stage.coordinator_crash(),
         }?;
-        let excerpt = Excerpt { window, arrows };
+        let excerpt = Excerpt {
+            window,
+            ..excerpt.clone()
+        };
         Ok(sequence_diagram(stage.world.trace(), &excerpt))
     }
+}
+
+/// The names of these, to be read.
+fn listed(scenarios: &[Scenario]) -> String {
+    let names = scenarios.iter().map(Scenario::to_string);
+    names.collect::<Vec<_>>().join(", ")
 }
 
 struct Stage<P: Protocol> {
@@ -171,7 +231,10 @@ impl<P: Protocol> Stage<P> {
     }
 
     fn election(&mut self) -> Played {
-        self.wait("an election", |w| w.leader().is_some())?;
+        // A leader that nobody has to make known has not been elected.
+        self.wait("an election", |w| {
+            w.leader().is_some() && w.summary().leaders > 0
+        })?;
         self.world.run_for(3 * DELAY);
         Ok(0..self.world.now())
     }
@@ -223,6 +286,38 @@ impl<P: Protocol> Stage<P> {
         self.world.restart(away);
         self.wait("the fetch of a snapshot", |w| {
             w.summary().snapshots_installed > 0
+        })?;
+        self.world.run_for(3 * DELAY);
+        Ok(from..self.world.now())
+    }
+
+    fn conflict(&mut self) -> Played {
+        let first = self.settled()?;
+        let second = self.other(first);
+        let from = self.begin();
+        let puts = [(first, 1), (second, 2)]
+            .map(|(at, value)| self.world.submit(at, 0, Change::Put(value)));
+        self.wait("the answers to two puts", |w| {
+            puts.iter().all(|put| w.answered(*put).is_some())
+        })?;
+        self.world.run_for(3 * DELAY);
+        Ok(from..self.world.now())
+    }
+
+    fn coordinator_crash(&mut self) -> Played {
+        let coordinator = self.settled()?;
+        let hears = self.other(coordinator);
+        let from = self.begin();
+        for other in self.others(coordinator).filter(|other| *other != hears) {
+            self.world.cut(coordinator, other);
+        }
+        let ordered = self.world.summary().entries;
+        self.world.submit(coordinator, 0, Change::Put(1));
+        self.world.run_for(3 * DELAY / 2);
+        self.world.crash(coordinator);
+        self.world.mend();
+        self.wait("the recovery of a command", |w| {
+            w.summary().entries > ordered
         })?;
         self.world.run_for(3 * DELAY);
         Ok(from..self.world.now())

@@ -6,6 +6,7 @@ use anyhow::Result;
 use comfy_table::{Table, presets};
 use quorate::{ClientConfig, ProtocolKind, ReplicaId};
 use quorate_core::protocol::{FaultModel, Role, Status};
+use quorate_core::quorum::{Byzantine, Majority};
 use quorate_node::client::Report;
 use serde_json::{Value, json};
 
@@ -33,7 +34,7 @@ pub(super) async fn run(reach: &Reach, all: bool) -> Result<Ending> {
     })
 }
 
-/// After a failure: how many replicas answer, and whether they are a quorum.
+/// After a failure: how many replicas answer, and how many make a quorum by default.
 pub(super) async fn tell_who_answers(config: &ClientConfig) -> Result<()> {
     let answers = ask(config, PATIENCE, false).await?;
     let n = answers.len();
@@ -41,16 +42,25 @@ pub(super) async fn tell_who_answers(config: &ClientConfig) -> Result<()> {
     let protocol = reports
         .first()
         .and_then(|report| report.status.protocol.parse::<ProtocolKind>().ok());
-    let faults = protocol.map_or(FaultModel::Crash, ProtocolKind::faults);
-    let (up, quorum) = (reports.len(), n - faults.tolerated(n));
-    eprintln!(
-        "{up} of {n} replicas answer{}",
-        match up < quorum {
-            true => format!(": a quorum is {quorum}, so nothing can be written or read"),
-            false => String::new(),
-        }
-    );
+    let faults = protocol.map(ProtocolKind::faults);
+    eprintln!("{}", who_answers(reports.len(), n, faults));
     Ok(())
+}
+
+/// That `up` of `n` replicas answer. What a quorum is only the replicas know, for it may be
+/// configured: said is what it is otherwise, if the protocol is known and fewer answer.
+fn who_answers(up: usize, n: usize, faults: Option<FaultModel>) -> String {
+    let quorum = faults.map(|faults| match faults {
+        FaultModel::Crash => Majority::of(n).size(),
+        FaultModel::Byzantine => Byzantine::of(n).strong().size(),
+    });
+    let by_default = match quorum {
+        Some(quorum) if up < quorum => {
+            format!(": a quorum is {quorum}, if the replicas are not configured otherwise")
+        }
+        _ => String::new(),
+    };
+    format!("{up} of {n} replicas answer{by_default}")
 }
 
 async fn ask(config: &ClientConfig, timeout: Duration, digest: bool) -> Result<Vec<Answer>> {
@@ -164,4 +174,22 @@ fn table(config: &ClientConfig, answers: &[Answer], all: bool) -> Table {
         table.add_row(row);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_quorum_only_the_default_is_said() {
+        let crash = Some(FaultModel::Crash);
+        let otherwise = "if the replicas are not configured otherwise";
+        let said = format!("2 of 5 replicas answer: a quorum is 3, {otherwise}");
+        assert_eq!(who_answers(2, 5, crash), said);
+        assert_eq!(who_answers(3, 5, crash), "3 of 5 replicas answer");
+        assert_eq!(who_answers(0, 5, None), "0 of 5 replicas answer");
+        // n - f would be 5.
+        let lying = who_answers(3, 6, Some(FaultModel::Byzantine));
+        assert!(lying.contains("a quorum is 4, "), "{lying}");
+    }
 }
