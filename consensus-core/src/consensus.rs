@@ -131,7 +131,8 @@ pub enum ReadError {
         limit: usize,
     },
     /// The query was to be ordered like a command, and that was refused: see
-    /// [`ProposeError::Refused`].
+    /// [`ProposeError::Refused`]. Or the application cannot write the state whose digest was asked
+    /// for.
     #[error("the query was refused: {0}")]
     Refused(String),
     /// No quorum confirmed the read within the time allowed.

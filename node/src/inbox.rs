@@ -8,6 +8,7 @@ use quorate_core::consensus::ReadLevel;
 use quorate_core::crypto::Digest;
 use quorate_core::ledger::Ledger;
 use quorate_core::protocol::{Protocol, Verified};
+use quorate_core::replica::Halt;
 use quorate_core::request::{Batch, Forged, SessionId};
 use quorate_core::storage::{Completions, Snapshot, StorageError, Ticket};
 use tokio::sync::{Notify, oneshot};
@@ -39,7 +40,7 @@ pub(crate) enum Happening<P: Protocol> {
     /// The application asks what was spent.
     Ledger(oneshot::Sender<Ledger>),
     /// The application asks for the state's digest.
-    Digest(oneshot::Sender<(u64, Digest)>),
+    Digest(oneshot::Sender<Result<(u64, Digest), Halt>>),
 }
 
 impl<P: Protocol> Happening<P> {

@@ -257,7 +257,8 @@ impl<P: Protocol> Consensus for Node<P> {
     }
 
     async fn digest(&self) -> Result<(u64, Digest), ReadError> {
-        self.ask(Happening::Digest).await
+        let digest = self.ask(Happening::Digest).await?;
+        digest.map_err(|unwritten| ReadError::Refused(unwritten.to_string()))
     }
 
     async fn shutdown(&self) -> Result<(), ShutdownError> {

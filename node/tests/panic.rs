@@ -1,4 +1,4 @@
-//! What a panic of the application leaves behind.
+//! What an application that fails leaves behind.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use quorate_core::consensus::Consensus as _;
+use quorate_core::consensus::{Consensus as _, ReadError};
 use quorate_core::crypto::{Admission, GroupId, Members, SecretKey, Signer, Verifier};
 use quorate_core::id::{ReplicaId, ReplicaSet, UnixTime};
 use quorate_core::machine::{RestoreError, StateMachine};
@@ -18,7 +18,7 @@ use quorate_node::node::Opened;
 use quorate_node::{ClientOptions, Node, Parts};
 use quorate_raft::Raft;
 
-/// Applies nothing.
+/// Applies nothing, and cannot be written.
 struct Broken;
 
 impl StateMachine for Broken {
@@ -31,7 +31,7 @@ impl StateMachine for Broken {
     }
 
     fn snapshot(&self, _to: &mut dyn Write) -> io::Result<()> {
-        Ok(())
+        Err(io::Error::other("cannot be written"))
     }
 
     fn restore(&mut self, _from: &mut dyn Read) -> Result<(), RestoreError> {
@@ -67,8 +67,7 @@ fn storage(completions: Arc<dyn Completions>) -> Result<Opened, StorageError> {
     Ok((Box::new(storage), Stored::default()))
 }
 
-#[tokio::test]
-async fn a_panic_is_told_and_the_transport_is_shut_down() {
+async fn started(transport: Arc<Nowhere>) -> Node<Raft> {
     let (group, key) = (GroupId(1), SecretKey::from_seed([1; 32]));
     let members = Members::new(group, [key.public()]);
     let admission = Admission::of([key.public()]);
@@ -87,10 +86,27 @@ async fn a_panic_is_told_and_the_transport_is_shut_down() {
         machine: Broken,
         client: ClientOptions::default(),
     };
+    let connect = async |_| Ok(transport as Arc<dyn Transport>);
+    Node::start(parts, storage, connect).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_state_that_cannot_be_written_has_no_digest_and_stops_nothing() {
+    let node = started(Arc::new(Nowhere::default())).await;
+    for _ in 0..2 {
+        let refused = node.digest().await.unwrap_err();
+        assert!(
+            matches!(&refused, ReadError::Refused(reason) if reason.contains("cannot be written")),
+            "{refused}"
+        );
+    }
+    node.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_panic_is_told_and_the_transport_is_shut_down() {
     let transport = Arc::new(Nowhere::default());
-    let connect = async |_| Ok(transport.clone() as Arc<dyn Transport>);
-    let node = Node::<Raft>::start(parts, storage, connect).await.unwrap();
-    let node = Arc::new(node);
+    let node = Arc::new(started(transport.clone()).await);
     let caller = tokio::spawn({
         let node = node.clone();
         async move { node.propose(Bytes::from_static(&[9])).await }

@@ -95,10 +95,10 @@ impl Disk {
             .collect();
         for path in missing.into_iter().rev() {
             fs::create_dir(path).map_err(refused("create", path))?;
-            let parent = path.parent().filter(|path| !path.as_os_str().is_empty());
-            sync_directory(parent.unwrap_or(Path::new(".")))?;
+            sync_parent(path)?;
         }
-        Ok(())
+        // One that is there may have been made without having been made durable.
+        sync_parent(&self.path)
     }
 
     /// Whether there is such a directory.
@@ -274,6 +274,11 @@ pub(crate) fn refused(action: &'static str, path: &Path) -> impl FnOnce(io::Erro
         path: path.display().to_string(),
         reason: error.to_string(),
     }
+}
+
+fn sync_parent(path: &Path) -> Result<(), StorageError> {
+    let parent = path.parent().filter(|path| !path.as_os_str().is_empty());
+    sync_directory(parent.unwrap_or(Path::new(".")))
 }
 
 #[cfg(unix)]
