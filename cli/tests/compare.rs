@@ -4,6 +4,7 @@ mod support;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -99,13 +100,22 @@ fn reads_are_measured_beside_writes() {
     }
 }
 
+/// Compares with these arguments, and `directory` for the replicas' data: what is printed, and what
+/// is written as JSON.
+fn reported(directory: &Path, arguments: &[&str]) -> (String, Value) {
+    let json = directory.join("result.json");
+    let places = ["--data", text(directory), "--json", text(&json)];
+    let told = run(&[&["compare"], arguments, &places].concat(), 0);
+    let result = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    (told, result)
+}
+
 #[test]
 fn a_tuned_protocol_is_measured_as_tuned() {
     let directory = tempfile::tempdir().unwrap();
-    let [tuning, json] = ["tuning.toml", "result.json"].map(|name| directory.path().join(name));
+    let tuning = directory.path().join("tuning.toml");
     fs::write(&tuning, "[settings]\nmax_pending = 99\n").unwrap();
     let arguments = [
-        "compare",
         "--protocol",
         "raft",
         "--clients",
@@ -116,13 +126,9 @@ fn a_tuned_protocol_is_measured_as_tuned() {
         "0.2",
         "--tuning",
         text(&tuning),
-        "--data",
-        text(directory.path()),
-        "--json",
-        text(&json),
     ];
-    assert!(run(&arguments, 0).contains(", tuned"));
-    let result: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let (told, result) = reported(directory.path(), &arguments);
+    assert!(told.contains(", tuned"));
     let tuned = &result["workload"]["tuning"]["settings"];
     assert_eq!(tuned["max_pending"], 99);
 }
@@ -130,9 +136,7 @@ fn a_tuned_protocol_is_measured_as_tuned() {
 #[test]
 fn clients_spread_over_the_replicas_stay_where_they_are() {
     let directory = tempfile::tempdir().unwrap();
-    let json = directory.path().join("result.json");
     let arguments = [
-        "compare",
         "--placement",
         "spread",
         "--clients",
@@ -141,13 +145,9 @@ fn clients_spread_over_the_replicas_stay_where_they_are() {
         "0.5",
         "--warm-up",
         "0.2",
-        "--data",
-        text(directory.path()),
-        "--json",
-        text(&json),
     ];
-    assert!(run(&arguments, 0).contains("spread over the replicas"));
-    let result: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let (told, result) = reported(directory.path(), &arguments);
+    assert!(told.contains("spread over the replicas"));
     assert_eq!(result["workload"]["placement"], "spread");
     for row in result["protocols"].as_array().unwrap() {
         assert_eq!(row["checks"]["linearizable"], true, "{row}");
@@ -162,9 +162,7 @@ fn clients_spread_over_the_replicas_stay_where_they_are() {
 #[test]
 fn each_phase_of_conflicts_is_reported() {
     let directory = tempfile::tempdir().unwrap();
-    let json = directory.path().join("result.json");
     let arguments = [
-        "compare",
         "--protocol",
         "raft,epaxos",
         "--conflicts",
@@ -177,14 +175,9 @@ fn each_phase_of_conflicts_is_reported() {
         "1.5",
         "--warm-up",
         "0.2",
-        "--data",
-        text(directory.path()),
-        "--json",
-        text(&json),
     ];
-    let told = run(&arguments, 0);
+    let (told, result) = reported(directory.path(), &arguments);
     assert!(told.contains("50 keys, 0, then 100, then 0 % conflicts"));
-    let result: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
     assert_eq!(
         result["workload"]["conflicts"],
         serde_json::json!([0, 100, 0])
@@ -237,9 +230,8 @@ fn phases_are_told(row: &Value, told: &str) {
 #[test]
 fn rounds_rotate_the_order_and_are_summed_up() {
     let directory = tempfile::tempdir().unwrap();
-    let [json, history] = ["result.json", "h.jsonl"].map(|name| directory.path().join(name));
+    let history = directory.path().join("h.jsonl");
     let arguments = [
-        "compare",
         "--protocol",
         "raft,multipaxos",
         "--rounds",
@@ -250,15 +242,10 @@ fn rounds_rotate_the_order_and_are_summed_up() {
         "0.3",
         "--warm-up",
         "0.2",
-        "--data",
-        text(directory.path()),
-        "--json",
-        text(&json),
         "--history",
         text(&history),
     ];
-    let told = run(&arguments, 0);
-    let result: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let (told, result) = reported(directory.path(), &arguments);
     assert_eq!(result["workload"]["rounds"], 2);
     let rows = result["protocols"].as_array().unwrap();
     let order: Vec<_> = rows

@@ -25,6 +25,11 @@
 //!
 //! Everything here panics where a test's expectation does not hold: it is made for tests alone.
 
+#![expect(
+    clippy::expect_used,
+    reason = "tests alone call it, and what they expect is what they test"
+)]
+
 mod cluster;
 mod node;
 

@@ -3,6 +3,11 @@
 //!
 //! Everything here panics where a test's expectation does not hold: it is made for tests alone.
 
+#![expect(
+    clippy::panic,
+    reason = "tests alone call it, and what they expect is what they test"
+)]
+
 use std::ops::Range;
 
 use quorate_core::protocol::Protocol;

@@ -4,6 +4,11 @@
 //! gives a [`Harness`] and calls [`run`] in a test, or the checks one by one. What happens in a
 //! crash is each implementation's own to test.
 
+#![expect(
+    clippy::expect_used,
+    reason = "tests alone call it, and what they expect is what they test"
+)]
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
