@@ -27,9 +27,9 @@ use crate::replies::{ConnectionId, Replies};
 const TURN_LIMIT: usize = 1024;
 
 /// How often a turn for requests alone lets all other tasks that are ready run before it: the
-/// requests that these are about to bring go into the same batch. Costs nothing where nothing else
-/// is ready. `docs/performance.md` has what it brings.
-const YIELDS: usize = 4;
+/// requests that these are about to bring go into the same batch. Where nothing else is ready it
+/// costs microseconds. `docs/performance.md` has what it brings.
+const YIELDS: usize = 16;
 
 /// How long to wait for a turn when no timer is armed.
 const IDLE: std::time::Duration = std::time::Duration::from_secs(3600);
