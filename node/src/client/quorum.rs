@@ -39,6 +39,10 @@ const PARTS: u32 = 8;
 /// the commands under way still fit in the window of a session.
 const PEEKS: usize = 1024;
 
+/// How often all tasks that are ready run before what has come is sent: callers that were answered
+/// together call again together, and share a signature. `docs/performance.md` has what it brings.
+const YIELDS: usize = 4;
+
 /// The connections to all replicas, and all that waits for answers.
 pub(super) struct QuorumLink {
     dialer: Dialer,
@@ -138,8 +142,9 @@ impl QuorumLink {
                 }
                 () = sleep_until(wake), if wake.is_some() => self.look(),
             }
-            // Callers that were answered together call again together: they share a signature.
-            tokio::task::yield_now().await;
+            for _ in 0..YIELDS {
+                tokio::task::yield_now().await;
+            }
             while self.has_room()
                 && gathered.len() < TURN
                 && let Ok(call) = calls.try_recv()
