@@ -5,8 +5,8 @@
 //! claim, and refuses input that it does not use up.
 
 use bincode::config::{self, Configuration, Limit, LittleEndian, Varint};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 /// The version of every format made here: wire frames, records and snapshots carry it.
 pub const FORMAT_VERSION: u8 = 1;
@@ -74,8 +74,25 @@ pub fn decode_limited<T: DeserializeOwned, const LIMIT: usize>(
     what: &'static str,
     bytes: &[u8],
 ) -> Result<T, DecodeError> {
-    let (value, used) = bincode::serde::decode_from_slice(bytes, limited::<LIMIT>())
-        .map_err(|error| DecodeError::new(what, error.to_string()))?;
+    let decoded = bincode::serde::decode_from_slice(bytes, limited::<LIMIT>());
+    whole(what, bytes, decoded)
+}
+
+/// Decodes all of `bytes`, at most [`MESSAGE_LIMIT`], into a value that refers to them.
+pub fn decode_borrowed<'a, T: Deserialize<'a>>(
+    what: &'static str,
+    bytes: &'a [u8],
+) -> Result<T, DecodeError> {
+    let decoded = bincode::serde::borrow_decode_from_slice(bytes, limited::<MESSAGE_LIMIT>());
+    whole(what, bytes, decoded)
+}
+
+fn whole<T>(
+    what: &'static str,
+    bytes: &[u8],
+    decoded: Result<(T, usize), bincode::error::DecodeError>,
+) -> Result<T, DecodeError> {
+    let (value, used) = decoded.map_err(|error| DecodeError::new(what, error.to_string()))?;
     if used != bytes.len() {
         let reason = format!("{} bytes left over", bytes.len() - used);
         return Err(DecodeError::new(what, reason));
@@ -103,6 +120,16 @@ mod tests {
         bytes.push(0);
         assert!(decode::<u64>("number", &bytes).is_err());
         assert!(decode::<u64>("number", &bytes[..1]).is_err());
+    }
+
+    #[test]
+    fn what_is_borrowed_is_the_same_and_as_strict() {
+        let mut bytes = encode(&(7u64, vec![1u8, 2])).unwrap();
+        let (number, list): (u64, &[u8]) = decode_borrowed("pair", &bytes).unwrap();
+        assert_eq!((number, list), (7, &[1u8, 2][..]));
+        assert!(decode_borrowed::<(u64, &[u8])>("pair", &bytes[..3]).is_err());
+        bytes.push(0);
+        assert!(decode_borrowed::<(u64, &[u8])>("pair", &bytes).is_err());
     }
 
     #[test]

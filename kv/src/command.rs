@@ -139,15 +139,66 @@ impl Command {
 
     /// Reads a command, and checks it against the limits.
     pub fn decode(bytes: &[u8]) -> Result<Command, Refusal> {
-        let command: Command = untagged(COMMAND, bytes)?;
+        Encoded::decode(bytes).map(Command::from)
+    }
+}
+
+/// A command as it lies in its encoding: the same cases as of [`Command`], nothing copied.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(crate) enum Encoded<'a> {
+    Put {
+        key: &'a [u8],
+        value: &'a [u8],
+    },
+    Delete {
+        key: &'a [u8],
+    },
+    Cas {
+        key: &'a [u8],
+        expected: Option<&'a [u8]>,
+        value: &'a [u8],
+    },
+}
+
+impl<'a> Encoded<'a> {
+    pub(crate) fn decode(bytes: &'a [u8]) -> Result<Self, Refusal> {
+        let command: Encoded<'_> = untagged(COMMAND, bytes)?;
         within(command.key(), KEY_LIMIT, Refusal::KeyTooLong)?;
-        match &command {
-            Command::Put { value, .. } | Command::Cas { value, .. } => {
+        match command {
+            Encoded::Put { value, .. } | Encoded::Cas { value, .. } => {
                 within(value, VALUE_LIMIT, Refusal::ValueTooLong)?;
             }
-            Command::Delete { .. } => {}
+            Encoded::Delete { .. } => {}
         }
         Ok(command)
+    }
+
+    pub(crate) fn key(&self) -> &'a [u8] {
+        match self {
+            Encoded::Put { key, .. } | Encoded::Delete { key } | Encoded::Cas { key, .. } => key,
+        }
+    }
+}
+
+impl From<Encoded<'_>> for Command {
+    fn from(command: Encoded<'_>) -> Command {
+        let owned = Bytes::copy_from_slice;
+        match command {
+            Encoded::Put { key, value } => Command::Put {
+                key: owned(key),
+                value: owned(value),
+            },
+            Encoded::Delete { key } => Command::Delete { key: owned(key) },
+            Encoded::Cas {
+                key,
+                expected,
+                value,
+            } => Command::Cas {
+                key: owned(key),
+                expected: expected.map(owned),
+                value: owned(value),
+            },
+        }
     }
 }
 
@@ -197,7 +248,7 @@ fn after_prefix(prefix: &[u8]) -> Option<Bytes> {
     Some(end.into())
 }
 
-fn within(bytes: &Bytes, limit: usize, refusal: Refusal) -> Result<(), Refusal> {
+fn within(bytes: &[u8], limit: usize, refusal: Refusal) -> Result<(), Refusal> {
     if bytes.len() > limit {
         return Err(refusal);
     }
@@ -213,10 +264,10 @@ fn tagged<T: Serialize>(tag: u8, value: &T) -> Bytes {
     encode(bytes, value)
 }
 
-fn untagged<T: serde::de::DeserializeOwned>(tag: u8, bytes: &[u8]) -> Result<T, Refusal> {
+fn untagged<'a, T: Deserialize<'a>>(tag: u8, bytes: &'a [u8]) -> Result<T, Refusal> {
     match bytes.split_first() {
         Some((first, rest)) if *first == tag => {
-            codec::decode("key-value operation", rest).map_err(|_| Refusal::Malformed)
+            codec::decode_borrowed("key-value operation", rest).map_err(|_| Refusal::Malformed)
         }
         _ => Err(Refusal::Malformed),
     }

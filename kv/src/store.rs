@@ -1,14 +1,13 @@
 //! The state machine.
 
-use std::collections::BTreeSet;
-use std::collections::btree_map::{BTreeMap, Entry as Slot};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Bound;
 
 use bytes::Bytes;
 use quorate_core::machine::{Keys, RestoreError, StateMachine};
 
-use crate::command::{Answer, Command, Entry, Query};
+use crate::command::{Answer, Encoded, Entry, Query};
 use crate::snapshot;
 
 /// The bytes of keys and values after which a range is cut short; it always holds one entry if
@@ -39,21 +38,21 @@ impl Store {
         self.entries.is_empty()
     }
 
-    fn execute(&mut self, command: Command) -> Answer {
+    fn execute(&mut self, command: Encoded<'_>) -> Answer {
         match command {
-            Command::Put { key, value } => Answer::Put {
+            Encoded::Put { key, value } => Answer::Put {
                 revision: self.put(key, value),
             },
-            Command::Delete { key } => Answer::Delete {
-                existed: self.entries.remove(&key).is_some(),
+            Encoded::Delete { key } => Answer::Delete {
+                existed: self.entries.remove(key).is_some(),
             },
-            Command::Cas {
+            Encoded::Cas {
                 key,
                 expected,
                 value,
             } => {
-                let current = self.entries.get(&key);
-                if current.map(|current| &current.value) == expected.as_ref() {
+                let current = self.entries.get(key);
+                if current.map(|current| &current.value[..]) == expected {
                     let revision = self.put(key, value);
                     return Answer::Cas {
                         swapped: true,
@@ -68,16 +67,17 @@ impl Store {
         }
     }
 
-    fn put(&mut self, key: Bytes, value: Bytes) -> u64 {
-        match self.entries.entry(key) {
-            Slot::Vacant(slot) => slot.insert(Current { value, revision: 1 }).revision,
-            Slot::Occupied(slot) => {
-                let current = slot.into_mut();
-                current.value = value;
-                current.revision = current.revision.saturating_add(1);
-                current.revision
-            }
+    fn put(&mut self, key: &[u8], value: &[u8]) -> u64 {
+        let value = Bytes::copy_from_slice(value);
+        if let Some(current) = self.entries.get_mut(key) {
+            current.value = value;
+            current.revision = current.revision.saturating_add(1);
+            return current.revision;
         }
+        let revision = 1;
+        let key = Bytes::copy_from_slice(key);
+        self.entries.insert(key, Current { value, revision });
+        revision
     }
 
     fn answer(&self, query: &Query) -> Answer {
@@ -125,7 +125,7 @@ impl Store {
 
 impl StateMachine for Store {
     fn apply(&mut self, command: &[u8]) -> Bytes {
-        let answer = match Command::decode(command) {
+        let answer = match Encoded::decode(command) {
             Ok(command) => self.execute(command),
             Err(refusal) => Answer::Refused(refusal),
         };
@@ -143,10 +143,10 @@ impl StateMachine for Store {
     /// Also takes a query, whose encoding no command has. A range reads keys that cannot be
     /// listed, so it conflicts with everything; what is refused touches nothing.
     fn keys(&self, command: &[u8]) -> Keys {
-        let command = Command::decode(command).ok();
+        let key = Encoded::decode(command).map(|command| command.key());
         Keys::Some {
             reads: BTreeSet::new(),
-            writes: command.iter().map(|c| c.key().clone()).collect(),
+            writes: key.into_iter().map(Bytes::copy_from_slice).collect(),
         }
     }
 
