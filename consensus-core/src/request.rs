@@ -301,6 +301,15 @@ struct OpenGroup {
 }
 
 impl BatchBuilder {
+    /// With room for `bytes`.
+    pub fn with_capacity(bytes: usize) -> Self {
+        BatchBuilder {
+            buffer: BytesMut::with_capacity(bytes),
+            len: 0,
+            open: None,
+        }
+    }
+
     /// How many requests there are.
     pub fn len(&self) -> usize {
         self.len as usize

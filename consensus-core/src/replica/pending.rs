@@ -134,7 +134,9 @@ impl Pending {
     }
 
     fn close(&mut self) {
-        let batch = std::mem::take(&mut self.gathering).finish();
+        // The next is likely to be of the same size.
+        let next = BatchBuilder::with_capacity(self.gathering.size());
+        let batch = std::mem::replace(&mut self.gathering, next).finish();
         let left = batch.len() - std::mem::take(&mut self.overtaken);
         if left == 0 {
             self.bytes = self.bytes.saturating_sub(batch.size());
