@@ -11,7 +11,7 @@
 //! # What the sets hold, and why that is enough
 //!
 //! Visibility \[Ryabinin25\] rests on this: a replica that preaccepts a command answers with *at
-//! least* all conflicting commands it has heard of. [`Conflicts::of`] gives all of those, and some
+//! least* all conflicting commands it has heard of. [`Conflicts::enter`] gives all of those, and some
 //! more, with one exception that is argued below.
 //!
 //! - *Per key and lane* the index remembers the [`EXACT`] highest slots exactly, and of what lies
@@ -37,8 +37,10 @@
 //! What is recorded is never taken back: if an instance turns out a Nop, or another command than
 //! was heard of first, sets name it needlessly, which is safe.
 
+mod found;
 mod marked;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use quorate_core::frontier::Frontier;
@@ -46,6 +48,7 @@ use quorate_core::id::{EntryId, Lane, Slot};
 use quorate_core::request::{Batch, SessionId};
 use quorate_core::session::WINDOW;
 
+use self::found::Found;
 use self::marked::Marked;
 use crate::dependencies::{Dependencies, Span};
 use crate::footprint::Footprint;
@@ -60,9 +63,6 @@ pub const EXACT_OF_KEY: u64 = 1;
 
 /// How many slots of a lane the floor holds exactly beyond where it is contiguous.
 const EXACT_FLOOR: u64 = 64;
-
-/// How many spans a set may have while it is gathered.
-const LARGE: usize = 64;
 
 /// How many keys and clients the index has at least before it looks for what can be forgotten.
 const SMALL: usize = 1024;
@@ -149,26 +149,23 @@ impl Held {
         }
     }
 
-    /// Who holds what is a window or more before `last` or after `first`, and more.
-    fn apart(&self, first: u64, last: u64) -> impl Iterator<Item = Span> {
+    /// Adds to `found` who holds the request, which is not known of old ones, and who holds one that
+    /// is a window or more before it or after it, and more.
+    fn name(&self, sequence: u64, found: &mut Found<'_>) {
+        found.add_all(&self.old);
         let before = self.recent.iter();
-        let before = before.take_while(move |(s, _)| s.saturating_add(WINDOW) <= last);
+        let before = before.take_while(|(s, _)| s.saturating_add(WINDOW) <= sequence);
         let after = self.recent.iter().rev();
-        let after = after.take_while(move |(s, _)| *s >= first.saturating_add(WINDOW));
-        let recent = before.chain(after);
-        let old = self.old.spans().iter().copied();
-        old.chain(recent.map(|(_, id)| Span::one(*id)))
-    }
-
-    /// Who holds a request; not known of old ones.
-    fn holders(&self, sequence: u64) -> impl Iterator<Item = Span> {
+        let after = after.take_while(|(s, _)| *s >= sequence.saturating_add(WINDOW));
         let from = match self.highest < sequence {
             true => self.recent.len(),
             false => self.recent.partition_point(|(other, _)| *other < sequence),
         };
-        let recent = self.recent.range(from..);
-        let same = recent.take_while(move |(other, _)| *other == sequence);
-        same.map(|(_, id)| Span::one(*id))
+        let same = self.recent.range(from..);
+        let same = same.take_while(|(other, _)| *other == sequence);
+        for (_, id) in before.chain(after).chain(same) {
+            found.add(Span::one(*id));
+        }
     }
 }
 
@@ -177,8 +174,12 @@ impl Held {
 enum Uses {
     #[default]
     None,
-    /// One that writes it, as of most keys: no memory of its own for these.
-    Written(EntryId),
+    /// Commands of one lane write it, as most keys: this one last, and all before it that do are at
+    /// or below a slot. No memory of its own for these.
+    Written {
+        last: EntryId,
+        through: Slot,
+    },
     Some(Box<Sets>),
 }
 
@@ -190,11 +191,23 @@ struct Sets {
 
 impl Uses {
     fn write(&mut self, id: EntryId, floor: &Dependencies) {
+        let first = Uses::Written {
+            last: id,
+            through: Slot::ZERO,
+        };
         match self {
-            Uses::None => *self = Uses::Written(id),
+            Uses::None => *self = first,
+            Uses::Written { last, through } if last.lane == id.lane => {
+                *through = match id.slot.cmp(&last.slot) {
+                    Ordering::Less => id.slot.max(*through),
+                    Ordering::Equal => *through,
+                    Ordering::Greater => last.slot,
+                };
+                last.slot = id.slot.max(last.slot);
+            }
             // Every set names what the floor holds.
-            Uses::Written(other) if *other == id || floor.contains(*other) => *other = id,
-            Uses::Written(_) | Uses::Some(_) => self.change(|sets| {
+            Uses::Written { .. } if self.is_within(floor) => *self = first,
+            Uses::Written { .. } | Uses::Some(_) => self.change(|sets| {
                 let floor = floor.through(id.lane);
                 sets.writes.insert_recent(id, floor, EXACT_OF_KEY);
             }),
@@ -211,8 +224,8 @@ impl Uses {
     fn change(&mut self, change: impl FnOnce(&mut Sets)) {
         let mut sets = match std::mem::take(self) {
             Uses::None => Box::default(),
-            Uses::Written(id) => Box::new(Sets {
-                writes: [id].into_iter().collect(),
+            Uses::Written { last, through } => Box::new(Sets {
+                writes: Dependencies::from_spans(written(last, through).into()),
                 ..Sets::default()
             }),
             Uses::Some(sets) => sets,
@@ -222,14 +235,18 @@ impl Uses {
     }
 
     /// Adds to `found` those that write the key, and those that read it if `reads` is set.
-    fn name(&self, reads: bool, found: &mut Dependencies) {
+    fn name(&self, reads: bool, found: &mut Found<'_>) {
         match self {
             Uses::None => {}
-            Uses::Written(id) => drop(found.insert(*id)),
+            Uses::Written { last, through } => {
+                written(*last, *through)
+                    .iter()
+                    .for_each(|span| found.add(*span));
+            }
             Uses::Some(sets) => {
-                found.union_with(&sets.writes);
+                found.add_all(&sets.writes);
                 if reads {
-                    found.union_with(&sets.reads);
+                    found.add_all(&sets.reads);
                 }
             }
         }
@@ -238,105 +255,62 @@ impl Uses {
     fn is_within(&self, floor: &Dependencies) -> bool {
         match self {
             Uses::None => true,
-            Uses::Written(id) => floor.contains(*id),
+            Uses::Written { last, .. } => floor.through(last.lane) >= last.slot,
             Uses::Some(sets) => floor.covers(&sets.reads) && floor.covers(&sets.writes),
         }
     }
 }
 
+/// All slots of the lane through `through`, and `last`.
+fn written(last: EntryId, through: Slot) -> [Span; 2] {
+    let lower = Span {
+        lane: last.lane,
+        first: Slot(1),
+        last: through,
+    };
+    [lower, Span::one(last)]
+}
+
 impl Conflicts {
-    /// Takes in a command, or a Nop: a batch without requests. To be called when its instance
-    /// first learns of it, whatever its phase; once more for an instance changes nothing.
-    pub fn record(&mut self, id: EntryId, footprint: &Footprint, batch: &Batch) {
+    /// Takes in a command, or a Nop: a batch without requests. Gives all that were recorded before
+    /// and conflict with it, and more: see the module's documentation. Of the lane of `id`, only
+    /// slots below it.
+    ///
+    /// To be called when the instance's command is first heard of, whatever its phase; once more for
+    /// an instance changes nothing.
+    pub fn enter(&mut self, id: EntryId, footprint: &Footprint, batch: &Batch) -> Dependencies {
+        let floor = &self.floor;
+        let mut found = Found::new(id, floor);
         let highest = self.highest.entry(id.lane).or_default();
         *highest = id.slot.max(*highest);
-        if self.floor.contains(id) {
-            return;
-        }
         let (reads, writes) = match footprint {
             Footprint::Some { reads, writes } if !batch.is_empty() => (reads, writes),
             Footprint::Some { .. } | Footprint::All => {
-                let floor = self.floor.through(id.lane);
-                return self.barriers.insert_recent(id, floor, EXACT);
+                everything(&self.highest).for_each(|span| found.add(span));
+                let through = floor.through(id.lane);
+                self.barriers.insert_recent(id, through, EXACT);
+                return found.finish();
             }
         };
+        found.add_all(&self.barriers);
         for key in writes.iter() {
-            self.keys.change(key, |uses| uses.write(id, &self.floor));
+            self.keys.change(key, |uses| {
+                uses.name(true, &mut found);
+                uses.write(id, floor);
+            });
         }
         for key in reads.iter() {
-            self.keys.change(key, |uses| uses.read(id, &self.floor));
+            self.keys.change(key, |uses| {
+                uses.name(false, &mut found);
+                uses.read(id, floor);
+            });
         }
         for request in batch.requests() {
             let held = self.requests.entry(request.session).or_default();
-            held.record(request.sequence, id, &self.floor);
+            held.name(request.sequence, &mut found);
+            held.record(request.sequence, id, floor);
         }
-    }
-
-    /// All recorded commands that conflict with the command of `id`, and more: see the module's
-    /// documentation. Of the lane of `id`, only slots below it.
-    pub fn of(&self, id: EntryId, footprint: &Footprint, batch: &Batch) -> Dependencies {
-        let mut found = match footprint {
-            Footprint::Some { reads, writes } if !batch.is_empty() => {
-                let mut found = self.barriers.clone();
-                let written = writes.iter().map(|key| (key, true));
-                for (key, reads) in written.chain(reads.iter().map(|key| (key, false))) {
-                    if let Some(uses) = self.keys.get(key) {
-                        uses.name(reads, &mut found);
-                    }
-                    // Sooner or later makes no difference to what the set becomes.
-                    if found.spans().len() > LARGE {
-                        found.coarsen(EXACT);
-                    }
-                }
-                found.union_with(&self.holders(batch));
-                found
-            }
-            Footprint::Some { .. } | Footprint::All => self.everything(),
-        };
-        found.remove_from(id.lane, id.slot);
-        found.coarsen(EXACT);
-        let mut floor = self.floor.clone();
-        floor.remove_from(id.lane, id.slot);
-        found.union_with(&floor);
-        found
-    }
-
-    /// The instances that hold any of the requests of `batch`, or one of the same session that is
-    /// a window apart.
-    fn holders(&self, batch: &Batch) -> Dependencies {
-        let mut spans = Vec::new();
-        // Of each run of requests of one session.
-        let mut runs: Vec<(&Held, SessionId, u64, u64)> = Vec::new();
-        for request in batch.requests() {
-            let sequence = request.sequence;
-            let held = match runs.last_mut() {
-                Some((held, session, first, last)) if *session == request.session => {
-                    (*first, *last) = (sequence.min(*first), sequence.max(*last));
-                    *held
-                }
-                _ => match self.requests.get(&request.session) {
-                    Some(held) => {
-                        runs.push((held, request.session, sequence, sequence));
-                        held
-                    }
-                    None => continue,
-                },
-            };
-            spans.extend(held.holders(sequence));
-        }
-        for (held, _, first, last) in runs {
-            spans.extend(held.apart(first, last));
-        }
-        Dependencies::from_spans(spans)
-    }
-
-    fn everything(&self) -> Dependencies {
-        let spans = self.highest.iter().map(|(lane, slot)| Span {
-            lane: *lane,
-            first: Slot(1),
-            last: *slot,
-        });
-        Dependencies::from_spans(spans.collect())
+        found.finish()
     }
 
     /// Forgets by key what is executed here and complete: of each lane, the slots through which
@@ -393,6 +367,15 @@ impl Conflicts {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// All slots heard of.
+fn everything(highest: &BTreeMap<Lane, Slot>) -> impl Iterator<Item = Span> {
+    highest.iter().map(|(lane, slot)| Span {
+        lane: *lane,
+        first: Slot(1),
+        last: *slot,
+    })
 }
 
 #[cfg(test)]

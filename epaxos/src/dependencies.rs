@@ -328,7 +328,7 @@ impl Dependencies {
 }
 
 /// Joins the spans of an ascending list that overlap or touch.
-fn join(spans: &mut Vec<Span>) {
+pub(crate) fn join(spans: &mut Vec<Span>) {
     spans.dedup_by(|next, sum| {
         let joins = sum.touches(next);
         if joins {

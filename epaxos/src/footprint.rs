@@ -1,17 +1,17 @@
 //! What a command touches, as replicas keep it and tell each other.
 
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::fmt;
 
 use bytes::Bytes;
 use quorate_core::crypto::Digest;
 use quorate_core::machine::Keys;
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A key, by the first 64 bits of its SHA-256 digest. Two keys of one mark cost their commands an
 /// order between them that they would not need, and nothing else.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Mark(u64);
 
 impl Mark {
@@ -72,9 +72,8 @@ impl From<&Keys> for Footprint {
     }
 }
 
-/// A set of marks.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
-#[serde(transparent)]
+/// A set of marks, written as the bytes of all of them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Marks(
     /// Ascending.
     Vec<Mark>,
@@ -82,8 +81,10 @@ pub struct Marks(
 
 impl Marks {
     fn of<'a>(keys: impl IntoIterator<Item = &'a Bytes>) -> Marks {
-        let marks: BTreeSet<Mark> = keys.into_iter().map(|key| Mark::of(key)).collect();
-        Marks(marks.into_iter().collect())
+        let mut marks: Vec<Mark> = keys.into_iter().map(|key| Mark::of(key)).collect();
+        marks.sort_unstable();
+        marks.dedup();
+        Marks(marks)
     }
 
     /// The marks, ascending.
@@ -104,12 +105,37 @@ impl Marks {
     }
 }
 
+impl Serialize for Marks {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let bytes: Vec<u8> = self.iter().flat_map(|mark| mark.0.to_be_bytes()).collect();
+        serializer.serialize_bytes(&bytes)
+    }
+}
+
 impl<'de> Deserialize<'de> for Marks {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let marks = Vec::<Mark>::deserialize(deserializer)?;
-        match marks.is_sorted_by(|one, next| one < next) {
+        deserializer.deserialize_bytes(ReadMarks)
+    }
+}
+
+struct ReadMarks;
+
+impl Visitor<'_> for ReadMarks {
+    type Value = Marks;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("marks of keys, eight bytes each, ascending")
+    }
+
+    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Marks, E> {
+        let (marks, rest) = bytes.as_chunks();
+        let marks: Vec<Mark> = marks
+            .iter()
+            .map(|mark| Mark(u64::from_be_bytes(*mark)))
+            .collect();
+        match rest.is_empty() && marks.is_sorted_by(|one, next| one < next) {
             true => Ok(Marks(marks)),
-            false => Err(D::Error::custom("marks of keys out of order")),
+            false => Err(E::custom("marks of keys out of order, or cut off")),
         }
     }
 }
@@ -147,10 +173,20 @@ mod tests {
     }
 
     #[test]
-    fn marks_out_of_order_are_refused() {
-        let encoded = |marks: Vec<u64>| codec::encode(&marks).unwrap();
-        assert!(codec::decode::<Marks>("marks", &encoded(vec![1, 2, 9])).is_ok());
-        assert!(codec::decode::<Marks>("marks", &encoded(vec![1, 9, 2])).is_err());
-        assert!(codec::decode::<Marks>("marks", &encoded(vec![1, 1])).is_err());
+    fn marks_are_read_as_written_and_refused_if_cut_off_or_out_of_order() {
+        let marks = Marks(vec![Mark(1), Mark(2), Mark(u64::MAX)]);
+        let written = codec::encode(&marks).unwrap();
+        assert_eq!(written.len(), 1 + 3 * 8);
+        assert_eq!(codec::decode::<Marks>("marks", &written).unwrap(), marks);
+        let of_bytes = |bytes: &[u8]| {
+            let bytes = Bytes::copy_from_slice(bytes);
+            codec::decode::<Marks>("marks", &codec::encode(&bytes).unwrap())
+        };
+        assert!(of_bytes(&written[1..]).is_ok());
+        assert!(of_bytes(&written[1..24]).is_err());
+        let of_numbers = |numbers: [u64; 2]| of_bytes(&numbers.map(u64::to_be_bytes).concat());
+        assert!(of_numbers([1, 9]).is_ok());
+        assert!(of_numbers([9, 1]).is_err());
+        assert!(of_numbers([1, 1]).is_err());
     }
 }

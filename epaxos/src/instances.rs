@@ -67,15 +67,15 @@ pub struct Command(Arc<Content>);
 
 #[derive(PartialEq, Eq, Serialize, Deserialize)]
 struct Content {
-    batch: Batch,
     footprint: Footprint,
+    batch: Batch,
 }
 
 impl Command {
     /// The command to execute `batch`, which touches `keys`.
     pub fn new(batch: Batch, keys: &Keys) -> Self {
         let footprint = Footprint::from(keys);
-        Command(Arc::new(Content { batch, footprint }))
+        Command(Arc::new(Content { footprint, batch }))
     }
 
     /// The requests.

@@ -16,10 +16,10 @@ pub enum Message {
     PreAccept {
         /// The instance, of the coordinator's own lane.
         id: EntryId,
-        /// The command.
-        command: Command,
         /// D0: the conflicts known to the coordinator.
         dependencies: Dependencies,
+        /// The command.
+        command: Command,
     },
     /// The answer: those, and what the sender knows to conflict.
     PreAcceptOk {

@@ -71,7 +71,9 @@ impl EPaxos {
         }
         let id = self.next_id();
         let command = Command::new(batch, keys);
-        let mut initial = self.conflicts.of(id, command.footprint(), command.batch());
+        let mut initial = self
+            .conflicts
+            .enter(id, command.footprint(), command.batch());
         self.add_wanted(&mut initial, id);
         let asked = self.may_ask_at_once(id);
         let stage = Stage::PreAccepting(Box::new(PreAccepting {
@@ -358,6 +360,9 @@ impl EPaxos {
     }
 
     pub(crate) fn send_to_missing(&self, answered: Tally, message: &Message, out: &mut Out) {
+        if answered.voters().is_empty() {
+            return out.send(Dest::Others, message.clone());
+        }
         for peer in self.peers_of(self.me) {
             if !answered.voters().contains(peer) {
                 out.send(Dest::One(peer), message.clone());
@@ -391,8 +396,9 @@ impl EPaxos {
             instance.dep = initial.clone();
             // The coordinator's own are all in D0.
             if from != self.me {
-                let conflicts = &self.conflicts;
-                let known = conflicts.of(id, command.footprint(), command.batch());
+                let known = self
+                    .conflicts
+                    .enter(id, command.footprint(), command.batch());
                 instance.dep.union_with(&known);
                 instance.dep.remove(id);
             }
@@ -406,8 +412,6 @@ impl EPaxos {
                     dependencies: instance.dep.clone(),
                 });
             }
-            self.conflicts
-                .record(id, command.footprint(), command.batch());
             self.instances.heard_of_all(initial);
         }
         // Asked again, it says the same again.
@@ -471,12 +475,11 @@ impl EPaxos {
         let Some(instance) = self.instances.known(id) else {
             return;
         };
+        let conflicts = &mut self.conflicts;
         match &instance.command {
-            Some(command) => self
-                .conflicts
-                .record(id, command.footprint(), command.batch()),
-            None => self.conflicts.record(id, &Footprint::All, &Batch::noop()),
-        }
+            Some(command) => conflicts.enter(id, command.footprint(), command.batch()),
+            None => conflicts.enter(id, &Footprint::All, &Batch::noop()),
+        };
     }
 
     /// Takes a decision. It is the same in whatever ballot it was made, so that it counts whatever

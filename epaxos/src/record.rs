@@ -42,12 +42,12 @@ pub enum Record {
     PreAccepted {
         /// The instance.
         id: EntryId,
-        /// The command.
-        command: Command,
         /// The coordinator's dependencies.
         initial: Dependencies,
         /// What was answered.
         dependencies: Dependencies,
+        /// The command.
+        command: Command,
     },
     /// The coordinator's command was learnt of in a recovery.
     Validated {

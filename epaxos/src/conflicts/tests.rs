@@ -48,11 +48,11 @@ fn own(id: EntryId) -> Batch {
 }
 
 fn record(conflicts: &mut Conflicts, id: EntryId, keys: &Footprint) {
-    conflicts.record(id, keys, &own(id));
+    conflicts.enter(id, keys, &own(id));
 }
 
 fn of(conflicts: &Conflicts, id: EntryId, keys: &Footprint) -> Dependencies {
-    conflicts.of(id, keys, &own(id))
+    conflicts.clone().enter(id, keys, &own(id))
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn what_touches_everything_and_nops_conflict_with_all() {
     let mut known = Conflicts::default();
     record(&mut known, id(0, 2), &keys(&["a"], &[]));
     record(&mut known, id(1, 2), &Footprint::All);
-    known.record(id(2, 2), &keys(&[], &[]), &Batch::noop());
+    known.enter(id(2, 2), &keys(&[], &[]), &Batch::noop());
     let barriers = set(&[id(1, 2), id(2, 2)]);
     assert_eq!(of(&known, id(3, 1), &keys(&[], &[])), barriers);
     let mut all = Dependencies::none();
@@ -86,11 +86,11 @@ fn what_touches_everything_and_nops_conflict_with_all() {
 #[test]
 fn commands_with_the_same_request_conflict() {
     let mut known = Conflicts::default();
-    known.record(id(0, 1), &keys(&[], &[]), &batch(1, 7));
-    known.record(id(1, 1), &keys(&[], &[]), &batch(1, 7));
-    known.record(id(1, 2), &keys(&[], &[]), &batch(1, 8));
-    known.record(id(1, 3), &keys(&[], &[]), &batch(2, 7));
-    let again = known.of(id(2, 1), &keys(&[], &[]), &batch(1, 7));
+    known.enter(id(0, 1), &keys(&[], &[]), &batch(1, 7));
+    known.enter(id(1, 1), &keys(&[], &[]), &batch(1, 7));
+    known.enter(id(1, 2), &keys(&[], &[]), &batch(1, 8));
+    known.enter(id(1, 3), &keys(&[], &[]), &batch(2, 7));
+    let again = known.clone().enter(id(2, 1), &keys(&[], &[]), &batch(1, 7));
     assert_eq!(again, set(&[id(0, 1), id(1, 1)]));
     let (a, b) = (keys(&[], &[]), keys(&["b"], &[]));
     assert!(conflict((&a, &batch(1, 7)), (&b, &batch(1, 7))));
@@ -118,15 +118,16 @@ fn requests_of_a_session_conflict_if_they_are_a_window_apart() {
     assert!(conflicts(1, 1 + WINDOW) && conflicts(1 + WINDOW, 1));
     assert!(conflicts(1, u64::MAX) && conflicts(u64::MAX, 1));
     let mut known = Conflicts::default();
-    known.record(id(0, 5), &none, &batch(1, 1));
-    let named = |known: &Conflicts, sequence| known.of(id(2, 1), &none, &batch(1, sequence));
+    known.enter(id(0, 5), &none, &batch(1, 1));
+    let named =
+        |known: &Conflicts, sequence| known.clone().enter(id(2, 1), &none, &batch(1, sequence));
     assert_eq!(named(&known, WINDOW), set(&[]));
     assert_eq!(named(&known, 1 + WINDOW), set(&[id(0, 5)]));
-    known.record(id(1, 7), &none, &batch(1, 2 * WINDOW));
+    known.enter(id(1, 7), &none, &batch(1, 2 * WINDOW));
     assert_eq!(named(&known, WINDOW), set(&[id(0, 5), id(1, 7)]));
     assert_eq!(named(&known, WINDOW + 1), set(&[id(0, 5)]));
     assert!(named(&known, 1).contains(id(1, 7)));
-    let other = known.of(id(2, 1), &none, &batch(2, 1 + WINDOW));
+    let other = known.clone().enter(id(2, 1), &none, &batch(2, 1 + WINDOW));
     assert_eq!(other, set(&[]));
 }
 
@@ -243,14 +244,14 @@ fn random_commands_are_named_if_they_conflict() {
             }
         }
         for (id, keys, batch) in &all {
-            known.record(*id, keys, batch);
+            known.enter(*id, keys, batch);
         }
         for (id, keys, batch) in all.iter().rev().filter(|_| random.random_ratio(2, 3)) {
-            lesser.record(*id, keys, batch);
+            lesser.enter(*id, keys, batch);
         }
         for trimmed in [false, true] {
             for (id, keys, batch) in &all {
-                let named = known.of(*id, keys, batch);
+                let named = known.clone().enter(*id, keys, batch);
                 assert!(!named.contains(*id), "seed {seed}");
                 for (other, their_keys, their_batch) in &all {
                     let later = other.lane == id.lane && other.slot >= id.slot;
@@ -258,7 +259,10 @@ fn random_commands_are_named_if_they_conflict() {
                         assert!(named.contains(*other), "seed {seed}: {id:?} {other:?}");
                     }
                 }
-                assert!(named.covers(&lesser.of(*id, keys, batch)), "seed {seed}");
+                assert!(
+                    named.covers(&lesser.clone().enter(*id, keys, batch)),
+                    "seed {seed}"
+                );
             }
             if !trimmed {
                 let mut executed = Frontier::default();

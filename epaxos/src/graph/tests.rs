@@ -139,8 +139,7 @@ fn one_key(commands: u64) -> u64 {
             answered: index / 64,
             operation: Operation::Apply(b"x"),
         });
-        let dependencies = conflicts.of(id, &keys, &batch);
-        conflicts.record(id, &keys, &batch);
+        let dependencies = conflicts.enter(id, &keys, &batch);
         if index > 0 {
             graph.commit(id, dependencies);
             assert!(graph.executable().is_empty());
