@@ -2,13 +2,14 @@
 
 mod support;
 
+use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 
 use quorate_core::storage::{Completions, Records, Storage, StorageError, Ticket};
 use quorate_storage_wal::{Faults, Wal, WalOptions};
 use support::{Log, Said, options, owner, records_in, snapshot, try_open, until_prepared};
 
-fn faulty(path: &std::path::Path) -> (Log, Faults) {
+fn faulty(path: &Path) -> (Log, Faults) {
     let faults = Faults::default();
     let options = WalOptions {
         faults: faults.clone(),
@@ -75,6 +76,8 @@ fn a_failed_sync_is_not_tried_again() {
     let home = tempfile::tempdir().unwrap();
     let (mut log, faults) = faulty(home.path());
     log.append(&[b"durable"]);
+    // What is to fail here is the sync of records, not that of the segment made ahead of time.
+    until_prepared(home.path(), 2);
     faults.fail_syncs_after(0);
     log.give(false, &[b"unknown"]);
     log.until_failed();
@@ -86,6 +89,35 @@ fn a_failed_sync_is_not_tried_again() {
         found == [&b"durable"[..]] || found == [&b"durable"[..], b"unknown"],
         "{found:?}"
     );
+}
+
+/// Opens a log in which the first sync of the segment made ahead of time fails, as whichever
+/// comes first after those of opening.
+fn with_a_failing_maker(path: &Path) -> (Log, Faults) {
+    for syncs in 0.. {
+        let faults = Faults::default();
+        faults.fail_syncs_after(syncs);
+        let options = WalOptions {
+            faults: faults.clone(),
+            ..options()
+        };
+        if let Ok(log) = try_open(&path.join(syncs.to_string()), &options) {
+            return (log, faults);
+        }
+    }
+    unreachable!("a log opens with enough syncs");
+}
+
+/// The records may be synced, by a writer that has not heard of it; nobody may rely on that.
+#[test]
+fn after_a_failure_to_make_a_segment_no_append_is_acknowledged() {
+    let home = tempfile::tempdir().unwrap();
+    let (mut log, faults) = with_a_failing_maker(home.path());
+    log.until_failed();
+    faults.fail_syncs_after(u64::MAX);
+    log.give(false, &[b"written, but not acknowledged"]);
+    log.give(false, &[b"nor this"]);
+    assert_eq!(last_words(log), []);
 }
 
 #[test]
