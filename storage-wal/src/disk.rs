@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use quorate_core::storage::StorageError;
 
+use crate::blocks::{BLOCK, Blocks};
+
 /// What is written at a time when a file is filled with zeros. It is synced before the next, for
 /// syncs of the log queue behind it: all of a segment at once holds them up for 10 ms.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
@@ -159,11 +161,32 @@ impl Disk {
         self.file(name, options.write(true))
     }
 
+    /// Opens the file of a segment to go on at `position`: past the system's cache if that can be
+    /// done and the file has whole blocks, since a sync has less to do then.
+    pub(crate) fn open_at(&self, name: &str, position: u64) -> Result<DiskFile, StorageError> {
+        let path = self.path(name);
+        if self.len(name)?.is_multiple_of(BLOCK as u64)
+            && let Some(file) = open_past_cache(&path).map_err(refused("open", &path))?
+            && let Some(blocks) = Blocks::at(&file, position).map_err(refused("read", &path))?
+        {
+            return Ok(DiskFile {
+                file,
+                path,
+                blocks: Some(blocks),
+                faults: self.faults.clone(),
+            });
+        }
+        let mut file = self.open(name)?;
+        file.seek(position)?;
+        Ok(file)
+    }
+
     fn file(&self, name: &str, options: &OpenOptions) -> Result<DiskFile, StorageError> {
         let path = self.path(name);
         Ok(DiskFile {
             file: options.open(&path).map_err(refused("open", &path))?,
             path,
+            blocks: None,
             faults: self.faults.clone(),
         })
     }
@@ -219,6 +242,8 @@ impl Disk {
 pub(crate) struct DiskFile {
     file: File,
     path: PathBuf,
+    /// If it is written past the system's cache.
+    blocks: Option<Blocks>,
     faults: Faults,
 }
 
@@ -227,7 +252,10 @@ impl DiskFile {
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
         let room = self.faults.room(bytes.len());
         let (now, never) = bytes.split_at(room);
-        let mut written = self.file.write_all(now);
+        let mut written = match &mut self.blocks {
+            Some(blocks) => blocks.write(&self.file, now),
+            None => self.file.write_all(now),
+        };
         if written.is_ok() && !never.is_empty() {
             written = Err(io::Error::from(io::ErrorKind::StorageFull));
         }
@@ -274,6 +302,26 @@ pub(crate) fn refused(action: &'static str, path: &Path) -> impl FnOnce(io::Erro
         path: path.display().to_string(),
         reason: error.to_string(),
     }
+}
+
+/// Opens a file to read and write past the system's cache, if its file system has that.
+#[cfg(target_os = "linux")]
+fn open_past_cache(path: &Path) -> io::Result<Option<File>> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(libc::O_DIRECT);
+    match options.open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Other systems have other ways, which are not taken.
+#[cfg(not(target_os = "linux"))]
+fn open_past_cache(_: &Path) -> io::Result<Option<File>> {
+    Ok(None)
 }
 
 fn sync_parent(path: &Path) -> Result<(), StorageError> {

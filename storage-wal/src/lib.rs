@@ -5,7 +5,7 @@
 //! | the formats, what a crash can do, and why damage is told from a torn write | the README |
 //! | what a record looks like on disk | `frame.rs` |
 //! | whose a directory is, and how it is made | `identity.rs` |
-//! | the files, and how they come to be | `segment.rs`, `maker.rs`, `disk.rs` |
+//! | the files, and how they come to be and are written | `segment.rs`, `maker.rs`, `disk.rs`, `blocks.rs` |
 //! | group commit | `writer.rs` |
 //! | what is read, and put in order, after a restart | `recovery.rs` |
 //! | snapshots | `snapshot.rs` |
@@ -20,6 +20,7 @@ use quorate_core::storage::{
     Completions, Records, Snapshot, Storage, StorageError, Stored, Ticket,
 };
 
+mod blocks;
 mod disk;
 mod files;
 mod frame;

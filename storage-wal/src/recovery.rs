@@ -259,13 +259,12 @@ pub(crate) fn settle(disk: &Disk, found: &Found) -> Result<Segment, StorageError
     let number = tail.unsettled.number;
     let mut segment = Segment {
         number,
-        file: disk.open(&segment::name(number))?,
+        file: disk.open_at(&segment::name(number), tail.end)?,
         place: Place::new(found.log, number),
         capacity: tail.capacity,
         position: tail.end,
         synced: tail.end,
     };
-    segment.file.seek(segment.position)?;
     if found.open_base {
         let mut void = Vec::new();
         let (place, end) = (&segment.place, tail.end);

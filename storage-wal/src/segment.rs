@@ -127,19 +127,6 @@ pub(crate) struct Segment {
     pub(crate) synced: u64,
 }
 
-impl Segment {
-    fn new(file: DiskFile, header: Header) -> Segment {
-        Segment {
-            number: header.number,
-            file,
-            place: Place::new(header.log, header.number),
-            capacity: header.size,
-            position: HEADER_BYTES as u64,
-            synced: HEADER_BYTES as u64,
-        }
-    }
-}
-
 /// Makes the segment that `header` tells of: in the file of the name `spare`, or else in a new
 /// one. All of it is durable before the file has its name, so a segment never has half a header.
 pub(crate) fn make(
@@ -155,19 +142,24 @@ pub(crate) fn make(
     file.write(&header.encode())?;
     if spare.is_none() {
         file.write_zeros(header.size.saturating_sub(HEADER_BYTES as u64))?;
-        file.seek(HEADER_BYTES as u64)?;
     }
     file.sync()?;
     disk.rename(spare.unwrap_or(&temporary), &name(header.number))?;
     disk.sync()?;
-    Ok(Segment::new(file, header))
+    open(disk, header)
 }
 
 /// Opens a segment made ahead of time, in which there is no frame.
 pub(crate) fn open(disk: &Disk, header: Header) -> Result<Segment, StorageError> {
-    let mut file = disk.open(&name(header.number))?;
-    file.seek(HEADER_BYTES as u64)?;
-    Ok(Segment::new(file, header))
+    let position = HEADER_BYTES as u64;
+    Ok(Segment {
+        number: header.number,
+        file: disk.open_at(&name(header.number), position)?,
+        place: Place::new(header.log, header.number),
+        capacity: header.size,
+        position,
+        synced: position,
+    })
 }
 
 /// Makes the first segment of a new log, which begins with an empty base, so that a log without
