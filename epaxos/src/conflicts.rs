@@ -177,7 +177,8 @@ enum Uses {
     /// Commands of one lane write it, as most keys: this one last, and all before it that do are at
     /// or below a slot. No memory of its own for these.
     Written {
-        last: EntryId,
+        lane: Lane,
+        last: Slot,
         through: Slot,
     },
     Some(Box<Sets>),
@@ -192,18 +193,23 @@ struct Sets {
 impl Uses {
     fn write(&mut self, id: EntryId, floor: &Dependencies) {
         let first = Uses::Written {
-            last: id,
+            lane: id.lane,
+            last: id.slot,
             through: Slot::ZERO,
         };
         match self {
             Uses::None => *self = first,
-            Uses::Written { last, through } if last.lane == id.lane => {
-                *through = match id.slot.cmp(&last.slot) {
+            Uses::Written {
+                lane,
+                last,
+                through,
+            } if *lane == id.lane => {
+                *through = match id.slot.cmp(last) {
                     Ordering::Less => id.slot.max(*through),
                     Ordering::Equal => *through,
-                    Ordering::Greater => last.slot,
+                    Ordering::Greater => *last,
                 };
-                last.slot = id.slot.max(last.slot);
+                *last = id.slot.max(*last);
             }
             // Every set names what the floor holds.
             Uses::Written { .. } if self.is_within(floor) => *self = first,
@@ -224,8 +230,12 @@ impl Uses {
     fn change(&mut self, change: impl FnOnce(&mut Sets)) {
         let mut sets = match std::mem::take(self) {
             Uses::None => Box::default(),
-            Uses::Written { last, through } => Box::new(Sets {
-                writes: Dependencies::from_spans(written(last, through).into()),
+            Uses::Written {
+                lane,
+                last,
+                through,
+            } => Box::new(Sets {
+                writes: Dependencies::from_spans(written(lane, last, through).into()),
                 ..Sets::default()
             }),
             Uses::Some(sets) => sets,
@@ -238,8 +248,12 @@ impl Uses {
     fn name(&self, reads: bool, found: &mut Found<'_>) {
         match self {
             Uses::None => {}
-            Uses::Written { last, through } => {
-                written(*last, *through)
+            Uses::Written {
+                lane,
+                last,
+                through,
+            } => {
+                written(*lane, *last, *through)
                     .iter()
                     .for_each(|span| found.add(*span));
             }
@@ -255,20 +269,20 @@ impl Uses {
     fn is_within(&self, floor: &Dependencies) -> bool {
         match self {
             Uses::None => true,
-            Uses::Written { last, .. } => floor.through(last.lane) >= last.slot,
+            Uses::Written { lane, last, .. } => floor.through(*lane) >= *last,
             Uses::Some(sets) => floor.covers(&sets.reads) && floor.covers(&sets.writes),
         }
     }
 }
 
 /// All slots of the lane through `through`, and `last`.
-fn written(last: EntryId, through: Slot) -> [Span; 2] {
+fn written(lane: Lane, last: Slot, through: Slot) -> [Span; 2] {
     let lower = Span {
-        lane: last.lane,
+        lane,
         first: Slot(1),
         last: through,
     };
-    [lower, Span::one(last)]
+    [lower, Span::one(EntryId { lane, slot: last })]
 }
 
 impl Conflicts {

@@ -92,7 +92,18 @@ mod tests {
         (&file).write_all(&expected).unwrap();
         let mut position = 3 * BLOCK + 40;
         let mut blocks = Blocks::at(&file, position as u64).unwrap().unwrap();
-        let sizes = [0, 1, 100, BLOCK - 141, 0, 8, BLOCK, 3 * BLOCK + 17, MOST, 3 * MOST + 1];
+        let sizes = [
+            0,
+            1,
+            100,
+            BLOCK - 141,
+            0,
+            8,
+            BLOCK,
+            3 * BLOCK + 17,
+            MOST,
+            3 * MOST + 1,
+        ];
         for (fill, size) in (100..).zip(sizes) {
             let bytes = vec![fill; size];
             blocks.write(&file, &bytes).unwrap();

@@ -1,61 +1,83 @@
 //! A map by [`Mark`], which makes use of marks being spread evenly: each command of a busy key space
-//! is looked up in it by each replica, and a search tree of such a size costs a cache miss a level.
+//! is looked up in it by each replica, and what that costs is cache misses, here one as a rule.
 
 use crate::footprint::Mark;
 
-/// How many bits of a mark choose its bucket.
-const BUCKET_BITS: u32 = 12;
+/// How many places there are at least, once there is a value. A power of two, as are all sizes.
+const FEWEST: usize = 1 << 10;
 
-/// Values by mark, in buckets that hold the marks of an interval each, in ascending order.
+/// Values by mark: each at the place that the highest bits of its mark say, or at the next after it
+/// that was vacant (*linear probing*). Marks that begin alike make a search long: whoever wants that
+/// must find them, at a thousand digests each among a thousand places.
 #[derive(Clone, Debug)]
 pub(super) struct Marked<V> {
-    /// None before the first value.
-    buckets: Vec<Vec<(Mark, V)>>,
+    places: Vec<Option<(Mark, V)>>,
     len: usize,
 }
 
 impl<V> Default for Marked<V> {
     fn default() -> Self {
         Marked {
-            buckets: Vec::new(),
+            places: Vec::new(),
             len: 0,
         }
     }
 }
 
-fn bucket(mark: Mark) -> usize {
-    (mark.bits() >> (u64::BITS - BUCKET_BITS)) as usize
-}
-
 impl<V: Default> Marked<V> {
     /// Lets `change` have the value of a mark, which is the default if there was none.
     pub(super) fn change(&mut self, mark: Mark, change: impl FnOnce(&mut V)) {
-        if self.buckets.is_empty() {
-            self.buckets.resize_with(1 << BUCKET_BITS, Vec::new);
+        // At most three of four are taken, for beyond that many are far from where they belong.
+        if 4 * (self.len + 1) > 3 * self.places.len() {
+            self.resize(self.len + 1);
         }
-        let Some(bucket) = self.buckets.get_mut(bucket(mark)) else {
-            return;
-        };
-        let place = bucket.binary_search_by_key(&mark, |(mark, _)| *mark);
-        let place = place.unwrap_or_else(|place| {
-            bucket.insert(place, (mark, V::default()));
-            self.len += 1;
-            place
-        });
-        if let Some((_, value)) = bucket.get_mut(place) {
+        let place = self.place_of(mark);
+        if let Some(place) = self.places.get_mut(place) {
+            self.len += usize::from(place.is_none());
+            let (_, value) = place.get_or_insert_with(|| (mark, V::default()));
             change(value);
         }
     }
 
     pub(super) fn retain(&mut self, mut keep: impl FnMut(&V) -> bool) {
-        for bucket in &mut self.buckets {
-            bucket.retain(|(_, value)| keep(value));
+        for place in &mut self.places {
+            *place = place.take().filter(|(_, value)| keep(value));
         }
-        self.len = self.buckets.iter().map(Vec::len).sum();
+        self.len = self.places.iter().flatten().count();
+        self.resize(self.len);
     }
 
     pub(super) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Where a mark is, or would be.
+    fn place_of(&self, mark: Mark) -> usize {
+        let last = self.places.len().wrapping_sub(1);
+        let bits = self.places.len().trailing_zeros();
+        let mut place = (mark.bits() >> (u64::BITS - bits)) as usize;
+        while let Some(Some((other, _))) = self.places.get(place)
+            && *other != mark
+        {
+            place = (place + 1) & last;
+        }
+        place
+    }
+
+    /// Puts all at their places, among twice as many as `len` or more.
+    fn resize(&mut self, len: usize) {
+        let size = (2 * len).next_power_of_two().max(FEWEST);
+        let mut places = Vec::new();
+        places.resize_with(size, || None);
+        for (mark, value) in std::mem::replace(&mut self.places, places)
+            .into_iter()
+            .flatten()
+        {
+            let place = self.place_of(mark);
+            if let Some(place) = self.places.get_mut(place) {
+                *place = Some((mark, value));
+            }
+        }
     }
 }
 
