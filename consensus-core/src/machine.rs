@@ -1,6 +1,5 @@
 //! What an application implements.
 
-use std::collections::BTreeSet;
 use std::io;
 
 use bytes::Bytes;
@@ -75,12 +74,12 @@ impl From<io::Error> for RestoreError {
 pub enum Keys {
     /// Everything: it conflicts with every other command.
     All,
-    /// These keys only.
+    /// These keys only, in any order; naming one twice makes no difference.
     Some {
         /// Keys whose value it depends on.
-        reads: BTreeSet<Bytes>,
+        reads: Vec<Bytes>,
         /// Keys whose value it may change.
-        writes: BTreeSet<Bytes>,
+        writes: Vec<Bytes>,
     },
 }
 
@@ -88,8 +87,8 @@ impl Keys {
     /// No keys: it conflicts with nothing but [`Keys::All`].
     pub fn none() -> Keys {
         Keys::Some {
-            reads: BTreeSet::new(),
-            writes: BTreeSet::new(),
+            reads: Vec::new(),
+            writes: Vec::new(),
         }
     }
 
@@ -120,9 +119,8 @@ impl Keys {
                     writes: their_writes,
                 },
             ) => {
-                !writes.is_disjoint(their_writes)
-                    || !writes.is_disjoint(their_reads)
-                    || !reads.is_disjoint(their_writes)
+                let meet = |one: &[Bytes], other: &[Bytes]| one.iter().any(|k| other.contains(k));
+                meet(writes, their_writes) || meet(writes, their_reads) || meet(reads, their_writes)
             }
             _ => true,
         }

@@ -307,6 +307,7 @@ impl Conflicts {
             }
         };
         found.add_all(&self.barriers);
+        self.keys.make_room(writes.iter().chain(reads.iter()));
         for key in writes.iter() {
             self.keys.change(key, |uses| {
                 uses.name(true, &mut found);
@@ -319,10 +320,12 @@ impl Conflicts {
                 uses.read(id, floor);
             });
         }
-        for request in batch.requests() {
-            let held = self.requests.entry(request.session).or_default();
-            held.name(request.sequence, &mut found);
-            held.record(request.sequence, id, floor);
+        for group in batch.groups() {
+            let held = self.requests.entry(group.session).or_default();
+            for request in group.requests() {
+                held.name(request.sequence, &mut found);
+                held.record(request.sequence, id, floor);
+            }
         }
         found.finish()
     }

@@ -64,10 +64,12 @@ impl From<&Keys> for Footprint {
     fn from(keys: &Keys) -> Footprint {
         match keys {
             Keys::All => Footprint::All,
-            Keys::Some { reads, writes } => Footprint::Some {
-                reads: Marks::of(reads.difference(writes)),
-                writes: Marks::of(writes),
-            },
+            Keys::Some { reads, writes } => {
+                let writes = Marks::of(writes);
+                let mut reads = Marks::of(reads);
+                reads.0.retain(|mark| writes.0.binary_search(mark).is_err());
+                Footprint::Some { reads, writes }
+            }
         }
     }
 }
@@ -80,8 +82,8 @@ pub struct Marks(
 );
 
 impl Marks {
-    fn of<'a>(keys: impl IntoIterator<Item = &'a Bytes>) -> Marks {
-        let mut marks: Vec<Mark> = keys.into_iter().map(|key| Mark::of(key)).collect();
+    fn of(keys: &[Bytes]) -> Marks {
+        let mut marks: Vec<Mark> = keys.iter().map(|key| Mark::of(key)).collect();
         marks.sort_unstable();
         marks.dedup();
         Marks(marks)
@@ -90,6 +92,16 @@ impl Marks {
     /// The marks, ascending.
     pub fn iter(&self) -> impl Iterator<Item = Mark> {
         self.0.iter().copied()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     fn meets(&self, other: &Marks) -> bool {

@@ -1,6 +1,6 @@
 //! The state machine.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
 
@@ -145,20 +145,20 @@ impl StateMachine for Store {
     fn keys(&self, command: &[u8]) -> Keys {
         let key = Encoded::decode(command).map(|command| command.key());
         Keys::Some {
-            reads: BTreeSet::new(),
+            reads: Vec::new(),
             writes: key.into_iter().map(Bytes::copy_from_slice).collect(),
         }
     }
 
     fn query_keys(&self, query: &[u8]) -> Keys {
         let reads = match Query::decode(query) {
-            Ok(Query::Get { key }) => BTreeSet::from([key]),
+            Ok(Query::Get { key }) => vec![key],
             Ok(Query::Range { .. }) => return Keys::All,
-            Err(_) => BTreeSet::new(),
+            Err(_) => Vec::new(),
         };
         Keys::Some {
             reads,
-            writes: BTreeSet::new(),
+            writes: Vec::new(),
         }
     }
 

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Without arguments it does all of that by itself, with one node.
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -35,15 +35,15 @@ impl StateMachine for Counters {
     // Counters do not touch one another: EPaxos need not order what concerns two of them.
     fn keys(&self, command: &[u8]) -> Keys {
         Keys::Some {
-            reads: BTreeSet::new(),
-            writes: BTreeSet::from([Bytes::copy_from_slice(command)]),
+            reads: Vec::new(),
+            writes: vec![Bytes::copy_from_slice(command)],
         }
     }
 
     fn query_keys(&self, query: &[u8]) -> Keys {
         Keys::Some {
-            reads: BTreeSet::from([Bytes::copy_from_slice(query)]),
-            writes: BTreeSet::new(),
+            reads: vec![Bytes::copy_from_slice(query)],
+            writes: Vec::new(),
         }
     }
 

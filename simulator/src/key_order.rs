@@ -1,7 +1,7 @@
 //! The oracle for protocols that order only what conflicts: key by key, all replicas execute the
 //! same writes in the same order, and every read between the same two of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use quorate_core::frontier::Frontier;
@@ -81,6 +81,8 @@ impl KeyOrder {
             None => Vec::new(),
             Some(Keys::All) => vec![used((None, true))],
             Some(Keys::Some { reads, writes }) => {
+                let writes = BTreeSet::from_iter(writes);
+                let reads = BTreeSet::from_iter(reads);
                 let reads = reads.difference(&writes).cloned();
                 let reads = reads.map(|key| (Some(key), false)).collect::<Vec<_>>();
                 let writes = writes.into_iter().map(|key| (Some(key), true));

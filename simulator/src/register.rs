@@ -185,11 +185,11 @@ impl StateMachine for Register {
         let Ok(command) = codec::decode::<Command>("command", command) else {
             return Keys::none();
         };
-        let key = BTreeSet::from([query(command.key)]);
+        let key = vec![query(command.key)];
         Keys::Some {
             reads: match command.change {
                 Change::Cas { .. } => key.clone(),
-                Change::Put(_) | Change::Delete => BTreeSet::new(),
+                Change::Put(_) | Change::Delete => Vec::new(),
             },
             writes: key,
         }
@@ -197,8 +197,8 @@ impl StateMachine for Register {
 
     fn query_keys(&self, query: &[u8]) -> Keys {
         Keys::Some {
-            reads: BTreeSet::from([Bytes::copy_from_slice(query)]),
-            writes: BTreeSet::new(),
+            reads: vec![Bytes::copy_from_slice(query)],
+            writes: Vec::new(),
         }
     }
 

@@ -25,12 +25,21 @@ impl<V> Default for Marked<V> {
 }
 
 impl<V: Default> Marked<V> {
-    /// Lets `change` have the value of a mark, which is the default if there was none.
-    pub(super) fn change(&mut self, mark: Mark, change: impl FnOnce(&mut V)) {
+    /// Makes room for those of the marks that are not there yet. To look all of them up before the
+    /// first is changed costs less than to do so one by one: the processor waits for many places at once.
+    pub(super) fn make_room(&mut self, marks: impl Iterator<Item = Mark>) {
+        let vacant = |mark: &Mark| !matches!(self.places.get(self.place_of(*mark)), Some(Some(_)));
+        let new = marks.filter(vacant).count();
         // At most three of four are taken, for beyond that many are far from where they belong.
-        if 4 * (self.len + 1) > 3 * self.places.len() {
-            self.resize(self.len + 1);
+        if 4 * (self.len + new) > 3 * self.places.len() {
+            self.resize(self.len + new);
         }
+    }
+
+    /// Lets `change` have the value of a mark, which is the default if there was none. There must be
+    /// room for it.
+    pub(super) fn change(&mut self, mark: Mark, change: impl FnOnce(&mut V)) {
+        debug_assert!(self.len < self.places.len(), "no room was made");
         let place = self.place_of(mark);
         if let Some(place) = self.places.get_mut(place) {
             self.len += usize::from(place.is_none());
@@ -99,6 +108,7 @@ mod tests {
             .collect();
         for _ in 0..5_000 {
             let mark = keys[random.random_range(0..keys.len())];
+            marked.make_room([mark].into_iter());
             marked.change(mark, |value| {
                 assert_eq!(*value, tree.get(&mark).copied().unwrap_or_default());
                 *value += 1;

@@ -1,5 +1,3 @@
-use std::collections::BTreeSet;
-
 use super::*;
 use crate::conflicts::Conflicts;
 use crate::footprint::Footprint;
@@ -122,8 +120,8 @@ fn a_chain_of_a_million_takes_work_in_its_length() {
 /// executed then, in the order in which they were proposed; the work.
 fn one_key(commands: u64) -> u64 {
     let keys = Footprint::from(&Keys::Some {
-        reads: BTreeSet::new(),
-        writes: BTreeSet::from([Bytes::from_static(b"k")]),
+        reads: Vec::new(),
+        writes: vec![Bytes::from_static(b"k")],
     });
     let ids = (0..commands).map(|index| id((index % 3) as u8, index / 3 + 1));
     let client = SecretKey::from_seed([1; 32]).public();

@@ -1,7 +1,7 @@
 //! What the tests of EPaxos share, on top of the simulator's harness.
 #![allow(dead_code, reason = "each test file uses its own part of it")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,16 +33,16 @@ pub(crate) fn set(ids: &[(u8, u64)]) -> Dependencies {
 /// What a command writes that changes a register.
 pub(crate) fn writes(key: &str) -> Keys {
     Keys::Some {
-        reads: BTreeSet::new(),
-        writes: BTreeSet::from([Bytes::copy_from_slice(key.as_bytes())]),
+        reads: Vec::new(),
+        writes: vec![Bytes::copy_from_slice(key.as_bytes())],
     }
 }
 
 /// What a command reads.
 pub(crate) fn reads(key: &str) -> Keys {
     Keys::Some {
-        reads: BTreeSet::from([Bytes::copy_from_slice(key.as_bytes())]),
-        writes: BTreeSet::new(),
+        reads: vec![Bytes::copy_from_slice(key.as_bytes())],
+        writes: Vec::new(),
     }
 }
 
