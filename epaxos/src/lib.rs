@@ -79,8 +79,6 @@ impl Protocol for EPaxos {
     const NAME: &'static str = "epaxos";
     const FAULTS: FaultModel = FaultModel::Crash;
     const ORDER: Order = Order::PerKey;
-    /// Every replica has its own; one travels while the next gathers and is written.
-    const BATCHES_IN_FLIGHT: Option<usize> = Some(2);
 
     fn recover(
         context: Context,

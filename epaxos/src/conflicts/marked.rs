@@ -103,17 +103,22 @@ mod tests {
         let mut random = ChaCha8Rng::seed_from_u64(1);
         let mut marked: Marked<u32> = Marked::default();
         let mut tree: BTreeMap<Mark, u32> = BTreeMap::new();
-        let keys: Vec<Mark> = (0..500u32)
+        let keys: Vec<Mark> = (0..5_000u32)
             .map(|key| Mark::of(&key.to_be_bytes()))
             .collect();
         for _ in 0..5_000 {
-            let mark = keys[random.random_range(0..keys.len())];
-            marked.make_room([mark].into_iter());
-            marked.change(mark, |value| {
-                assert_eq!(*value, tree.get(&mark).copied().unwrap_or_default());
-                *value += 1;
-            });
-            *tree.entry(mark).or_default() += 1;
+            let count = random.random_range(0..=20);
+            let some: Vec<Mark> = (0..count)
+                .map(|_| keys[random.random_range(0..keys.len())])
+                .collect();
+            marked.make_room(some.iter().copied());
+            for mark in some {
+                marked.change(mark, |value| {
+                    assert_eq!(*value, tree.get(&mark).copied().unwrap_or_default());
+                    *value += 1;
+                });
+                *tree.entry(mark).or_default() += 1;
+            }
             if random.random_ratio(1, 100) {
                 let least = random.random_range(0..20);
                 marked.retain(|value| *value >= least);
