@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 mod back_off;
 mod dial;
+mod gathering;
 mod in_process;
 mod link;
 mod outstanding;

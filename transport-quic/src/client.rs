@@ -18,11 +18,6 @@ use crate::peer::dial;
 use crate::quic::Peer;
 use crate::settings::{Settings, Trust};
 
-/// How often the requests of a connection wait for all tasks that are ready to run: callers that
-/// share it are answered together, ask again together, and so share a datagram, where each would
-/// cost one of its own. `docs/performance.md` has what it brings.
-const YIELDS: usize = 2;
-
 /// [`Connector`] over QUIC. All its connections share one socket.
 pub struct QuicConnector {
     endpoint: Endpoint,
@@ -92,8 +87,7 @@ impl Connector for QuicConnector {
         let limit = self.settings.connect_timeout;
         let (connection, opened) = dial(&self.endpoint, to, address, tls.clone(), limit).await?;
         let Opened { sending, mut inlet } = opened;
-        let outlet =
-            Arc::new(Outlet::new(connection, self.settings.client_queue).gathering(YIELDS));
+        let outlet = Arc::new(Outlet::new(connection, self.settings.client_queue));
         let writer = outlet.clone();
         tokio::spawn(async move { writer.write_to(sending, None).await });
         let reader = outlet.clone();

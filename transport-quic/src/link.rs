@@ -43,12 +43,6 @@ impl Outlet {
         }
     }
 
-    /// Has the writer, when it was woken, let all other tasks that are ready run this often first.
-    pub(crate) fn gathering(mut self, yields: usize) -> Self {
-        self.outbox = self.outbox.gathering(yields);
-        self
-    }
-
     fn slot(&self) -> MutexGuard<'_, Option<Connection>> {
         self.connection
             .lock()

@@ -25,7 +25,6 @@ const BATCH_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Outbox {
     limit: QueueLimit,
-    yields: usize,
     state: Mutex<State>,
     ready: Notify,
 }
@@ -53,7 +52,6 @@ impl Outbox {
     pub(crate) fn new(limit: QueueLimit) -> Self {
         Outbox {
             limit,
-            yields: 0,
             state: Mutex::new(State {
                 open: true,
                 frames: VecDeque::new(),
@@ -61,13 +59,6 @@ impl Outbox {
             }),
             ready: Notify::new(),
         }
-    }
-
-    /// Has the taker, when it was woken, let all other tasks that are ready run this often before
-    /// it takes: what these are about to queue goes with what woke it.
-    pub(crate) fn gathering(mut self, yields: usize) -> Self {
-        self.yields = yields;
-        self
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -112,9 +103,6 @@ impl Outbox {
                 }
             }
             self.ready.notified().await;
-            for _ in 0..self.yields {
-                tokio::task::yield_now().await;
-            }
         }
     }
 
@@ -165,24 +153,6 @@ mod tests {
         let mut batch = Vec::new();
         outbox.take(&mut batch).await.unwrap();
         assert_eq!(batch.concat(), [0, 1, 2, 3]);
-    }
-
-    #[tokio::test]
-    async fn what_tasks_that_are_ready_bring_goes_with_what_woke_the_taker() {
-        for (yields, together) in [(0, 1), (1, 2)] {
-            let outbox = std::sync::Arc::new(outbox(10, 100).gathering(yields));
-            let taking = tokio::spawn({
-                let outbox = outbox.clone();
-                async move {
-                    let mut batch = Vec::new();
-                    outbox.take(&mut batch).await.map(|()| batch.len())
-                }
-            });
-            tokio::task::yield_now().await;
-            outbox.push(Bytes::from_static(b"wakes")).unwrap();
-            tokio::spawn(async move { outbox.push(Bytes::from_static(b"comes next")) });
-            assert_eq!(taking.await.unwrap(), Ok(together), "{yields} yields");
-        }
     }
 
     #[tokio::test]

@@ -9,13 +9,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::dial::{self, CallId, Dialer, News};
+use super::gathering::{TURN, gather};
 use super::outstanding::{Caller, Commands, Trust, What};
 use super::questions::{Kind, Questions};
 use super::{Call, ClientOptions};
 use crate::client_wire::{self, Ask, Reply};
-
-/// How many calls, or news, are taken at a time.
-pub(super) const TURN: usize = 256;
 
 pub(super) struct Link {
     dialer: Dialer,
@@ -75,7 +73,6 @@ impl Link {
                     if count == 0 {
                         return;
                     }
-                    self.take(&mut gathered);
                 }
                 Some(news) = self.news.recv() => {
                     self.hear(news);
@@ -89,6 +86,10 @@ impl Link {
                 }
                 () = sleep_until(wake), if wake.is_some() => self.look(),
             }
+            if self.commands.has_room() {
+                gather(&mut calls, &mut gathered).await;
+            }
+            self.take(&mut gathered);
             self.advance();
         }
     }

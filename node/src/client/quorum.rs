@@ -24,7 +24,8 @@ use tokio::time::Instant;
 
 use super::back_off::BackOff;
 use super::dial::{self, CallId, Dialer, News};
-use super::link::{TURN, follow_session, sleep_until};
+use super::gathering::{TURN, gather};
+use super::link::{follow_session, sleep_until};
 use super::outstanding::{Caller, Commands, Trust, What};
 use super::peeks::{Peeks, Unanswered};
 use super::questions::{Kind, Questions};
@@ -38,10 +39,6 @@ const PARTS: u32 = 8;
 /// How many queries may wait to be answered by each replica: with those, and a turn of calls more,
 /// the commands under way still fit in the window of a session.
 const PEEKS: usize = 1024;
-
-/// How often all tasks that are ready run before what has come is sent: callers that were answered
-/// together call again together, and share a signature. `docs/performance.md` has what it brings.
-const YIELDS: usize = 4;
 
 /// The connections to all replicas, and all that waits for answers.
 pub(super) struct QuorumLink {
@@ -142,14 +139,8 @@ impl QuorumLink {
                 }
                 () = sleep_until(wake), if wake.is_some() => self.look(),
             }
-            for _ in 0..YIELDS {
-                tokio::task::yield_now().await;
-            }
-            while self.has_room()
-                && gathered.len() < TURN
-                && let Ok(call) = calls.try_recv()
-            {
-                gathered.push(call);
+            if self.has_room() {
+                gather(&mut calls, &mut gathered).await;
             }
             self.take(&mut gathered);
             self.advance();
