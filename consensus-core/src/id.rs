@@ -61,6 +61,11 @@ impl ReplicaSet {
         was
     }
 
+    /// The members that are not in `other`.
+    pub fn without(self, other: ReplicaSet) -> ReplicaSet {
+        ReplicaSet(self.0 & !other.0)
+    }
+
     /// Whether `replica` is a member.
     pub fn contains(self, replica: ReplicaId) -> bool {
         self.0 & (1 << replica.0) != 0

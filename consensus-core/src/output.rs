@@ -16,6 +16,8 @@ pub struct Output<P: Protocol> {
     pub(crate) send: Vec<(Dest, P::Message)>,
     /// Messages that wait for the records.
     pub(crate) promises: Vec<(Dest, P::Message)>,
+    /// Messages that may leave at once, and may wait for others.
+    pub(crate) news: Vec<(Dest, P::Message)>,
     /// Records to be made durable.
     pub(crate) write: Write<P::Record>,
     /// Timers armed and disarmed.
@@ -79,6 +81,7 @@ impl<P: Protocol> Default for Output<P> {
         Output {
             send: Vec::new(),
             promises: Vec::new(),
+            news: Vec::new(),
             write: Write::default(),
             timers: Vec::new(),
             commits: Vec::new(),
@@ -97,6 +100,16 @@ impl<P: Protocol> Output<P> {
             self.promises.push((to, message));
         } else {
             self.send.push((to, message));
+        }
+    }
+
+    /// Sends `message` together with the next that goes to the same replica, and a millisecond later
+    /// at the latest: for what nobody waits for, such as the news that something is decided. A promise
+    /// waits for nothing but the records.
+    pub fn send_with_next(&mut self, to: Dest, message: P::Message) {
+        match message.is_promise() {
+            true => self.send(to, message),
+            false => self.news.push((to, message)),
         }
     }
 
@@ -162,13 +175,15 @@ impl<P: Protocol> Output<P> {
     /// Takes out all messages, those that may leave at once before those that wait for the
     /// records: for a driver in which every record is durable at once.
     pub fn take_messages(&mut self) -> impl Iterator<Item = (Dest, P::Message)> + '_ {
-        self.send.drain(..).chain(self.promises.drain(..))
+        let at_once = self.news.drain(..).chain(self.send.drain(..));
+        at_once.chain(self.promises.drain(..))
     }
 
     /// Forgets all effects, and keeps the room that they took.
     pub fn clear(&mut self) {
         self.send.clear();
         self.promises.clear();
+        self.news.clear();
         self.write.replaces = false;
         self.write.records.clear();
         self.write.deferred = 0;
@@ -182,6 +197,11 @@ impl<P: Protocol> Output<P> {
     /// Messages that may leave at once.
     pub fn sends(&self) -> &[(Dest, P::Message)] {
         &self.send
+    }
+
+    /// Messages that may leave at once, and may wait for others.
+    pub fn news(&self) -> &[(Dest, P::Message)] {
+        &self.news
     }
 
     /// Messages that leave when [`Output::write`] is durable.

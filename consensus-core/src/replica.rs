@@ -14,7 +14,7 @@ use crate::codec;
 use crate::consensus::{ReadError, ReadLevel};
 use crate::crypto::{Digest, Signer, Verifier};
 use crate::frontier::Frontier;
-use crate::id::{ReplicaId, Time};
+use crate::id::{ReplicaId, ReplicaSet, Time};
 use crate::ledger::Ledger;
 use crate::machine::{Keys, StateMachine};
 use crate::output::{Output, TimerOp};
@@ -28,6 +28,7 @@ use crate::storage::{Append, Records, Snapshot, StorageError, Stored, Ticket};
 mod durability;
 mod effects;
 mod execution;
+mod lingering;
 mod pending;
 mod reads;
 mod requests;
@@ -40,6 +41,7 @@ pub use settings::{Mutant, Settings};
 
 use durability::Durability;
 use execution::Execution;
+use lingering::Lingering;
 use pending::{Added, Pending};
 use reads::{Query, Reads};
 use snapshots::{Origin, Snapshots};
@@ -59,6 +61,7 @@ pub struct Replica<P: Protocol, S> {
     own: VecDeque<P::Message>,
     timers: BTreeMap<P::Timer, Time>,
     durability: Durability<P::Message>,
+    lingering: Lingering<P::Message>,
     execution: Execution<S>,
     pending: Pending,
     reads: Reads,
@@ -110,6 +113,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             own: VecDeque::new(),
             timers: BTreeMap::new(),
             durability: Durability::default(),
+            lingering: Lingering::default(),
             execution,
             pending: Pending::default(),
             reads: Reads::default(),
@@ -156,7 +160,8 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
     /// When [`Replica::tick`] is to be called next, at the latest.
     pub fn deadline(&self) -> Option<Time> {
         let timers = self.timers.values().copied();
-        timers.chain(self.retry_deadline()).min()
+        let others = [self.retry_deadline(), self.lingering.deadline()];
+        timers.chain(others.into_iter().flatten()).min()
     }
 
     fn retry_deadline(&self) -> Option<Time> {
@@ -262,6 +267,8 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
                 break;
             }
         }
+        let others = self.others().collect();
+        self.lingering.join(now, others, &mut self.effects.send);
         let effects = std::mem::take(&mut self.effects);
         match effects.halt {
             // Nothing leaves a replica whose state cannot be trusted.
@@ -340,6 +347,9 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         }
         for (to, message) in std::mem::take(&mut self.out.send) {
             self.route(to, message);
+        }
+        for (to, message) in std::mem::take(&mut self.out.news) {
+            self.linger(now, to, message);
         }
         for commit in std::mem::take(&mut self.out.commits) {
             self.execute(commit);
@@ -448,6 +458,19 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
                 self.effects.send.push((Dest::Others, message));
             }
         }
+    }
+
+    fn linger(&mut self, now: Time, to: Dest, message: P::Message) {
+        let to = match to {
+            Dest::One(replica) if replica == self.me => return self.own.push_back(message),
+            Dest::One(replica) => ReplicaSet::from_iter([replica]),
+            Dest::Others => self.others().collect(),
+            Dest::All => {
+                self.own.push_back(message.clone());
+                self.others().collect()
+            }
+        };
+        self.lingering.add(now, to, message);
     }
 
     fn execute(&mut self, commit: Commit) {

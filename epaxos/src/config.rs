@@ -23,6 +23,14 @@ pub struct Config {
     /// would let it commit in one. Matters only where the fast quorum is the larger one.
     #[serde(rename = "fast_wait_ms", with = "quorate_core::millis")]
     pub fast_wait: Duration,
+    /// After how many commands in a row that met nothing a coordinator asks only as many others as make a
+    /// fast quorum, and tells what is decided with its next messages. It is in the way that a command
+    /// takes the slow path, that it names another coordinator's that is not known to be decided, and
+    /// that those asked are silent. \[Moraru13\]
+    pub thrifty_after: u32,
+    /// How long a coordinator that asked only a fast quorum waits before it asks the others too.
+    #[serde(rename = "thrifty_wait_ms", with = "quorate_core::millis")]
+    pub thrifty_wait: Duration,
     /// How long to wait for an answer before a message that matters is sent again; doubled with
     /// each time, up to eight times this.
     #[serde(rename = "retransmit_ms", with = "quorate_core::millis")]
@@ -58,6 +66,8 @@ impl Default for Config {
             failures: None,
             fast_failures: None,
             fast_wait: Duration::from_millis(10),
+            thrifty_after: 256,
+            thrifty_wait: Duration::from_millis(10),
             retransmit: Duration::from_millis(200),
             recover_after: Duration::from_millis(500),
             progress: Duration::from_millis(100),
@@ -92,6 +102,8 @@ impl Config {
     pub fn cramped() -> Self {
         Config {
             recover_after: Duration::from_millis(150),
+            thrifty_after: 2,
+            thrifty_wait: Duration::from_millis(30),
             retransmit: Duration::from_millis(60),
             progress: Duration::from_millis(40),
             patience: Duration::from_millis(150),
@@ -105,6 +117,7 @@ impl Config {
     /// Says what cannot work, if anything.
     pub(crate) fn validate(&self) -> Result<(), String> {
         let times = [
+            ("thrifty_wait_ms", self.thrifty_wait),
             ("retransmit_ms", self.retransmit),
             ("recover_after_ms", self.recover_after),
             ("progress_ms", self.progress),

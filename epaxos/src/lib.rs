@@ -18,6 +18,7 @@
 //! | `recover.rs` | a replica after a restart | |
 //! | `replica.rs` | the state, and `step` | Ryabinin25 |
 //! | `normal.rs` | PreAccept, Accept, Commit | Ryabinin25 |
+//! | `thrifty.rs` | who is asked, and how a decision is told | Moraru13 |
 //! | `recovery.rs` | Recover, Validate | Ryabinin25 |
 //! | `waiting.rs` | a recovery that waits for others | Ryabinin25 |
 //! | `instances.rs` | ballots, commands, what is kept of each instance | Ryabinin25 |
@@ -49,6 +50,7 @@ mod record;
 mod recover;
 mod recovery;
 mod replica;
+mod thrifty;
 mod waiting;
 mod watch;
 

@@ -1,6 +1,6 @@
 //! The failure-free path: PreAccept, Accept, Commit. \[Ryabinin25\]
 
-use quorate_core::id::{EntryId, ReplicaId, Time};
+use quorate_core::id::{EntryId, ReplicaId, ReplicaSet, Time};
 use quorate_core::machine::Keys;
 use quorate_core::protocol::{Dest, Event, Path};
 use quorate_core::quorum::Tally;
@@ -8,7 +8,7 @@ use quorate_core::request::Batch;
 
 use crate::dependencies::Dependencies;
 use crate::footprint::Footprint;
-use crate::instances::{Ballot, Command, Decision, Phase, Value, lane_of};
+use crate::instances::{Ballot, Command, Decision, Phase, Value, coordinator, lane_of};
 use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::record::Record;
@@ -41,12 +41,12 @@ pub(crate) struct PreAccepting {
     /// D0, as it was sent.
     initial: Dependencies,
     /// Who has answered.
-    answered: Tally,
+    pub(crate) answered: Tally,
     /// Who has answered with D0 itself.
     equal: Tally,
     union: Dependencies,
-    /// Whether the others have been asked.
-    asked: bool,
+    /// Which others have been asked.
+    pub(crate) asked: ReplicaSet,
     /// Until when it waits for a fast quorum, now that it has a slow one.
     patient_until: Option<Time>,
 }
@@ -74,20 +74,20 @@ impl EPaxos {
         let mut initial = self
             .conflicts
             .enter(id, command.footprint(), command.batch());
+        self.note_named(&initial);
         self.add_wanted(&mut initial, id);
-        let asked = self.may_ask_at_once(id);
         let stage = Stage::PreAccepting(Box::new(PreAccepting {
             initial: initial.clone(),
             answered: Tally::default(),
             equal: Tally::default(),
             union: Dependencies::default(),
-            asked,
+            asked: ReplicaSet::EMPTY,
             patient_until: None,
         }));
         self.lead(now, id, Ballot::ZERO, stage);
         self.pre_accept(self.me, id, &command, &initial, out);
-        if asked {
-            self.ask_to_pre_accept(id, Tally::default(), out);
+        if self.may_ask_at_once(id) {
+            self.ask(now, id, out);
         }
     }
 
@@ -99,15 +99,15 @@ impl EPaxos {
     }
 
     /// A command of the own lane is durable, which this replica's vote on it shows.
-    pub(crate) fn made_durable(&mut self, id: EntryId, out: &mut Out) {
+    pub(crate) fn made_durable(&mut self, now: Time, id: EntryId, out: &mut Out) {
         self.durable = self.durable.max(Some(id.slot));
         if let Some(Leading {
             stage: Stage::PreAccepting(answers),
             ..
-        }) = self.leading.get_mut(&id)
-            && !std::mem::replace(&mut answers.asked, true)
+        }) = self.leading.get(&id)
+            && answers.asked.is_empty()
         {
-            self.ask_to_pre_accept(id, Tally::default(), out);
+            self.ask(now, id, out);
         }
     }
 
@@ -245,15 +245,6 @@ impl EPaxos {
         self.accept(self.me, (id, ballot), value, dependencies, out);
     }
 
-    /// `value` for those who do not have the initial command.
-    fn in_full(&self, id: EntryId, value: &Value) -> Value {
-        let command = self.instances.known(id).and_then(|i| i.command.clone());
-        match (value, command) {
-            (Value::Initial, Some(command)) => Value::Command(command),
-            (value, _) => value.clone(),
-        }
-    }
-
     /// An Accept was answered. A slow quorum decides. \[Ryabinin25: AcceptOK\]
     pub(crate) fn accepted(
         &mut self,
@@ -290,6 +281,9 @@ impl EPaxos {
         out: &mut Out,
     ) {
         out.event(Event::Decided { path });
+        if coordinator(id) == self.me {
+            self.note_path(path);
+        }
         // Those who preaccepted the command have it. Whoever recovers cannot know who has.
         let value = match path {
             Path::Fast | Path::Slow => value,
@@ -300,7 +294,7 @@ impl EPaxos {
             value,
             dependencies,
         };
-        out.send(Dest::Others, Message::Commit(decision.clone()));
+        self.tell_others(&decision, out);
         self.commit(now, self.me, decision, out);
     }
 
@@ -321,12 +315,7 @@ impl EPaxos {
                     self.decide_path(now, id, out);
                     continue;
                 }
-                // Others are asked when it is durable here.
-                Stage::PreAccepting(answers) if !answers.asked => {}
-                Stage::PreAccepting(answers) => {
-                    let answered = answers.answered;
-                    self.ask_to_pre_accept(id, answered, out);
-                }
+                Stage::PreAccepting(_) => self.ask_again(id, out),
                 Stage::Accepting(accepting) => {
                     let message = Message::Accept {
                         id,
@@ -334,8 +323,8 @@ impl EPaxos {
                         value: self.in_full(id, &accepting.value),
                         dependencies: accepting.dependencies.clone(),
                     };
-                    let accepted = accepting.accepted;
-                    self.send_to_missing(accepted, &message, out);
+                    let missing = self.others().without(accepting.accepted.voters());
+                    self.send_to(missing, &message, out);
                 }
                 Stage::Asking(_) | Stage::Validating(_) | Stage::Waiting(_) => {
                     self.recover_again(now, id, tries, out);
@@ -343,29 +332,6 @@ impl EPaxos {
             }
             if self.leading.contains_key(&id) && !self.unanswered.contains(id) {
                 self.unanswered.set(id, now + wait);
-            }
-        }
-    }
-
-    fn ask_to_pre_accept(&mut self, id: EntryId, answered: Tally, out: &mut Out) {
-        let initial = self.instances.known(id).and_then(|i| i.initial());
-        if let Some((command, dependencies)) = initial {
-            let message = Message::PreAccept {
-                id,
-                command: command.clone(),
-                dependencies: dependencies.clone(),
-            };
-            self.send_to_missing(answered, &message, out);
-        }
-    }
-
-    pub(crate) fn send_to_missing(&self, answered: Tally, message: &Message, out: &mut Out) {
-        if answered.voters().is_empty() {
-            return out.send(Dest::Others, message.clone());
-        }
-        for peer in self.peers_of(self.me) {
-            if !answered.voters().contains(peer) {
-                out.send(Dest::One(peer), message.clone());
             }
         }
     }

@@ -45,6 +45,7 @@ impl EPaxos {
             rng: ChaCha8Rng::from_seed(context.seed),
             next: durable.next(me),
             durable: None,
+            calm: 0,
             instances: durable.instances,
             floor: durable.floor,
             conflicts: Conflicts::default(),

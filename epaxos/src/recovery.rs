@@ -110,22 +110,15 @@ impl EPaxos {
         };
         let ballot = *ballot;
         let recover = Message::Recover { id, ballot };
-        let from = |reports: &BTreeMap<ReplicaId, Report>, quorum: ReplicaSet| {
-            let mut tally = Tally::default();
-            reports
-                .keys()
-                .copied()
-                .chain(quorum.iter())
-                .for_each(|replica| {
-                    tally.count(replica);
-                });
-            tally
+        let missing = |reports: &BTreeMap<ReplicaId, Report>, quorum: ReplicaSet| {
+            let told: ReplicaSet = reports.keys().copied().collect();
+            self.others().without(told).without(quorum)
         };
         match stage {
             Stage::PreAccepting(_) | Stage::Accepting(_) => {}
             Stage::Asking(asking) => {
-                let told = from(&asking.reports, ReplicaSet::EMPTY);
-                self.send_to_missing(told, &recover, out);
+                let missing = missing(&asking.reports, ReplicaSet::EMPTY);
+                self.send_to(missing, &recover, out);
                 self.choose_if_enough(now, (id, ballot), out);
             }
             Stage::Validating(_) if tries >= VALIDATE_TRIES => self.recover(now, id, out),
@@ -148,8 +141,8 @@ impl EPaxos {
                 }
             }
             Stage::Waiting(waiting) => {
-                let told = from(&waiting.late, waiting.quorum);
-                self.send_to_missing(told, &recover, out);
+                let missing = missing(&waiting.late, waiting.quorum);
+                self.send_to(missing, &recover, out);
                 self.tell_waiting(id, waiting, out);
             }
         }

@@ -38,6 +38,8 @@ pub struct EPaxos {
     pub(crate) next: Slot,
     /// The highest slot of this replica's lane whose command it has made durable in this life.
     pub(crate) durable: Option<Slot>,
+    /// How many commands in a row have met nothing that is in the way. See `thrifty.rs`.
+    pub(crate) calm: u32,
     pub(crate) conflicts: Conflicts,
     pub(crate) graph: Graph,
     /// What this replica coordinates or recovers.
@@ -140,7 +142,7 @@ impl EPaxos {
         if let Message::PreAcceptOk { id, .. } = &message
             && from == self.me
         {
-            self.made_durable(*id, out);
+            self.made_durable(now, *id, out);
         }
         if let Some(id) = message.id()
             && self.is_settled(from, id, &message, out)

@@ -11,5 +11,6 @@ mod paper {
     mod orders;
     mod recovering;
     mod restarts;
+    mod thrifty;
     mod waiting;
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use quorate_core::id::{EntryId, Lane, ReplicaId, Slot};
-use quorate_epaxos::{EPaxos, Phase};
+use quorate_epaxos::{Config, EPaxos, Phase};
 use quorate_simulator::register::Change;
 use quorate_simulator::seeds::{OTHER_SIZES, assert_covered, assert_repeatable, from_first, told};
 use quorate_simulator::{Conditions, SimulationConfig, Summary, World, drawn, simulate};
@@ -158,7 +158,11 @@ const DELAY: Duration = Duration::from_millis(10);
 
 /// Seeds run under conditions that count message delays.
 fn scripted(replicas: usize) -> World<EPaxos> {
-    let mut config = SimulationConfig::new(replicas, quorate_epaxos::Config::default());
+    scripted_with(replicas, Config::default())
+}
+
+fn scripted_with(replicas: usize, config: Config) -> World<EPaxos> {
+    let mut config = SimulationConfig::new(replicas, config);
     config.settings.snapshot_every_bytes = 1 << 30;
     let mut world = World::scripted(1, config, Conditions::unit_delay(DELAY));
     let session = world.open_session(ReplicaId(0));
@@ -278,6 +282,57 @@ fn the_fast_path_costs_three_messages_for_each_other_replica_and_two_delays() {
         let records = world.total_ledger().records - records;
         assert_eq!(records, replicas as u64);
     }
+}
+
+/// Where nothing is in the way only a fast quorum is asked: 2 (n - e - 1) messages, and n - 1 that
+/// tell the decision, of which none is sent again in full.
+#[test]
+fn a_thrifty_fast_path_costs_two_messages_for_each_other_of_the_quorum() {
+    for (replicas, fast) in [(3, 2), (5, 3), (7, 5)] {
+        let config = Config {
+            thrifty_after: 0,
+            thrifty_wait: 5 * DELAY,
+            ..Config::default()
+        };
+        let mut world = scripted_with(replicas, config);
+        let before = of_kind(&world, &SLOW);
+        let put = world.submit(ReplicaId(1), 1, Change::Put(1));
+        let from = world.now();
+        assert!(world.run_until(3 * DELAY, |w| w.answered(put).is_some()));
+        let at = world.answered(put).expect("an answer").at;
+        assert_eq!(at - from, 2 * DELAY.as_nanos() as u64);
+        world.run_for(3 * DELAY);
+        assert_eq!(uncommitted(&world), None);
+        assert_eq!(of_kind(&world, &FAST), of_kind(&world, &SLOW));
+        let sent = of_kind(&world, &SLOW) - before;
+        assert_eq!(sent, 2 * (fast - 1) + replicas as u64 - 1);
+    }
+}
+
+/// In worlds with faults too: otherwise they would say nothing of it.
+#[test]
+fn in_worlds_with_faults_some_coordinators_ask_a_fast_quorum_only() {
+    let asked = |thrifty_after| {
+        let config = SimulationConfig {
+            conflicts: Some(0),
+            protocol: Config {
+                thrifty_after,
+                ..Config::cramped()
+            },
+            ..config(5)
+        };
+        let seeds = from_first(seeds().div_ceil(10));
+        let asked = seeds.map(|seed| {
+            let (conditions, plan) = drawn(seed, &config);
+            let mut world = World::new(seed, config.clone(), conditions, plan);
+            world.run();
+            of_kind(&world, &["pre_accept"])
+        });
+        asked.sum::<u64>()
+    };
+    let (some, all) = (asked(Config::cramped().thrifty_after), asked(u32::MAX));
+    println!("{some} messages ask where only a fast quorum may be asked, {all} where all are");
+    assert!(some < all, "{some} and {all}");
 }
 
 /// 5 (n - 1) messages, four delays to the commit, and two records a replica: that the command is

@@ -105,6 +105,23 @@ fn without_conflicts_each_site_waits_for_its_second_nearest_peer() {
     assert_close("EPaxos", &measured, theory);
 }
 
+/// A coordinator that asks its successors, wherever they are, asks the others when these do not
+/// answer: that costs the wait at most, and nothing where the successors or the wait are not in the way.
+#[test]
+fn asking_a_fast_quorum_only_costs_the_wait_for_it_at_most() {
+    let config = quorate_epaxos::Config {
+        thrifty_after: 0,
+        retransmit: PATIENT,
+        recover_after: PATIENT,
+        ..quorate_epaxos::Config::default()
+    };
+    let wait = config.thrifty_wait.as_secs_f64() * 1e3;
+    assert_eq!(wait, 10.0);
+    // Oregon's successors are Japan and California. Virginia, asked 10 ms later, answers before Japan.
+    let expected = [59.9, 70.5, 127.3, 72.5 + wait, 111.7];
+    assert_close("EPaxos, thrifty,", &measured::<EPaxos>(config), expected);
+}
+
 #[test]
 fn with_a_leader_each_site_waits_for_the_leader_besides() {
     let theory = [0, 1, 2, 3, 4].map(|site| ROUND_TRIPS[0][site] + to_a_majority(0));

@@ -203,7 +203,7 @@ impl<P: Protocol> Node<P> {
                 TimerOp::Disarm(timer) => self.timers.remove(&timer),
             };
         }
-        self.route(out.sends().to_vec());
+        self.route([out.news(), out.sends()].concat());
         if out.write().replaces || !out.write().records.is_empty() {
             self.unsynced.push(out.write().clone());
         }

@@ -1,0 +1,178 @@
+//! Whom a coordinator asks, and how it tells what was decided. \[Moraru13\]
+
+use std::time::Duration;
+
+use quorate_core::output::Output;
+use quorate_core::protocol::{Dest, Protocol as _};
+use quorate_epaxos::{Config, Decision, Message, Phase, Value};
+
+use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, r, set, writes};
+
+/// Asks a fast quorum only, from the first command or after one that met nothing.
+fn thrifty(after: u32) -> Config {
+    Config {
+        thrifty_after: after,
+        ..Config::default()
+    }
+}
+
+/// Which of the others a coordinator has asked about an instance since what it sent was taken.
+fn asked(node: &Node, lane: u8, slot: u64) -> Vec<u8> {
+    let about = |message: &Message| matches!(message, Message::PreAccept { id: of, .. } if *of == id(lane, slot));
+    let sent = node.sent.iter().filter(|(_, message)| about(message));
+    sent.map(|(to, _)| to.0).collect()
+}
+
+/// Those asked make a fast quorum with the coordinator. The others are told the command with the
+/// decision.
+#[test]
+fn where_nothing_is_in_the_way_only_a_fast_quorum_is_asked() {
+    for (n, expected) in [(3, vec![0]), (5, vec![3, 4]), (7, vec![3, 4, 5, 6])] {
+        let mut cluster = Cluster::quiet(n, &thrifty(0));
+        let at = 2;
+        cluster.submit(at, "x", "k");
+        assert_eq!(asked(cluster.node(at), at, 1), expected, "{n} replicas");
+        cluster.deliver();
+        assert_eq!(cluster.count("pre_accept"), expected.len());
+        assert_eq!(cluster.count("learn"), 0);
+        for node in &cluster.nodes {
+            assert_eq!(node.decided(id(at, 1)), Some((Some("x".into()), set(&[]))));
+            assert_eq!(node.executed(), ["x"]);
+        }
+    }
+}
+
+/// Only who was not asked is told the command once more.
+#[test]
+fn who_was_asked_is_not_told_the_command_again() {
+    let mut cluster = Cluster::quiet(3, &thrifty(0));
+    cluster.submit(0, "x", "k");
+    cluster.pass(0, 1, "pre_accept");
+    cluster.pass(1, 0, "pre_accept_ok");
+    let told = cluster.node(0).take().into_iter();
+    let told: Vec<(u8, bool)> = told
+        .filter_map(|(to, message)| match message {
+            Message::Commit(Decision { value, .. }) => {
+                Some((to.0, matches!(value, Value::Command(_))))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(told, [(1, false), (2, true)]);
+}
+
+/// So many commands in a row must have met nothing.
+#[test]
+fn at_first_all_are_asked() {
+    let mut cluster = Cluster::quiet(3, &thrifty(2));
+    for slot in 1..=4 {
+        cluster.submit(0, "x", "k");
+        let expected: &[u8] = if slot <= 2 { &[1, 2] } else { &[1] };
+        assert_eq!(asked(cluster.node(0), 0, slot), expected, "slot {slot}");
+        cluster.deliver();
+    }
+}
+
+/// Who does not answer costs a wait once, not once a command.
+#[test]
+fn if_those_asked_are_silent_the_others_are_asked_and_then_all() {
+    let mut cluster = Cluster::quiet(3, &thrifty(2));
+    for name in ["v", "w"] {
+        cluster.submit(0, name, "k");
+        cluster.deliver();
+    }
+    cluster.isolate(1);
+    cluster.submit(0, "x", "k");
+    cluster.deliver();
+    assert_eq!(cluster.node(0).decided(id(0, 3)), None);
+    let wait = Config::default().thrifty_wait;
+    cluster.node(0).pass(wait - Duration::from_nanos(1));
+    assert_eq!(asked(cluster.node(0), 0, 3), [0; 0]);
+    cluster.node(0).pass(Duration::from_nanos(1));
+    assert_eq!(asked(cluster.node(0), 0, 3), [1, 2]);
+    cluster.deliver();
+    cluster.submit(0, "y", "k");
+    assert_eq!(asked(cluster.node(0), 0, 4), [1, 2]);
+    cluster.deliver();
+    assert_eq!(cluster.node(2).executed(), ["v", "w", "x", "y"]);
+}
+
+/// That the coordinator's own disk is slow is not the others' fault.
+#[test]
+fn a_slow_disk_of_the_coordinator_has_nobody_else_asked() {
+    let mut cluster = Cluster::quiet(3, &thrifty(0));
+    cluster.submit(0, "x", "k");
+    cluster.deliver();
+    cluster.node(0).syncs = false;
+    cluster.submit(0, "y", "k");
+    cluster.deliver();
+    assert_eq!(cluster.node(0).decided(id(0, 2)), None);
+    cluster.node(0).pass(Duration::from_secs(1));
+    assert_eq!(asked(cluster.node(0), 0, 2), [0; 0]);
+    cluster.node(0).syncs = true;
+    cluster.node(0).end_turn();
+    cluster.deliver();
+    assert_eq!(cluster.node(2).executed(), ["x", "y"]);
+}
+
+/// Replicas each of which has had one command that met nothing, and asks a fast quorum from then on.
+fn calm() -> Cluster {
+    let mut cluster = Cluster::quiet(3, &thrifty(1));
+    for at in 0..3 {
+        cluster.submit(at, "first", "own");
+        cluster.deliver();
+    }
+    cluster
+}
+
+/// It will have to be executed after that one, whose coordinator should not hold its decision back.
+#[test]
+fn a_command_that_names_an_undecided_one_of_another_coordinator_has_all_asked() {
+    let mut cluster = calm();
+    cluster.submit(2, "other", "k");
+    cluster.pass(2, 0, "pre_accept");
+    cluster.submit(0, "x", "k");
+    assert_eq!(asked(cluster.node(0), 0, 2), [1, 2]);
+}
+
+/// Who is not asked cannot name the command, which costs its own commands the fast path.
+#[test]
+fn after_the_slow_path_all_are_asked() {
+    let mut cluster = calm();
+    cluster.submit(1, "other", "k");
+    cluster.submit(0, "x", "k");
+    assert_eq!(asked(cluster.node(0), 0, 2), [1]);
+    cluster.pass(0, 1, "pre_accept");
+    cluster.pass(1, 0, "pre_accept_ok");
+    assert_eq!(cluster.node(0).phase(id(0, 2)), Phase::Accepted);
+    cluster.deliver();
+    cluster.submit(0, "y", "l");
+    assert_eq!(asked(cluster.node(0), 0, 3), [1, 2]);
+    cluster.deliver();
+    cluster.submit(0, "z", "l");
+    assert_eq!(asked(cluster.node(0), 0, 4), [1]);
+}
+
+/// Nobody waits for it; otherwise somebody may.
+#[test]
+fn decisions_linger_where_nothing_is_in_the_way() {
+    for (after, at_once) in [(0, false), (u32::MAX, true)] {
+        let mut node = Node::fresh(0, 3, &thrifty(after));
+        node.propose_with("x", writes("k"));
+        let answer = Message::PreAcceptOk {
+            id: id(0, 1),
+            dependencies: set(&[]),
+        };
+        let input = node.input(r(1), answer);
+        let mut out = Output::default();
+        node.protocol.step(node.now, input, &mut out);
+        let commits = |messages: &[(Dest, Message)]| {
+            let commits = messages
+                .iter()
+                .filter(|(_, m)| matches!(m, Message::Commit(_)));
+            commits.count() > 0
+        };
+        assert_eq!(commits(out.sends()), at_once);
+        assert_eq!(commits(out.news()), !at_once);
+    }
+}
