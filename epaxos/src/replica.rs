@@ -128,7 +128,8 @@ impl EPaxos {
             }
             Input::Propose { batch, keys } => self.propose(now, batch, &keys, out),
             Input::Read { id, keys: _ } => out.answer(id, ReadAnswer::ThroughLog),
-            Input::EndOfTurn => {}
+            // Nothing is held back until then, nor has anything happened since.
+            Input::EndOfTurn => return,
             Input::Snapshotted(snapshot) => self.snapshotted(now, snapshot, out),
             Input::Installed(snapshot) => self.installed(&snapshot, out),
         }
