@@ -103,9 +103,9 @@ impl<P: Protocol> Output<P> {
         }
     }
 
-    /// Sends `message` together with the next that goes to the same replica, and a millisecond later
-    /// at the latest: for what nobody waits for, such as the news that something is decided. A promise
-    /// waits for nothing but the records.
+    /// Sends `message` together with the next that goes to the same replica, and before that; if none
+    /// does, a millisecond later. For what as a rule nobody waits for, such as the news that something
+    /// is decided. A promise waits for nothing but the records.
     pub fn send_with_next(&mut self, to: Dest, message: P::Message) {
         match message.is_promise() {
             true => self.send(to, message),

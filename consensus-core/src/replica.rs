@@ -273,8 +273,10 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
                 break;
             }
         }
-        let others = self.others().collect();
-        self.lingering.join(now, others, &mut self.effects.send);
+        if self.lingering.deadline().is_some() {
+            let others = self.others().collect();
+            self.lingering.join(now, others, &mut self.effects.send);
+        }
         let effects = std::mem::take(&mut self.effects);
         match effects.halt {
             // Nothing leaves a replica whose state cannot be trusted.
@@ -469,15 +471,14 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
     }
 
     fn linger(&mut self, now: Time, to: Dest, message: P::Message) {
-        let to = match to {
-            Dest::One(replica) if replica == self.me => return self.own.push_back(message),
+        let mut to: ReplicaSet = match to {
             Dest::One(replica) => ReplicaSet::from_iter([replica]),
             Dest::Others => self.others().collect(),
-            Dest::All => {
-                self.own.push_back(message.clone());
-                self.others().collect()
-            }
+            Dest::All => ReplicaId::all(self.n).collect(),
         };
+        if to.remove(self.me) {
+            self.own.push_back(message.clone());
+        }
         self.lingering.add(now, to, message);
     }
 

@@ -24,9 +24,9 @@ pub struct Config {
     #[serde(rename = "fast_wait_ms", with = "quorate_core::millis")]
     pub fast_wait: Duration,
     /// After how many commands in a row that met nothing a coordinator asks only as many others as make a
-    /// fast quorum, and tells what is decided with its next messages. It is in the way that a command
-    /// takes the slow path, that it names another coordinator's that is not known to be decided, and
-    /// that those asked are silent. \[Moraru13\]
+    /// fast quorum, and tells what is decided with its next messages; never with the largest number
+    /// there is. It is in the way that a command takes the slow path, that it names another coordinator's
+    /// that is not known to be decided, and that those asked are silent. \[Moraru13\]
     pub thrifty_after: u32,
     /// How long a coordinator that asked only a fast quorum waits before it asks the others too.
     #[serde(rename = "thrifty_wait_ms", with = "quorate_core::millis")]

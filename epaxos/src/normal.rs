@@ -8,7 +8,7 @@ use quorate_core::request::Batch;
 
 use crate::dependencies::Dependencies;
 use crate::footprint::Footprint;
-use crate::instances::{Ballot, Command, Decision, Phase, Value, coordinator, lane_of};
+use crate::instances::{Ballot, Command, Decision, Phase, Value, lane_of};
 use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::record::Record;
@@ -174,6 +174,7 @@ impl EPaxos {
 
     /// The fast path, the slow path, or neither yet. \[Ryabinin25: PreAcceptOK\]
     pub(crate) fn decide_path(&mut self, now: Time, id: EntryId, out: &mut Out) {
+        let unasked = self.is_rest_unasked(id);
         let Some(Leading {
             stage: Stage::PreAccepting(answers),
             ..
@@ -200,6 +201,9 @@ impl EPaxos {
         }
         // As long as all answers that came were equal, the missing ones may be too.
         if equal == answered && equal + (n - answered) >= fast {
+            if unasked {
+                return;
+            }
             let until = now + self.config.fast_wait;
             let until = *answers.patient_until.get_or_insert(until);
             if now < until {
@@ -281,26 +285,23 @@ impl EPaxos {
         out: &mut Out,
     ) {
         out.event(Event::Decided { path });
-        if coordinator(id) == self.me {
-            self.note_path(path);
-        }
-        // Those who preaccepted the command have it. Whoever recovers cannot know who has.
-        let value = match path {
-            Path::Fast | Path::Slow => value,
-            Path::Recovered => self.in_full(id, &value),
-        };
         let decision = Decision {
             id,
             value,
             dependencies,
         };
-        self.tell_others(&decision, out);
+        self.tell_others(&decision, path, out);
         self.commit(now, self.me, decision, out);
     }
 
     /// Sends again what was not answered.
     pub(crate) fn send_again(&mut self, now: Time, out: &mut Out) {
         for id in self.unanswered.take_due(now) {
+            if self.is_rest_unasked(id) {
+                self.unanswered.set(id, now + self.config.retransmit);
+                self.ask_again(now, id, out);
+                continue;
+            }
             let Some(leading) = self.leading.get_mut(&id) else {
                 continue;
             };
@@ -315,7 +316,7 @@ impl EPaxos {
                     self.decide_path(now, id, out);
                     continue;
                 }
-                Stage::PreAccepting(_) => self.ask_again(id, out),
+                Stage::PreAccepting(_) => self.ask_again(now, id, out),
                 Stage::Accepting(accepting) => {
                     let message = Message::Accept {
                         id,

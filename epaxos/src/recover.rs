@@ -15,6 +15,7 @@ use crate::instances::{Instance, coordinator, lane_of};
 use crate::mutant::Mutant;
 use crate::record::{Durable, Record};
 use crate::replica::{EPaxos, Out};
+use crate::thrifty::Calm;
 use crate::watch::Deadlines;
 
 impl EPaxos {
@@ -45,7 +46,7 @@ impl EPaxos {
             rng: ChaCha8Rng::from_seed(context.seed),
             next: durable.next(me),
             durable: None,
-            calm: 0,
+            calm: Calm::default(),
             instances: durable.instances,
             floor: durable.floor,
             conflicts: Conflicts::default(),

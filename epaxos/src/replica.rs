@@ -18,6 +18,7 @@ use crate::instances::{Decision, Instances, lane_of};
 use crate::message::{Message, Report};
 use crate::mutant::Mutant;
 use crate::normal::Leading;
+use crate::thrifty::Calm;
 use crate::watch::{Deadlines, Part};
 
 /// EPaxos, as one replica runs it: coordinator of its own lane, acceptor in all, and recoverer of
@@ -38,8 +39,8 @@ pub struct EPaxos {
     pub(crate) next: Slot,
     /// The highest slot of this replica's lane whose command it has made durable in this life.
     pub(crate) durable: Option<Slot>,
-    /// How many commands in a row have met nothing that is in the way. See `thrifty.rs`.
-    pub(crate) calm: u32,
+    /// How the last commands went that it coordinated.
+    pub(crate) calm: Calm,
     pub(crate) conflicts: Conflicts,
     pub(crate) graph: Graph,
     /// What this replica coordinates or recovers.

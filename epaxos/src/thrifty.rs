@@ -6,53 +6,105 @@
 //! where something is in the way. A replica that has not heard of a command cannot name it, which
 //! costs another coordinator the fast path; a command that depends on one whose Commit lingers is
 //! executed later; and a replica that does not answer costs a wait. So a coordinator that meets any of
-//! these asks and tells all at once, as in the paper, until so many commands have met none.
+//! these asks and tells all at once, as in the paper, until so many commands have met none. Meanwhile
+//! it sees who answers in time, and asks those later.
 
-use quorate_core::id::{EntryId, ReplicaId, ReplicaSet, Time};
+use quorate_core::id::{EntryId, ReplicaId, ReplicaSet, Slot, Time};
 use quorate_core::protocol::{Dest, Path};
 
 use crate::dependencies::Dependencies;
-use crate::instances::{Decision, Value, lane_of};
+use crate::instances::{Decision, Value, coordinator, lane_of};
 use crate::message::Message;
-use crate::normal::{Leading, PreAccepting, Stage};
+use crate::normal::{PreAccepting, Stage};
 use crate::replica::{EPaxos, Out};
+
+/// For how many times [`Config::thrifty_after`](crate::Config) commands a coordinator goes on to ask
+/// the same replicas, before it asks all again to see who answers in time.
+const LOOKED_AGAIN: u32 = 16;
+
+/// How the last commands went that this replica coordinated.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Calm {
+    /// How many in a row have met nothing that is in the way.
+    commands: u32,
+    /// About how many of these all were asked.
+    asked_all: u32,
+    /// In how many of those each replica answered before the decision.
+    in_time: Vec<u32>,
+}
+
+impl Calm {
+    fn note_answers(&mut self, answered: ReplicaSet) {
+        self.asked_all += 1;
+        for replica in answered.iter() {
+            if self.in_time.len() <= replica.index() {
+                self.in_time.resize(replica.index() + 1, 0);
+            }
+            if let Some(count) = self.in_time.get_mut(replica.index()) {
+                *count += 1;
+            }
+        }
+    }
+
+    /// Whether a replica has answered in time for less than a quarter of the commands. Of equals each
+    /// does for half or more.
+    fn is_late(&self, replica: ReplicaId) -> bool {
+        let in_time = self.in_time.get(replica.index());
+        4 * u64::from(in_time.copied().unwrap_or(0)) < u64::from(self.asked_all)
+    }
+}
 
 impl EPaxos {
     /// Whether this replica's last commands have met nothing.
     fn is_calm(&self) -> bool {
-        self.calm >= self.config.thrifty_after
+        self.calm.commands >= self.config.thrifty_after
     }
 
     /// Notes whether D0 of a new command names another coordinator's that is not known to be decided.
     pub(crate) fn note_named(&mut self, initial: &Dependencies) {
         let own = lane_of(self.me);
+        let committed = self.instances.committed();
         let undecided = initial.spans().iter().any(|span| {
-            let (lane, slot) = (span.lane, span.last);
-            lane != own && !self.instances.is_committed(EntryId { lane, slot })
+            let lane = span.lane;
+            let first = span.first.max(committed.through(lane).next());
+            let mut beyond = (first.0..=span.last.0).map(Slot);
+            lane != own && beyond.any(|slot| !committed.contains(EntryId { lane, slot }))
         });
         if undecided {
-            self.calm = 0;
+            self.calm = Calm::default();
         }
     }
 
     /// Notes by which path a command of this replica's was decided.
-    pub(crate) fn note_path(&mut self, path: Path) {
-        self.calm = match path {
-            Path::Fast => self.calm.saturating_add(1),
-            Path::Slow | Path::Recovered => 0,
-        };
+    fn note_path(&mut self, id: EntryId, path: Path) {
+        let others = self.others();
+        let after = self.config.thrifty_after;
+        let looks_again = self.calm.commands >= after.saturating_mul(LOOKED_AGAIN) && after > 0;
+        if path != Path::Fast || looks_again {
+            self.calm = Calm::default();
+            return;
+        }
+        let answers = self.pre_accepting(id);
+        let all = answers.and_then(|a| (a.asked == others).then(|| a.answered.voters()));
+        self.calm.commands = self.calm.commands.saturating_add(1);
+        if let Some(answered) = all {
+            self.calm.note_answers(answered);
+        }
     }
 
     pub(crate) fn others(&self) -> ReplicaSet {
         self.peers_of(self.me).collect()
     }
 
-    /// Those who make a fast quorum with this replica: its successors, so that each has as many to
-    /// answer.
+    /// Those who make a fast quorum with this replica: of those who answer in time its successors, so
+    /// that each has as many to answer.
     fn fast_quorum(&self) -> ReplicaSet {
         let n = self.sizes.n;
         let successor = |i| ReplicaId(((self.me.index() + i) % n) as u8);
-        (1..self.sizes.quorums.fast.size()).map(successor).collect()
+        let mut successors: Vec<ReplicaId> = (1..n).map(successor).collect();
+        successors.sort_by_key(|replica| self.calm.is_late(*replica));
+        successors.truncate(self.sizes.quorums.fast.size() - 1);
+        successors.into_iter().collect()
     }
 
     fn pre_accepting(&mut self, id: EntryId) -> Option<&mut PreAccepting> {
@@ -78,19 +130,34 @@ impl EPaxos {
         self.send_pre_accept(id, asked, out);
     }
 
-    /// Asks all who have not answered, unless it is not they who are waited for.
-    pub(crate) fn ask_again(&mut self, id: EntryId, out: &mut Out) {
+    /// Whether some have been asked about a command, and others have not.
+    pub(crate) fn is_rest_unasked(&self, id: EntryId) -> bool {
+        let others = self.others();
+        self.leading
+            .get(&id)
+            .is_some_and(|leading| match &leading.stage {
+                Stage::PreAccepting(answers) => {
+                    !answers.asked.is_empty() && answers.asked != others
+                }
+                _ => false,
+            })
+    }
+
+    /// Asks all who have not answered a command that some have been asked about.
+    pub(crate) fn ask_again(&mut self, now: Time, id: EntryId, out: &mut Out) {
         let others = self.others();
         let Some(answers) = self.pre_accepting(id) else {
             return;
         };
         let answered = answers.answered.voters();
-        if answers.asked.without(answered).is_empty() {
+        // Others are asked when it is durable here.
+        if answers.asked.is_empty() {
             return;
         }
         answers.asked = others;
-        self.calm = 0;
+        self.calm = Calm::default();
         self.send_pre_accept(id, others.without(answered), out);
+        self.decide_path(now, id, out);
     }
 
     fn send_pre_accept(&self, id: EntryId, to: ReplicaSet, out: &mut Out) {
@@ -105,30 +172,32 @@ impl EPaxos {
         }
     }
 
-    /// Tells the others what is decided, in full those who were not asked.
-    pub(crate) fn tell_others(&mut self, decision: &Decision, out: &mut Out) {
+    /// Tells the others what is decided, in full those who may not have the command. What was
+    /// recovered somebody waits for.
+    pub(crate) fn tell_others(&mut self, decision: &Decision, path: Path, out: &mut Out) {
+        if coordinator(decision.id) == self.me {
+            self.note_path(decision.id, path);
+        }
         let others = self.others();
-        let asked = match self.leading.get(&decision.id) {
-            Some(Leading {
-                stage: Stage::PreAccepting(answers),
-                ..
-            }) => answers.asked,
-            _ => others,
+        let have = match path {
+            Path::Fast => self.pre_accepting(decision.id).map(|answers| answers.asked),
+            // The Accept has told them.
+            Path::Slow => Some(others),
+            Path::Recovered => None,
         };
-        self.tell_decided(asked, decision.clone(), out);
+        let have = have.unwrap_or(ReplicaSet::EMPTY);
+        let lingers = path == Path::Fast && self.is_calm();
         let full = Decision {
             value: self.in_full(decision.id, &decision.value),
             ..decision.clone()
         };
-        self.tell_decided(others.without(asked), full, out);
-    }
-
-    fn tell_decided(&self, to: ReplicaSet, decision: Decision, out: &mut Out) {
-        let message = Message::Commit(decision);
-        for to in self.destinations(to) {
-            match self.is_calm() {
-                true => out.send_with_next(to, message.clone()),
-                false => out.send(to, message.clone()),
+        for (to, decision) in [(have, decision), (others.without(have), &full)] {
+            for to in self.destinations(to) {
+                let message = Message::Commit(decision.clone());
+                match lingers {
+                    true => out.send_with_next(to, message),
+                    false => out.send(to, message),
+                }
             }
         }
     }

@@ -5,8 +5,7 @@ use std::time::Duration;
 use crate::id::{ReplicaSet, Time};
 use crate::protocol::Dest;
 
-/// How long a message waits for another at most. No request does: `docs/performance.md` has what it
-/// brings.
+/// How long a message waits for another at most. `docs/performance.md` has what it brings.
 pub(super) const LINGER: Duration = Duration::from_millis(1);
 
 /// Messages that wait for company, in order, each with those that it has not left for.
@@ -48,6 +47,9 @@ impl<M: Clone> Lingering<M> {
             true => others,
             false => destinations(leaving, others),
         };
+        if served.is_empty() {
+            return;
+        }
         let mut joined = Vec::with_capacity(self.waiting.len() + leaving.len());
         self.waiting.retain_mut(|(to, message)| {
             if *to == others && served == others {

@@ -56,7 +56,7 @@ fn run(n: usize, seed: u64) {
     let random = &mut ChaCha8Rng::seed_from_u64(seed);
     let config = Config {
         // Half of them ask a fast quorum only, whatever is in the way.
-        thrifty_after: if seed % 2 == 0 { u32::MAX } else { 0 },
+        thrifty_after: if seed.is_multiple_of(2) { u32::MAX } else { 0 },
         ..Config::default()
     };
     let mut cluster = Cluster::quiet(n, &config);
