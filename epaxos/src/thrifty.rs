@@ -9,6 +9,8 @@
 //! these asks and tells all at once, as in the paper, until so many commands have met none. Meanwhile
 //! it sees who answers in time, and asks those later.
 
+use std::collections::BTreeMap;
+
 use quorate_core::id::{EntryId, ReplicaId, ReplicaSet, Slot, Time};
 use quorate_core::protocol::{Dest, Path};
 
@@ -30,27 +32,22 @@ pub(crate) struct Calm {
     /// About how many of these all were asked.
     asked_all: u32,
     /// In how many of those each replica answered before the decision.
-    in_time: Vec<u32>,
+    in_time: BTreeMap<ReplicaId, u32>,
 }
 
 impl Calm {
     fn note_answers(&mut self, answered: ReplicaSet) {
         self.asked_all += 1;
         for replica in answered.iter() {
-            if self.in_time.len() <= replica.index() {
-                self.in_time.resize(replica.index() + 1, 0);
-            }
-            if let Some(count) = self.in_time.get_mut(replica.index()) {
-                *count += 1;
-            }
+            *self.in_time.entry(replica).or_default() += 1;
         }
     }
 
     /// Whether a replica has answered in time for less than a quarter of the commands. Of equals each
     /// does for half or more.
     fn is_late(&self, replica: ReplicaId) -> bool {
-        let in_time = self.in_time.get(replica.index());
-        4 * u64::from(in_time.copied().unwrap_or(0)) < u64::from(self.asked_all)
+        let in_time = self.in_time.get(&replica).copied().unwrap_or(0);
+        4 * u64::from(in_time) < u64::from(self.asked_all)
     }
 }
 
@@ -92,6 +89,7 @@ impl EPaxos {
         }
     }
 
+    /// All replicas but this one.
     pub(crate) fn others(&self) -> ReplicaSet {
         self.peers_of(self.me).collect()
     }
