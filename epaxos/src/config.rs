@@ -28,6 +28,9 @@ pub struct Config {
     /// there is. It is in the way that a command takes the slow path, that it names another coordinator's
     /// that is not known to be decided, and that those asked are silent. \[Moraru13\]
     pub thrifty_after: u32,
+    /// How many requests a command must have for only a fast quorum to be asked. Where fewer come together
+    /// replicas have time to spare, and the fastest answer is worth more than what one answer less saves.
+    pub thrifty_requests: usize,
     /// How long a coordinator that asked only a fast quorum waits before it asks the others too.
     #[serde(rename = "thrifty_wait_ms", with = "quorate_core::millis")]
     pub thrifty_wait: Duration,
@@ -67,6 +70,7 @@ impl Default for Config {
             fast_failures: None,
             fast_wait: Duration::from_millis(10),
             thrifty_after: 256,
+            thrifty_requests: 2,
             thrifty_wait: Duration::from_millis(10),
             retransmit: Duration::from_millis(200),
             recover_after: Duration::from_millis(500),
@@ -103,6 +107,7 @@ impl Config {
         Config {
             recover_after: Duration::from_millis(150),
             thrifty_after: 2,
+            thrifty_requests: 1,
             thrifty_wait: Duration::from_millis(30),
             retransmit: Duration::from_millis(60),
             progress: Duration::from_millis(40),

@@ -115,7 +115,9 @@ impl EPaxos {
     /// Asks the others to preaccept a command: as many as are needed, or all.
     pub(crate) fn ask(&mut self, now: Time, id: EntryId, out: &mut Out) {
         let others = self.others();
-        let asked = match self.is_calm() {
+        let command = self.instances.known(id).and_then(|i| i.command.as_ref());
+        let requests = command.map_or(0, |command| command.batch().len());
+        let asked = match self.is_calm() && requests >= self.config.thrifty_requests {
             true => self.fast_quorum(),
             false => others,
         };

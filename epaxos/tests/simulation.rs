@@ -291,6 +291,7 @@ fn a_thrifty_fast_path_costs_two_messages_for_each_other_of_the_quorum() {
     for (replicas, fast) in [(3, 2), (5, 3), (7, 5)] {
         let config = Config {
             thrifty_after: 0,
+            thrifty_requests: 1,
             thrifty_wait: 5 * DELAY,
             ..Config::default()
         };
@@ -317,6 +318,7 @@ fn in_worlds_with_faults_some_coordinators_ask_a_fast_quorum_only() {
             conflicts: Some(0),
             protocol: Config {
                 thrifty_after,
+                thrifty_requests: 1,
                 ..Config::cramped()
             },
             ..config(5)

@@ -120,6 +120,7 @@ fn without_conflicts_each_site_waits_for_its_second_nearest_peer() {
 fn asking_a_fast_quorum_only_costs_the_wait_for_it_once() {
     let config = quorate_epaxos::Config {
         thrifty_after: 0,
+        thrifty_requests: 1,
         retransmit: PATIENT,
         recover_after: PATIENT,
         ..quorate_epaxos::Config::default()
@@ -141,6 +142,7 @@ fn asking_a_fast_quorum_only_costs_the_wait_for_it_once() {
 fn those_asked_of_a_fast_quorum_are_the_nearest() {
     let config = quorate_epaxos::Config {
         thrifty_after: 2,
+        thrifty_requests: 1,
         retransmit: PATIENT,
         recover_after: PATIENT,
         ..quorate_epaxos::Config::default()

@@ -56,6 +56,7 @@ impl Case {
     fn config(&self) -> Config {
         Config {
             thrifty_after: if self.thrifty { 0 } else { u32::MAX },
+            thrifty_requests: 1,
             ..Config::default()
         }
     }

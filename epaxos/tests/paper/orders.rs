@@ -57,6 +57,7 @@ fn run(n: usize, seed: u64) {
     let config = Config {
         // Half of them ask a fast quorum only, whatever is in the way.
         thrifty_after: if seed.is_multiple_of(2) { u32::MAX } else { 0 },
+        thrifty_requests: 1,
         ..Config::default()
     };
     let mut cluster = Cluster::quiet(n, &config);

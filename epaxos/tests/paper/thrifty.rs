@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use quorate_core::output::Output;
-use quorate_core::protocol::{Dest, Protocol as _};
+use quorate_core::protocol::{Dest, Input, Protocol as _};
+use quorate_core::request::Batch;
 use quorate_epaxos::{Config, Decision, Message, Phase, Value};
+
+use quorate_simulator::harness::command;
 
 use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, r, set, writes};
 
@@ -12,6 +15,7 @@ use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, r, s
 fn thrifty(after: u32) -> Config {
     Config {
         thrifty_after: after,
+        thrifty_requests: 1,
         ..Config::default()
     }
 }
@@ -71,6 +75,28 @@ fn at_first_all_are_asked() {
         assert_eq!(asked(cluster.node(0), 0, slot), expected, "slot {slot}");
         cluster.deliver();
     }
+}
+
+/// Where few requests come together nothing is spared that anybody needs, and the first answer counts.
+#[test]
+fn about_a_request_alone_all_are_asked() {
+    let config = Config {
+        thrifty_after: 0,
+        ..Config::default()
+    };
+    let mut cluster = Cluster::quiet(3, &config);
+    cluster.submit(0, "x", "k");
+    assert_eq!(asked(cluster.node(0), 0, 1), [1, 2]);
+    let together = Batch::parse(
+        [command("y"), command("z")]
+            .map(|batch| batch.bytes().clone())
+            .concat()
+            .into(),
+    );
+    let batch = together.expect("two requests");
+    let keys = writes("k");
+    cluster.node(0).turn(Input::Propose { batch, keys });
+    assert_eq!(asked(cluster.node(0), 0, 2), [1]);
 }
 
 /// Who does not answer costs a wait once, not once a command.
