@@ -26,7 +26,7 @@ pub struct Config {
     /// After how many commands in a row that met nothing a coordinator asks only as many others as make a
     /// fast quorum, and tells what is decided with its next messages; never with the largest number
     /// there is. It is in the way that a command takes the slow path, that it names another coordinator's
-    /// that is not known to be decided, and that those asked are silent. \[Moraru13\]
+    /// that is not known to be decided, and that it must be asked about again. \[Moraru13\]
     pub thrifty_after: u32,
     /// How many requests a command must have for only a fast quorum to be asked. Where fewer come together
     /// replicas have time to spare, and the fastest answer is worth more than what one answer less saves.

@@ -37,9 +37,10 @@ pub(crate) struct Calm {
 
 impl Calm {
     fn note_answers(&mut self, answered: ReplicaSet) {
-        self.asked_all += 1;
+        self.asked_all = self.asked_all.saturating_add(1);
         for replica in answered.iter() {
-            *self.in_time.entry(replica).or_default() += 1;
+            let in_time = self.in_time.entry(replica).or_default();
+            *in_time = in_time.saturating_add(1);
         }
     }
 

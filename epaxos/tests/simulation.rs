@@ -263,6 +263,15 @@ const SLOW: [&str; 5] = [
     "commit",
 ];
 
+/// A command of r1's that nothing conflicts with is answered there two delays later.
+fn put_in_two_delays(world: &mut World<EPaxos>) {
+    let put = world.submit(ReplicaId(1), 1, Change::Put(1));
+    let from = world.now();
+    assert!(world.run_until(3 * DELAY, |w| w.answered(put).is_some()));
+    let at = world.answered(put).expect("an answer").at;
+    assert_eq!(at - from, 2 * DELAY.as_nanos() as u64);
+}
+
 /// 3 (n - 1) messages, two delays to the coordinator's answer, and one record a replica: that the
 /// command is committed is written with the next.
 #[test]
@@ -270,11 +279,7 @@ fn the_fast_path_costs_three_messages_for_each_other_replica_and_two_delays() {
     for replicas in [3, 5, 7] {
         let mut world = scripted(replicas);
         let (before, records) = (of_kind(&world, &SLOW), world.total_ledger().records);
-        let put = world.submit(ReplicaId(1), 1, Change::Put(1));
-        let from = world.now();
-        assert!(world.run_until(3 * DELAY, |w| w.answered(put).is_some()));
-        let at = world.answered(put).expect("an answer").at;
-        assert_eq!(at - from, 2 * DELAY.as_nanos() as u64);
+        put_in_two_delays(&mut world);
         world.run_for(2 * DELAY);
         let others = replicas as u64 - 1;
         assert_eq!(of_kind(&world, &FAST), of_kind(&world, &SLOW));
@@ -297,11 +302,7 @@ fn a_thrifty_fast_path_costs_two_messages_for_each_other_of_the_quorum() {
         };
         let mut world = scripted_with(replicas, config);
         let before = of_kind(&world, &SLOW);
-        let put = world.submit(ReplicaId(1), 1, Change::Put(1));
-        let from = world.now();
-        assert!(world.run_until(3 * DELAY, |w| w.answered(put).is_some()));
-        let at = world.answered(put).expect("an answer").at;
-        assert_eq!(at - from, 2 * DELAY.as_nanos() as u64);
+        put_in_two_delays(&mut world);
         world.run_for(3 * DELAY);
         assert_eq!(uncommitted(&world), None);
         assert_eq!(of_kind(&world, &FAST), of_kind(&world, &SLOW));

@@ -102,15 +102,24 @@ fn to_a_majority(site: usize) -> f64 {
     row[SITES / 2]
 }
 
+/// EPaxos that sends nothing again and recovers nothing, and asks a fast quorum only after so many
+/// commands.
+fn patient(thrifty_after: u32) -> quorate_epaxos::Config {
+    quorate_epaxos::Config {
+        thrifty_after,
+        thrifty_requests: 1,
+        retransmit: PATIENT,
+        recover_after: PATIENT,
+        ..quorate_epaxos::Config::default()
+    }
+}
+
 #[test]
 fn without_conflicts_each_site_waits_for_its_second_nearest_peer() {
     let theory = [0, 1, 2, 3, 4].map(to_a_majority);
     assert_eq!(theory, [59.9, 70.5, 127.3, 72.5, 111.7]);
-    let measured = measured::<EPaxos>(quorate_epaxos::Config {
-        retransmit: PATIENT,
-        recover_after: PATIENT,
-        ..quorate_epaxos::Config::default()
-    });
+    let thrifty_after = quorate_epaxos::Config::default().thrifty_after;
+    let measured = measured::<EPaxos>(patient(thrifty_after));
     assert_close("EPaxos", &measured, theory);
 }
 
@@ -118,13 +127,7 @@ fn without_conflicts_each_site_waits_for_its_second_nearest_peer() {
 /// answer, which costs the wait at most; and then it knows who answers in time.
 #[test]
 fn asking_a_fast_quorum_only_costs_the_wait_for_it_once() {
-    let config = quorate_epaxos::Config {
-        thrifty_after: 0,
-        thrifty_requests: 1,
-        retransmit: PATIENT,
-        recover_after: PATIENT,
-        ..quorate_epaxos::Config::default()
-    };
+    let config = patient(0);
     let wait = config.thrifty_wait.as_secs_f64() * 1e3;
     let mut later = measured::<EPaxos>(config);
     let first = later.each_mut().map(|rounds| vec![rounds.remove(0)]);
@@ -140,13 +143,7 @@ fn asking_a_fast_quorum_only_costs_the_wait_for_it_once() {
 /// Where all answer before the others are asked, the second nearest are asked first.
 #[test]
 fn those_asked_of_a_fast_quorum_are_the_nearest() {
-    let config = quorate_epaxos::Config {
-        thrifty_after: 2,
-        thrifty_requests: 1,
-        retransmit: PATIENT,
-        recover_after: PATIENT,
-        ..quorate_epaxos::Config::default()
-    };
+    let config = patient(2);
     let nearer = 25.0;
     let theory = [0, 1, 2, 3, 4].map(|site| to_a_majority(site) / nearer);
     let measured = measured_at::<EPaxos>(config, nearer);
