@@ -46,9 +46,6 @@ use pending::{Added, Pending};
 use reads::{Query, Reads};
 use snapshots::{Origin, Snapshots};
 
-/// For how many bytes of records there is room at most before they are encoded.
-const MOST_EXPECTED: usize = 64 << 10;
-
 /// One replica: a protocol, a state machine, and all that connects them.
 #[derive(Debug)]
 pub struct Replica<P: Protocol, S> {
@@ -65,8 +62,6 @@ pub struct Replica<P: Protocol, S> {
     timers: BTreeMap<P::Timer, Time>,
     durability: Durability<P::Message>,
     lingering: Lingering<P::Message>,
-    /// How many bytes of records were written last.
-    written: usize,
     execution: Execution<S>,
     pending: Pending,
     reads: Reads,
@@ -119,7 +114,6 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             timers: BTreeMap::new(),
             durability: Durability::default(),
             lingering: Lingering::default(),
-            written: 0,
             execution,
             pending: Pending::default(),
             reads: Reads::default(),
@@ -405,15 +399,13 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             || self.snapshots.is_one_taken();
         if due && self.out.write.is_something() {
             let write = std::mem::take(&mut self.out.write);
-            // As much as the turn before wrote: it grows no more by doubling.
-            let mut records = Records::with_capacity(self.written.min(MOST_EXPECTED));
+            let mut records = Records::default();
             for record in &write.records {
                 let written = records.push_with(|buffer| codec::encode_into(record, buffer));
                 if let Err(error) = written {
                     return self.halt(Halt::Encode(format!("a record: {error}")));
                 }
             }
-            self.written = records.size();
             self.append(write.replaces, records);
         }
         let promises = std::mem::take(&mut self.out.promises);

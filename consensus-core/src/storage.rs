@@ -23,14 +23,6 @@ pub struct Records {
 }
 
 impl Records {
-    /// No records yet, and room for `bytes` of them.
-    pub fn with_capacity(bytes: usize) -> Self {
-        Records {
-            bytes: Vec::with_capacity(bytes),
-            ends: Vec::new(),
-        }
-    }
-
     /// Adds a record by writing it to the buffer given.
     pub fn push_with<E>(
         &mut self,
