@@ -120,6 +120,8 @@ pub(crate) struct Client {
     /// How many replicas must say the same to be believed.
     needed: usize,
     at: ReplicaId,
+    /// The replicas that it tries.
+    tries_at: ReplicaSet,
     /// Whether it stays at its replica: it probes that the replica serves.
     probe: bool,
     /// Whether it never gives up and takes no refusal: where there are no faults, an operation
@@ -187,6 +189,7 @@ impl Client {
             n,
             needed,
             at: ReplicaId((number % n) as u8),
+            tries_at: ReplicaId::all(n).collect(),
             probe: false,
             stubborn: false,
             idle,
@@ -212,8 +215,10 @@ impl Client {
         }
     }
 
-    /// The faults have ended: hurries up, and insists on answers from now on.
-    pub(crate) fn insist(&mut self) {
+    /// The faults have ended: hurries up, and insists on answers from now on, from one of
+    /// `connected`.
+    pub(crate) fn insist(&mut self, connected: ReplicaSet) {
+        self.tries_at = connected;
         self.idle = self.idle.min(20 * MILLISECOND);
         self.stubborn = true;
     }
@@ -335,8 +340,11 @@ impl Client {
             _ => Ask::Request(self.request(None)),
         };
         if self.tries > 0 && !self.probe {
-            self.at =
-                ReplicaId(((self.at.index() + random.random_range(1..=self.n)) % self.n) as u8);
+            let step = random.random_range(1..=self.n);
+            let from = self.at.index() + step;
+            let tried = (from..from + self.n).map(|place| ReplicaId((place % self.n) as u8));
+            let mut tried = tried.filter(|replica| self.tries_at.contains(*replica));
+            self.at = tried.next().unwrap_or(self.at);
         }
         let to = self.recipients(&ask);
         self.tries += 1;

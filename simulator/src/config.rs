@@ -4,13 +4,22 @@ use std::time::Duration;
 
 use quorate_core::protocol::{FaultModel, Protocol};
 use quorate_core::replica::Settings;
+use rand::SeedableRng as _;
+use rand_chacha::ChaCha8Rng;
 
 use crate::adversary::TamperMaker;
+use crate::hardships::{Hardships, limits};
 use crate::plan::Faults;
+
+/// The stream of the seed's generator that limits are drawn from.
+const LIMITS: u64 = 3;
 
 /// Whether a replica has come to rest, in the protocol's own terms; if not, what is missing. For
 /// what executing the same does not show: an instance that is known and will never be committed.
 pub type Settled<P> = fn(&P) -> Result<(), String>;
+
+/// Draws a protocol's limits, and such of the driver's as go with them, each by itself.
+pub type Limits<P> = fn(&mut ChaCha8Rng, &mut <P as Protocol>::Config, &mut Settings);
 
 /// What is simulated, but for the seed.
 #[derive(Debug)]
@@ -23,6 +32,11 @@ pub struct SimulationConfig<P: Protocol> {
     pub settings: Settings,
     /// Which faults strike.
     pub faults: Faults,
+    /// Which hardships are met besides.
+    pub hardships: Hardships,
+    /// Draws the limits of a seed, if [`Hardships::limits`] says so: called after the driver's were
+    /// drawn.
+    pub limits: Option<Limits<P>>,
     /// How many replicas lie at most, if the faults are such.
     pub liars: usize,
     /// How long those hold frames back at most: best a little less than the protocol's time-out.
@@ -67,6 +81,7 @@ impl<P: Protocol> SimulationConfig<P> {
     /// A cluster of `replicas` under all faults: 5 clients, 120 operations, 3 s of faults, 10 s
     /// of waiting at most after them; if the protocol survives lies, as many replicas may lie as
     /// it survives. The driver takes snapshots often, and proposes again what has waited 200 ms.
+    /// No hardships: who calls this switches on what the protocol survives.
     pub fn new(replicas: usize, protocol: P::Config) -> Self {
         SimulationConfig {
             replicas,
@@ -77,6 +92,8 @@ impl<P: Protocol> SimulationConfig<P> {
                 ..Settings::default()
             },
             faults: Faults::All,
+            hardships: Hardships::NONE,
+            limits: None,
             liars: match P::FAULTS {
                 FaultModel::Crash => 0,
                 FaultModel::Byzantine => P::FAULTS.tolerated(replicas),
@@ -92,5 +109,18 @@ impl<P: Protocol> SimulationConfig<P> {
             shrink_runs: 60,
             record: false,
         }
+    }
+
+    /// This, with the limits of a seed.
+    pub(crate) fn limited(mut self, seed: u64) -> Self {
+        if self.hardships.limits {
+            let mut random = ChaCha8Rng::seed_from_u64(seed);
+            random.set_stream(LIMITS);
+            limits::draw(&mut random, &mut self.settings);
+            if let Some(draw) = self.limits {
+                draw(&mut random, &mut self.protocol, &mut self.settings);
+            }
+        }
+        self
     }
 }

@@ -29,6 +29,8 @@ pub(crate) struct Disk {
     saves: Sync,
     /// How many times slower than usual.
     pub(crate) factor: u64,
+    /// Whether a sync that begins does not end.
+    pub(crate) hangs: bool,
 }
 
 #[derive(Debug)]
@@ -37,6 +39,7 @@ struct Sync {
     given: Ticket,
     done: Ticket,
     under_way: bool,
+    hung: bool,
 }
 
 impl Sync {
@@ -46,6 +49,7 @@ impl Sync {
             given: Ticket(0),
             done: Ticket(0),
             under_way: false,
+            hung: false,
         }
     }
 
@@ -61,6 +65,7 @@ impl Disk {
             appends: Sync::new(conditions.sync),
             saves: Sync::new(conditions.save),
             factor: 1,
+            hangs: false,
         }
     }
 
@@ -76,16 +81,25 @@ impl Disk {
     }
 
     /// Begins a sync if there is something to be synced and none is under way: how long it takes,
-    /// and what it makes durable.
+    /// and what it makes durable; nothing if it hangs.
     pub(crate) fn sync(&mut self, lane: Lane, random: &mut ChaCha8Rng) -> Option<(u64, Ticket)> {
-        let factor = self.factor;
+        let (factor, hangs) = (self.factor, self.hangs);
         let sync = self.lane(lane);
         if sync.under_way || sync.given == sync.done {
             return None;
         }
-        sync.under_way = true;
+        sync.hung |= hangs;
+        if hangs {
+            return None;
+        }
+        (sync.under_way, sync.hung) = (true, false);
         let takes = (sync.takes.draw(random) * factor).min(LONGEST);
         Some((takes, sync.given))
+    }
+
+    /// How many syncs hang.
+    pub(crate) fn hung(&self) -> u64 {
+        u64::from(self.appends.hung) + u64::from(self.saves.hung)
     }
 
     /// Ends a sync.

@@ -98,6 +98,8 @@ pub(crate) struct Host<P: Protocol> {
     rate: u64,
     /// What its wall clock shows at the beginning of the world.
     wall_clock: UnixTime,
+    /// How many milliseconds its wall clock is ahead of that, from the next start on.
+    pub(crate) clock_error: i64,
 }
 
 /// What a turn led to.
@@ -178,6 +180,7 @@ fn machine<P: Protocol>(
         envelope: Envelope::new(GROUP, 0),
         rate,
         wall_clock: EPOCH,
+        clock_error: 0,
     }
 }
 
@@ -212,8 +215,15 @@ impl<P: Protocol> Host<P> {
             signer: Signer::new(self.key.clone(), GROUP),
             verifier: self.verifier.clone(),
             seed,
-            wall_clock: self.wall_clock + Duration::from_nanos(now),
+            wall_clock: self.shown(now),
         }
+    }
+
+    /// What its wall clock shows.
+    fn shown(&self, now: u64) -> UnixTime {
+        let right = self.wall_clock + Duration::from_nanos(now);
+        let error = self.clock_error.saturating_mul(1_000_000);
+        UnixTime(right.0.saturating_add_signed(error))
     }
 
     /// Stops the replica; what was scheduled for it is void.

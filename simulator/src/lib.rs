@@ -9,6 +9,7 @@
 //! | to learn about | read |
 //! |---|---|
 //! | what strikes, and how plans are drawn and printed | `plan.rs`, `conditions.rs` |
+//! | what does not end by itself, and what is narrow | `hardships.rs`, `hardships/` |
 //! | the order of events, and a turn of a replica | `world.rs`, `world/turns.rs`, `host.rs` |
 //! | the way of a frame | `World::transmit`, `network.rs` |
 //! | replicas that lie | `adversary.rs`, `world/liars.rs` |
@@ -33,6 +34,7 @@ mod conditions;
 mod config;
 mod diagram;
 mod disk;
+mod hardships;
 mod host;
 mod key_order;
 mod network;
@@ -46,9 +48,10 @@ mod world;
 
 pub use adversary::{Tamper, TamperMaker};
 pub use conditions::{Conditions, Distances, Noise, Spread};
-pub use config::{Settled, SimulationConfig};
+pub use config::{Limits, Settled, SimulationConfig};
 pub use diagram::{Excerpt, sequence_diagram};
-pub use plan::{Direction, Fault, Faults, Plan, Planned, UnknownFaults, Victim};
+pub use hardships::{Hardships, UnknownHardship, limits::vary};
+pub use plan::{Direction, FOR_GOOD, Fault, Faults, Plan, Planned, UnknownFaults, Victim};
 pub use report::{Broken, Failure, Report, Rule, Summary};
 pub use scenario::{Scenario, ScenarioFailed, UnknownScenario};
 pub use simulate::{drawn, simulate};

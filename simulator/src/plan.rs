@@ -126,7 +126,20 @@ pub enum Fault {
     SlowDisk(Victim, u64),
     /// The victim's disk fails, so that it must stop; it restarts, with what was synced, at the end.
     DiskFailure(Victim),
+    /// The replica goes down, and nothing brings it back.
+    Lost(ReplicaId),
+    /// Frames from the first to the second are lost.
+    Cut(ReplicaId, ReplicaId),
+    /// The replica answers no request for a snapshot, or each only after so many nanoseconds.
+    Mute(ReplicaId, Option<u64>),
+    /// No sync ends that the victim begins.
+    Hang(Victim),
+    /// The replica's wall clock is so many milliseconds ahead, or behind if negative, when it starts.
+    WrongClock(ReplicaId, i64),
 }
+
+/// How long a fault lasts that nothing ends.
+pub const FOR_GOOD: u64 = u64::MAX;
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -145,6 +158,17 @@ impl fmt::Display for Fault {
             ),
             Fault::SlowDisk(victim, factor) => write!(f, "disk of {victim} {factor} times slower"),
             Fault::DiskFailure(victim) => write!(f, "disk failure of {victim}"),
+            Fault::Lost(replica) => write!(f, "{replica} goes down"),
+            Fault::Cut(from, to) => write!(f, "nothing passes from {from} to {to}"),
+            Fault::Mute(replica, None) => write!(f, "{replica} answers no fetch"),
+            Fault::Mute(replica, Some(after)) => {
+                let after = after / MILLISECOND;
+                write!(f, "{replica} answers fetches after {after} ms")
+            }
+            Fault::Hang(victim) => write!(f, "syncs of {victim} hang"),
+            Fault::WrongClock(replica, error) => {
+                write!(f, "the wall clock of {replica} is {error} ms ahead")
+            }
         }
     }
 }
@@ -154,7 +178,7 @@ impl fmt::Display for Fault {
 pub struct Planned {
     /// When it begins, in nanoseconds of virtual time.
     pub at: u64,
-    /// How long it lasts, in nanoseconds.
+    /// How long it lasts, in nanoseconds; [`FOR_GOOD`] if nothing ends it.
     pub lasts: u64,
     /// What happens.
     pub fault: Fault,
@@ -163,8 +187,11 @@ pub struct Planned {
 impl fmt::Display for Planned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = |nanos: u64| nanos as f64 / MILLISECOND as f64;
-        let (at, lasts) = (millis(self.at), millis(self.lasts));
-        write!(f, "at {at:.3} ms for {lasts:.3} ms: {}", self.fault)
+        write!(f, "at {:.3} ms for ", millis(self.at))?;
+        match self.lasts {
+            FOR_GOOD => write!(f, "good: {}", self.fault),
+            lasts => write!(f, "{:.3} ms: {}", millis(lasts), self.fault),
+        }
     }
 }
 
@@ -175,6 +202,8 @@ pub struct Plan {
     pub faults: Vec<Planned>,
     /// The replicas that lie, from the beginning to the end.
     pub liars: ReplicaSet,
+    /// Where links are cut for good, the replicas at which clients are to be served all the same.
+    pub connected: Option<ReplicaSet>,
 }
 
 impl fmt::Display for Plan {

@@ -117,6 +117,16 @@ pub struct Summary {
     pub pauses: u64,
     /// Cuts of links: replicas isolated and clusters split.
     pub partitions: u64,
+    /// Replicas that went down and never came back.
+    pub lost: u64,
+    /// Links cut for good, each in one direction.
+    pub links_cut: u64,
+    /// Requests for a snapshot that were taken, and not answered, or not soon.
+    pub fetches_unanswered: u64,
+    /// Syncs that hung, and then went on or were for nothing.
+    pub syncs_hung: u64,
+    /// Wall clocks that were wrong.
+    pub wrong_clocks: u64,
     /// Snapshots that replicas took of their own state.
     pub snapshots_taken: u64,
     /// Snapshots fetched from peers and installed.
@@ -157,6 +167,11 @@ impl Summary {
             (&mut self.disk_failures, other.disk_failures),
             (&mut self.pauses, other.pauses),
             (&mut self.partitions, other.partitions),
+            (&mut self.lost, other.lost),
+            (&mut self.links_cut, other.links_cut),
+            (&mut self.fetches_unanswered, other.fetches_unanswered),
+            (&mut self.syncs_hung, other.syncs_hung),
+            (&mut self.wrong_clocks, other.wrong_clocks),
             (&mut self.snapshots_taken, other.snapshots_taken),
             (&mut self.snapshots_installed, other.snapshots_installed),
             (&mut self.snapshots_recovered, other.snapshots_recovered),
@@ -189,7 +204,8 @@ impl fmt::Display for Summary {
         write!(
             f,
             "operations {} ok, {} failed, {} unknown; entries {}; campaigns {}, leaders {}; \
-             crashes {} ({} with loss, {} torn); pauses {}; partitions {}; snapshots {} taken, \
+             crashes {} ({} with loss, {} torn); pauses {}; partitions {}; for good {} lost, {} \
+             links cut; {} fetches unanswered, {} syncs hung, {} clocks wrong; snapshots {} taken, \
              {} installed, {} recovered from; messages {} ({} B), {} frames lost; lies {}; {:.3} s",
             self.ok,
             self.failed,
@@ -202,6 +218,11 @@ impl fmt::Display for Summary {
             self.torn_crashes,
             self.pauses,
             self.partitions,
+            self.lost,
+            self.links_cut,
+            self.fetches_unanswered,
+            self.syncs_hung,
+            self.wrong_clocks,
             self.snapshots_taken,
             self.snapshots_installed,
             self.snapshots_recovered,

@@ -13,6 +13,7 @@ use std::ops::Range;
 use quorate_core::protocol::Protocol;
 
 use crate::config::SimulationConfig;
+use crate::hardships::Hardships;
 use crate::plan::Faults;
 use crate::report::{Rule, Summary};
 use crate::simulate::simulate;
@@ -63,10 +64,11 @@ pub fn survive<P: Protocol>(
     assert!(seeds.peek().is_some(), "no seed is to be tried");
     let sum: Summary = seeds.map(survived).sum();
     println!(
-        "{}, {} replicas, faults {}: {sum}",
+        "{}, {} replicas, faults {}, hardships {}: {sum}",
         P::NAME,
         config.replicas,
-        config.faults
+        config.faults,
+        config.hardships
     );
     sum
 }
@@ -90,6 +92,21 @@ pub fn assert_covered(sum: &Summary, also: &[(&str, u64)]) {
     ];
     for (what, count) in always.iter().chain(also) {
         assert!(*count > 0, "the worlds saw no {what}: {sum}");
+    }
+}
+
+/// Expects that the worlds met the hardships that they were to meet.
+#[track_caller]
+pub fn assert_hardships(sum: &Summary, hardships: Hardships) {
+    let all = [
+        (hardships.lost, "lost replicas", sum.lost),
+        (hardships.cuts, "links cut for good", sum.links_cut),
+        (hardships.mute, "unanswered fetches", sum.fetches_unanswered),
+        (hardships.hangs, "hung syncs", sum.syncs_hung),
+        (hardships.clocks, "wrong clocks", sum.wrong_clocks),
+    ];
+    for (on, what, count) in all {
+        assert!(!on || count > 0, "the worlds saw no {what}: {sum:?}");
     }
 }
 

@@ -6,6 +6,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::conditions::Conditions;
 use crate::config::SimulationConfig;
+use crate::hardships::Hardships;
 use crate::plan::Plan;
 use crate::report::{Broken, Failure, Report};
 use crate::world::World;
@@ -13,6 +14,9 @@ use crate::world::World;
 /// The stream of the seed's generator that conditions and plan are drawn from: the world has its
 /// own, so that a shorter plan does not change all that is drawn.
 const PLANNING: u64 = 1;
+
+/// The stream that hardships are drawn from.
+const HARDSHIPS: u64 = 2;
 
 /// Runs the world of `seed` to its end. The same seed and configuration give the same report.
 pub fn simulate<P: Protocol>(seed: u64, config: &SimulationConfig<P>) -> Report {
@@ -43,7 +47,15 @@ pub fn drawn<P: Protocol>(seed: u64, config: &SimulationConfig<P>) -> (Condition
     let conditions = Conditions::drawn(config.faults, &mut random);
     let time = config.fault_time.as_nanos() as u64;
     let sizes = (config.replicas, config.liars);
-    let plan = Plan::drawn(config.faults, sizes, time, &mut random);
+    let mut plan = Plan::drawn(config.faults, sizes, time, &mut random);
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(HARDSHIPS);
+    plan.harden(
+        config.hardships,
+        (P::FAULTS, config.replicas),
+        time,
+        &mut random,
+    );
     (conditions, plan)
 }
 
@@ -52,8 +64,12 @@ fn replay<P: Protocol>(seed: u64, config: &SimulationConfig<P>) -> String {
         Some(percent) => format!(" --conflicts {percent}"),
         None => String::new(),
     };
+    let hardships = match config.hardships {
+        Hardships::NONE => String::new(),
+        some => format!(" --hardships {some}"),
+    };
     format!(
-        "quorate simulate --protocol {} --replicas {} --seed {seed} --faults {}{conflicts} --trace -",
+        "quorate simulate --protocol {} --replicas {} --seed {seed} --faults {}{hardships}{conflicts} --trace -",
         P::NAME,
         config.replicas,
         config.faults

@@ -46,6 +46,8 @@ enum Event {
     Frame(Flight),
     /// A wish for a snapshot reaches the peer.
     Fetch(FetchFlight),
+    /// A peer that is slow to answer a wish for a snapshot does so.
+    FetchAnswered(FetchFlight),
     /// A fetch has ended.
     Fetched(FetchFlight, Option<Snapshot>),
     /// A sync has ended.
@@ -102,6 +104,8 @@ pub struct World<P: Protocol> {
     plan: Plan,
     active: BTreeMap<usize, Active>,
     healed_at: Option<u64>,
+    /// Where clients are to be served, once the faults have ended.
+    served: ReplicaSet,
     clients: Vec<Client>,
     unfinished: usize,
     last_finished_at: u64,
@@ -116,9 +120,10 @@ pub struct World<P: Protocol> {
 impl<P: Protocol> World<P> {
     /// The world of `seed`, struck by the faults of `plan`.
     pub fn new(seed: u64, config: SimulationConfig<P>, conditions: Conditions, plan: Plan) -> Self {
-        let mut world = World::empty(seed, config, conditions);
+        let mut world = World::empty(seed, config.limited(seed), conditions);
         world.plan = plan;
         world.add_liars(seed);
+        world.set_clocks();
         world.schedule_faults();
         world.begin_clients();
         world.start_all();
@@ -141,6 +146,7 @@ impl<P: Protocol> World<P> {
             plan: Plan::default(),
             active: BTreeMap::new(),
             healed_at: None,
+            served: ReplicaSet::EMPTY,
             clients: Vec::new(),
             unfinished: 0,
             last_finished_at: 0,
@@ -182,6 +188,7 @@ impl<P: Protocol> World<P> {
             Event::Timer(replica, life) => self.timer_is_due(replica, life),
             Event::Frame(flight) => self.frame_arrives(&flight),
             Event::Fetch(fetch) => self.fetch_arrives(fetch),
+            Event::FetchAnswered(fetch) => self.answer_fetch(fetch),
             Event::Fetched(fetch, snapshot) => self.fetch_ends(fetch, snapshot),
             Event::Synced(replica, life, lane, ticket) => self.synced(replica, life, lane, ticket),
             Event::Ask(client, replica, ask) => self.ask_arrives(client, replica, ask),

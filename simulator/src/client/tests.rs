@@ -75,7 +75,7 @@ fn gives_up(insist: bool) -> bool {
     client.doing = Doing::Thinking;
     for now in 5..50 {
         if insist {
-            client.insist();
+            client.insist(ReplicaId::all(3).collect());
         }
         client.wake(now, &mut random, &mut records);
         assert!(!insist || client.waits().is_some_and(|(since, _)| since == 5));
@@ -100,10 +100,27 @@ fn a_refusal_ends_an_operation_only_while_there_are_faults() {
             client.wake(5, &mut random, &mut records);
         }
         if insist {
-            client.insist();
+            client.insist(ReplicaId::all(3).collect());
         }
         let full = opened(&client, Err(ProposeError::Overloaded));
         client.told(6, (R[0], &full), &mut random, &mut records);
         assert_eq!(client.waits().is_some(), insist);
     }
+}
+
+#[test]
+fn only_connected_replicas_are_tried_once_the_faults_have_ended() {
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let mut client = Client::new(0, (5, 1), 1, 0);
+    let mut tried = |client: &mut Client| {
+        let sent = (0..60).filter_map(|_| match client.send(&mut random) {
+            Action::Send(to, ..) => to.iter().next(),
+            _ => None,
+        });
+        sent.skip(1).collect::<ReplicaSet>()
+    };
+    assert_eq!(tried(&mut client), ReplicaId::all(5).collect());
+    let connected: ReplicaSet = [R[1], ReplicaId(4)].into_iter().collect();
+    client.insist(connected);
+    assert_eq!(tried(&mut client), connected);
 }

@@ -35,11 +35,11 @@ impl<P: Protocol> World<P> {
 
     /// Clients that show that each replica serves; the others hurry up and insist.
     pub(super) fn begin_probes(&mut self) {
-        self.clients.iter_mut().for_each(Client::insist);
-        for replica in ReplicaId::all(self.n()) {
-            if !self.is_correct(replica) {
-                continue;
-            }
+        let connected = ReplicaId::all(self.n()).filter(|r| self.is_connected(*r));
+        let connected = connected.collect();
+        let clients = self.clients.iter_mut();
+        clients.for_each(|client| client.insist(connected));
+        for replica in self.served.iter() {
             let number = self.clients.len();
             let mut probe = Client::probe(number, self.sizes(), replica);
             probe.conflicts = self.config.conflicts;

@@ -14,7 +14,7 @@ use crate::report::Rule;
 
 impl<P: Protocol> World<P> {
     /// Whether the faults have ended, all clients have done what they wanted, and all replicas
-    /// that do not lie have executed the same and come to rest.
+    /// that serve have executed the same and come to rest.
     pub(super) fn is_done(&self) -> bool {
         if self.healed_at.is_none() || self.unfinished > 0 {
             return false;
@@ -22,17 +22,17 @@ impl<P: Protocol> World<P> {
         let mut applied = self
             .hosts
             .iter()
-            .filter(|host| !self.plan.liars.contains(host.id))
+            .filter(|host| self.served.contains(host.id))
             .map(|host| host.replica.as_ref().map(Replica::applied));
         let first = applied.next().flatten();
         first.is_some() && applied.all(|other| other == first) && self.unsettled().is_none()
     }
 
-    /// A replica that does not lie and has not come to rest, with what it lacks.
+    /// A replica that serves and has not come to rest, with what it lacks.
     fn unsettled(&self) -> Option<(ReplicaId, String)> {
         let settled = self.config.settled?;
-        let correct = |host: &&Host<P>| !self.plan.liars.contains(host.id);
-        self.hosts.iter().filter(correct).find_map(|host| {
+        let serves = |host: &&Host<P>| self.served.contains(host.id);
+        self.hosts.iter().filter(serves).find_map(|host| {
             let lacks = settled(host.replica.as_ref()?.protocol()).err()?;
             Some((host.id, lacks))
         })
@@ -121,7 +121,7 @@ impl<P: Protocol> World<P> {
             let machine = replica.machine();
             let acknowledged = &self.records.acknowledged;
             let lost = acknowledged.iter().find(|c| !machine.has_applied(**c));
-            if let Some(lost) = lost {
+            if let Some(lost) = lost.filter(|_| self.served.contains(id)) {
                 let detail = format!("{lost:?} was acknowledged and is not in the state of {id}");
                 return self.found((Rule::Durability, detail));
             }

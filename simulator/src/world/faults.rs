@@ -4,21 +4,37 @@ use quorate_core::id::{ReplicaId, ReplicaSet};
 use quorate_core::protocol::Protocol;
 
 use super::{Active, Event, World};
+use crate::disk::Lane;
 use crate::host::Item;
-use crate::plan::{Fault, Victim};
+use crate::plan::{FOR_GOOD, Fault, Planned, Victim};
 use crate::trace::Happening;
 
 impl<P: Protocol> World<P> {
     pub(super) fn schedule_faults(&mut self) {
         let end = self.config.fault_time.as_nanos() as u64;
         for (number, planned) in self.plan.faults.iter().enumerate() {
-            if planned.at < end {
-                let ends = (planned.at + planned.lasts).min(end);
+            let for_good = planned.lasts == FOR_GOOD;
+            if planned.at < end || for_good {
                 self.queue.schedule(planned.at, Event::FaultBegins(number));
+            }
+            if planned.at < end && !for_good {
+                let ends = (planned.at + planned.lasts).min(end);
                 self.queue.schedule(ends, Event::FaultEnds(number));
             }
         }
         self.queue.schedule(end, Event::Heal);
+    }
+
+    /// Sets clocks that are wrong from the beginning.
+    pub(super) fn set_clocks(&mut self) {
+        for planned in &self.plan.faults {
+            if let (0, Fault::WrongClock(replica, error)) = (planned.at, planned.fault) {
+                self.summary.wrong_clocks += 1;
+                for machine in self.machines([replica].into_iter().collect()) {
+                    self.hosts[machine.index()].clock_error = error;
+                }
+            }
+        }
     }
 
     pub(super) fn fault_begins(&mut self, number: usize) {
@@ -39,9 +55,21 @@ impl<P: Protocol> World<P> {
                     host.busy_until = host.busy_until.max(until);
                 }
                 Fault::SlowDisk(_, factor) => self.host(victim).disk.factor = factor,
-                Fault::Isolate(..) | Fault::Split(_) | Fault::SlowLink(..) | Fault::Storm(_) => {}
+                Fault::Lost(_) => {
+                    self.stop(victim);
+                    self.summary.lost += 1;
+                }
+                Fault::Hang(_) => self.host(victim).disk.hangs = true,
+                Fault::Isolate(..)
+                | Fault::Split(_)
+                | Fault::SlowLink(..)
+                | Fault::Storm(_)
+                | Fault::Cut(..)
+                | Fault::Mute(..)
+                | Fault::WrongClock(..) => {}
             }
         }
+        self.summary.links_cut += u64::from(matches!(fault, Fault::Cut(..)));
         self.summary.partitions += u64::from(matches!(fault, Fault::Isolate(..) | Fault::Split(_)));
         self.active.insert(number, Active { fault, victims });
         self.apply_network_faults();
@@ -53,8 +81,14 @@ impl<P: Protocol> World<P> {
             | Fault::DiskFailure(victim)
             | Fault::Pause(victim)
             | Fault::SlowDisk(victim, _)
+            | Fault::Hang(victim)
             | Fault::Isolate(victim, _) => victim,
-            Fault::Split(_) | Fault::SlowLink(..) | Fault::Storm(_) => return ReplicaSet::EMPTY,
+            Fault::Lost(replica) | Fault::WrongClock(replica, _) => Victim::Replica(replica),
+            Fault::Split(_)
+            | Fault::SlowLink(..)
+            | Fault::Storm(_)
+            | Fault::Cut(..)
+            | Fault::Mute(..) => return ReplicaSet::EMPTY,
         };
         match victim {
             Victim::Replica(replica) => [replica].into_iter().collect(),
@@ -74,14 +108,74 @@ impl<P: Protocol> World<P> {
             match fault {
                 Fault::Crash(_) | Fault::DiskFailure(_) => self.restart_if_down(victim),
                 Fault::SlowDisk(..) => self.host(victim).disk.factor = 1,
+                Fault::Hang(_) => self.go_on_syncing(victim),
+                Fault::WrongClock(..) => self.set_clock_right(victim),
                 Fault::Pause(_)
                 | Fault::Isolate(..)
                 | Fault::Split(_)
                 | Fault::SlowLink(..)
-                | Fault::Storm(_) => {}
+                | Fault::Storm(_)
+                | Fault::Lost(_)
+                | Fault::Cut(..)
+                | Fault::Mute(..) => {}
             }
         }
         self.apply_network_faults();
+    }
+
+    fn go_on_syncing(&mut self, victim: ReplicaId) {
+        let member = self.member(victim);
+        let hangs = |active: &Active| {
+            matches!(active.fault, Fault::Hang(_)) && active.victims.contains(member)
+        };
+        if self.active.values().any(hangs) {
+            return;
+        }
+        self.host(victim).disk.hangs = false;
+        self.begin_sync(victim, Lane::Appends);
+        self.begin_sync(victim, Lane::Saves);
+    }
+
+    /// A clock is set right, and the replica restarted: it looks at it only then.
+    fn set_clock_right(&mut self, victim: ReplicaId) {
+        self.host(victim).clock_error = 0;
+        self.stop(victim);
+        self.restart_unless_kept_down(victim);
+    }
+
+    /// Whether a replica is down for good.
+    pub(super) fn is_lost(&self, member: ReplicaId) -> bool {
+        let lost = |active: &Active| active.fault == Fault::Lost(member);
+        self.active.values().any(lost)
+    }
+
+    /// Whether a replica answers no fetch; and after how long all the same, if it does.
+    pub(super) fn is_mute(&self, member: ReplicaId) -> Option<Option<u64>> {
+        self.active.values().find_map(|active| match active.fault {
+            Fault::Mute(replica, after) if replica == member => Some(after),
+            _ => None,
+        })
+    }
+
+    /// The replicas at which clients are to be served: those that do not lie, are not lost, and
+    /// whose disks do not hang; where links are cut for good, those that are connected.
+    pub(super) fn served(&self) -> ReplicaSet {
+        let hangs = |active: &Active, replica| {
+            matches!(active.fault, Fault::Hang(_)) && active.victims.contains(replica)
+        };
+        let is_served = |replica: &ReplicaId| {
+            self.is_correct(*replica)
+                && !self.is_lost(*replica)
+                && !self.active.values().any(|active| hangs(active, *replica))
+                && self.is_connected(*replica)
+        };
+        ReplicaId::all(self.n()).filter(is_served).collect()
+    }
+
+    /// Whether it is not links cut for good that keep clients of a replica from being served.
+    pub(super) fn is_connected(&self, replica: ReplicaId) -> bool {
+        let connected = self.plan.connected;
+        connected.is_none_or(|connected| connected.contains(replica))
     }
 
     /// Restarts a replica unless a fault will do so when it ends: one that was paused may notice
@@ -114,17 +208,28 @@ impl<P: Protocol> World<P> {
                 Fault::Split(side) => self.network.split(side),
                 Fault::SlowLink(from, to, factor) => self.network.slow(from, to, factor),
                 Fault::Storm(noise) => self.network.storm(noise),
-                Fault::Crash(_) | Fault::DiskFailure(_) | Fault::Pause(_) | Fault::SlowDisk(..) => {
-                }
+                Fault::Cut(from, to) => self.network.cut(from, to),
+                Fault::Crash(_)
+                | Fault::DiskFailure(_)
+                | Fault::Pause(_)
+                | Fault::SlowDisk(..)
+                | Fault::Lost(_)
+                | Fault::Mute(..)
+                | Fault::Hang(_)
+                | Fault::WrongClock(..) => {}
             }
         }
     }
 
-    /// Ends all faults: every replica is up, the network is good, and probes begin.
+    /// Ends all faults but those that stay for good: every other replica is up, the rest of the
+    /// network is good, and probes begin.
     pub(super) fn heal(&mut self) {
         let numbers: Vec<usize> = self.active.keys().copied().collect();
         for number in numbers {
-            self.fault_ends(number);
+            let for_good = |planned: &Planned| planned.lasts == FOR_GOOD;
+            if !self.plan.faults.get(number).is_some_and(for_good) {
+                self.fault_ends(number);
+            }
         }
         for machine in self.all_machines() {
             self.restart_if_down(machine);
@@ -134,6 +239,8 @@ impl<P: Protocol> World<P> {
             host.busy_until = host.busy_until.min(self.now);
         }
         self.network.calm();
+        self.apply_network_faults();
+        self.served = self.served();
         self.healed_at = Some(self.now);
         self.say(13, 0, || String::from("all faults have ended"));
         self.begin_probes();

@@ -11,7 +11,7 @@ use super::World;
 use crate::client::{self, Ask, PER_CLIENT, Requested, Told};
 use crate::conditions::Conditions;
 use crate::config::SimulationConfig;
-use crate::plan::Direction;
+use crate::plan::{Direction, FOR_GOOD, Fault, Planned};
 use crate::register::{self, Change, Command, CommandId, Outcome};
 
 /// The number of the client that a script is: beyond those of simulated ones.
@@ -192,6 +192,24 @@ impl<P: Protocol> World<P> {
     pub fn mend(&mut self) {
         self.network.mend();
         self.announce(19, String::from("all links are good"));
+    }
+
+    /// Has a fault begin, which lasts until [`World::end`] is told this number.
+    pub fn begin(&mut self, fault: Fault) -> usize {
+        let number = self.plan.faults.len();
+        let planned = Planned {
+            at: self.now,
+            lasts: FOR_GOOD,
+            fault,
+        };
+        self.plan.faults.push(planned);
+        self.fault_begins(number);
+        number
+    }
+
+    /// Ends a fault.
+    pub fn end(&mut self, number: usize) {
+        self.fault_ends(number);
     }
 
     fn announce(&mut self, word: u64, text: String) {

@@ -18,6 +18,9 @@ const FETCH_PATIENCE: u64 = 200 * MILLISECOND;
 
 impl<P: Protocol> World<P> {
     pub(super) fn start(&mut self, replica: ReplicaId) {
+        if self.is_lost(self.member(replica)) {
+            return;
+        }
         let now = self.now;
         let host = &mut self.hosts[replica.index()];
         let (config, settings) = (&self.config.protocol, &self.config.settings);
@@ -221,10 +224,12 @@ impl<P: Protocol> World<P> {
         }
     }
 
-    fn begin_sync(&mut self, replica: ReplicaId, lane: Lane) {
+    pub(super) fn begin_sync(&mut self, replica: ReplicaId, lane: Lane) {
         let host = &mut self.hosts[replica.index()];
-        let life = host.life;
-        if let Some((takes, ticket)) = host.disk.sync(lane, &mut self.random) {
+        let (life, hung) = (host.life, host.disk.hung());
+        let begun = host.disk.sync(lane, &mut self.random);
+        self.summary.syncs_hung += host.disk.hung().saturating_sub(hung);
+        if let Some((takes, ticket)) = begun {
             self.after(takes, Event::Synced(replica, life, lane, ticket));
         }
     }
@@ -343,6 +348,18 @@ impl<P: Protocol> World<P> {
     }
 
     pub(super) fn fetch_arrives(&mut self, fetch: FetchFlight) {
+        match self.is_mute(fetch.from) {
+            None => self.answer_fetch(fetch),
+            Some(after) => {
+                self.summary.fetches_unanswered += 1;
+                if let Some(after) = after {
+                    self.after(after, Event::FetchAnswered(fetch));
+                }
+            }
+        }
+    }
+
+    pub(super) fn answer_fetch(&mut self, fetch: FetchFlight) {
         let FetchFlight { by, from, .. } = fetch;
         let to = self.member(by);
         let reachable = !self.network.is_cut(to, from) && !self.network.is_cut(from, to);

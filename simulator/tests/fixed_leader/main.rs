@@ -1,5 +1,6 @@
 //! The simulator, on a protocol of which everything is known.
 
+mod hardships;
 mod protocol;
 
 use std::time::Duration;

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use quorate_core::Bytes;
 use quorate_core::crypto::Verifier;
+use quorate_core::frontier::Frontier;
 use quorate_core::id::{EntryId, ReplicaId, Slot, Time};
 use quorate_core::output::Output;
 use quorate_core::protocol::{
-    self, Commit, Context, Dest, FaultModel, Input, Invalid, Order, Protocol, ReadAnswer,
+    self, Commit, Context, Dest, FaultModel, Fetch, Input, Invalid, Order, Protocol, ReadAnswer,
     RecoverError, Recovered, Role, SnapshotRef, Status, Violation,
 };
 use quorate_core::quorum::{Majority, Quorum as _};
@@ -32,7 +33,13 @@ pub(crate) enum Flaw {
     FallsSilent,
     /// The leader never orders what client 0 writes.
     PassesOver,
+    /// No flaw: a follower that lacks more than [`FEW`] entries takes none, but fetches a snapshot
+    /// from the leader.
+    Fetches,
 }
+
+/// How many entries a follower that fetches snapshots may lack.
+const FEW: u64 = 4;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Message {
@@ -145,6 +152,15 @@ impl FixedLeader {
         }
     }
 
+    /// Entries that a snapshot holds are not needed any more.
+    fn installed(&mut self, through: Slot, out: &mut Output<Self>) {
+        while self.log.len() < through.0 as usize {
+            self.log.push(Batch::noop());
+            out.persist(Batch::noop());
+        }
+        self.commit = self.commit.max(through.0 as usize);
+    }
+
     fn hear(&mut self, from: ReplicaId, message: Message, out: &mut Output<Self>) {
         match message {
             Message::Forward(batch) => self.take(batch, out),
@@ -153,6 +169,13 @@ impl FixedLeader {
                 entries,
                 commit,
             } => {
+                let lacks = commit.0.saturating_sub(self.log.len() as u64);
+                if self.flaw == Some(Flaw::Fetches) && lacks > FEW {
+                    return out.fetch(Fetch {
+                        from,
+                        at_least: Frontier::single(Slot(self.log.len() as u64 + 1)),
+                    });
+                }
                 for (at, entry) in (after.0 as usize..).zip(entries) {
                     if at == self.log.len() {
                         self.log.push(entry.clone());
@@ -228,7 +251,8 @@ impl Protocol for FixedLeader {
                 );
             }
             Input::Snapshotted(snapshot) => out.offer(snapshot.at, Bytes::new()),
-            Input::Start | Input::EndOfTurn | Input::Installed(_) => {}
+            Input::Installed(snapshot) => self.installed(snapshot.at.slot(), out),
+            Input::Start | Input::EndOfTurn => {}
         }
     }
 

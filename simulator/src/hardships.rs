@@ -1,0 +1,135 @@
+//! Hardships: faults that do not end by themselves, and worlds that are narrow.
+//!
+//! The faults of [`Faults`](crate::Faults) end, at the latest when the world heals. What is drawn
+//! here may stay: replicas that never come back, links cut for good, requests that nobody answers.
+//! Liveness is demanded all the same, of those that remain.
+
+use std::fmt;
+use std::str::FromStr;
+
+mod cuts;
+mod drawing;
+pub(crate) mod limits;
+
+/// Which hardships a world meets besides its faults. Each is drawn from a random stream of its own:
+/// switching one on leaves the other faults of a seed as they are.
+///
+/// Replicas that stay lost, that lie, that never answer a fetch and whose disks hang for good are
+/// together no more than the protocol tolerates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hardships {
+    /// Replicas go down and never come back, in the course of the faults or when these end; the
+    /// others are restarted meanwhile, in any order, or are up one after the other, so that no
+    /// majority is up together before the end.
+    pub lost: bool,
+    /// Links between replicas are cut for good, both ways or one way: a chain, a star, a bridge, a
+    /// single link. Clients are to be served wherever a quorum is connected, which is: at the
+    /// replicas of a quorum that all hear each other; or, in a protocol that survives no lies, at
+    /// one in the middle that hears a quorum, and that a quorum hears.
+    pub cuts: bool,
+    /// Replicas take a request for a snapshot and never answer it, or after a long time.
+    pub mute: bool,
+    /// Syncs hang for seconds, or for good.
+    pub hangs: bool,
+    /// Every limit of the driver, and of the protocol if the configuration knows how
+    /// ([`SimulationConfig::limits`](crate::SimulationConfig::limits)), is drawn by itself from a
+    /// few values down to the smallest.
+    pub limits: bool,
+    /// Wall clocks are ahead or behind, of all replicas alike or of each differently, and are set
+    /// right at a restart, all by the time the faults end.
+    pub clocks: bool,
+}
+
+impl Hardships {
+    /// None of them.
+    pub const NONE: Hardships = Hardships {
+        lost: false,
+        cuts: false,
+        mute: false,
+        hangs: false,
+        limits: false,
+        clocks: false,
+    };
+
+    /// All of them.
+    pub const ALL: Hardships = Hardships {
+        lost: true,
+        cuts: true,
+        mute: true,
+        hangs: true,
+        limits: true,
+        clocks: true,
+    };
+
+    fn named(&mut self) -> [(&'static str, &mut bool); 6] {
+        [
+            ("lost", &mut self.lost),
+            ("cuts", &mut self.cuts),
+            ("mute", &mut self.mute),
+            ("hangs", &mut self.hangs),
+            ("limits", &mut self.limits),
+            ("clocks", &mut self.clocks),
+        ]
+    }
+}
+
+impl fmt::Display for Hardships {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut copy = *self;
+        let on = copy.named().into_iter().filter(|(_, on)| **on);
+        let names: Vec<&str> = on.map(|(name, _)| name).collect();
+        match names.is_empty() {
+            true => f.write_str("none"),
+            false => f.write_str(&names.join(",")),
+        }
+    }
+}
+
+/// A word that names no hardship.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "unknown hardship '{0}': it must be none, all, or some of lost, cuts, mute, hangs, limits and \
+     clocks, separated by commas"
+)]
+pub struct UnknownHardship(String);
+
+impl FromStr for Hardships {
+    type Err = UnknownHardship;
+
+    fn from_str(words: &str) -> Result<Self, UnknownHardship> {
+        match words {
+            "none" => return Ok(Hardships::NONE),
+            "all" => return Ok(Hardships::ALL),
+            _ => {}
+        }
+        let mut hardships = Hardships::NONE;
+        for word in words.split(',') {
+            let mut named = hardships.named().into_iter();
+            match named.find(|(name, _)| *name == word) {
+                Some((_, on)) => *on = true,
+                None => return Err(UnknownHardship(String::from(word))),
+            }
+        }
+        Ok(hardships)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hardships_are_read_as_they_are_written() {
+        let some = Hardships {
+            lost: true,
+            clocks: true,
+            ..Hardships::NONE
+        };
+        assert_eq!(some.to_string(), "lost,clocks");
+        for hardships in [Hardships::NONE, Hardships::ALL, some] {
+            assert_eq!(hardships.to_string().parse(), Ok(hardships));
+        }
+        let unknown = "lost,rain".parse::<Hardships>().unwrap_err();
+        assert!(unknown.to_string().contains("'rain'"));
+    }
+}
