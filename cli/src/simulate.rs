@@ -16,7 +16,7 @@ use indicatif::ProgressBar;
 use quorate::ProtocolKind;
 use quorate_core::protocol::{FaultModel, Protocol};
 use quorate_simulator::{
-    Excerpt, Faults, Report, Scenario, SimulationConfig, Summary, sequence_diagram,
+    Excerpt, Faults, Hardships, Report, Scenario, SimulationConfig, Summary, sequence_diagram,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -47,6 +47,11 @@ pub(crate) struct Arguments {
     /// Which faults strike
     #[arg(long, default_value = "all", value_parser = arguments::one_of::<Faults>(&FAULTS))]
     faults: Faults,
+
+    /// Which hardships are met besides: none, all, or some of lost, cuts, mute, hangs, limits and
+    /// clocks, separated by commas
+    #[arg(long, value_name = "KINDS", default_value = "none")]
+    hardships: Hardships,
 
     /// How many of a hundred operations are on a key that all clients share, the others being on
     /// keys of their own; by default all are on three keys that all share
@@ -140,6 +145,7 @@ where
     let protocol = tuned(protocol, &arguments.options)?;
     let mut config = SimulationConfig::<P>::new(replicas, protocol);
     config.faults = arguments.faults;
+    config.hardships = arguments.hardships;
     config.conflicts = arguments.conflicts;
     config.record = arguments.trace.is_some() || arguments.diagram.is_some();
     if config.record && arguments.seeds != 1 {
@@ -332,8 +338,12 @@ impl Sum {
                 Some(percent) => format!(" --conflicts {percent}"),
                 None => String::new(),
             };
+            let hardships = match arguments.hardships {
+                Hardships::NONE => String::new(),
+                some => format!(" --hardships {some}"),
+            };
             return output::line(format_args!(
-                "seed {seed}  FAILED: the world panicked\nreplay: quorate simulate --protocol {} --replicas {replicas} --seed {seed} --faults {}{conflicts}",
+                "seed {seed}  FAILED: the world panicked\nreplay: quorate simulate --protocol {} --replicas {replicas} --seed {seed} --faults {}{hardships}{conflicts}",
                 arguments.protocol, arguments.faults
             ));
         };

@@ -26,6 +26,7 @@ fn what_is_mistyped_is_corrected() {
         (&["compare", "--rounds", "0"], "0 is not in 1..=99"),
         (&["compare", "--rounds", "100"], "100 is not in 1..=99"),
         (&["simulate", "--faults", "crush"], "'crash'"),
+        (&["simulate", "--hardships", "lost,rain"], "'rain'"),
         (&["cas", "key", "old"], "<VALUE>"),
     ];
     for (arguments, hint) in cases {
