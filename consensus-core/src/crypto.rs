@@ -59,7 +59,7 @@ impl fmt::Debug for SecretKey {
 
 /// Text that is not 64 hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a key is 64 hexadecimal digits, this has {length} characters{}", if *.length == 64 { ", not all of them digits" } else { "" })]
+#[error("64 hexadecimal digits are expected, this has {length} characters{}", if *.length == 64 { ", not all of them digits" } else { "" })]
 pub struct ParseKeyError {
     length: usize,
 }
@@ -138,6 +138,14 @@ impl fmt::Display for Digest {
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_hex(&self.0[..4], f)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = ParseKeyError;
+
+    fn from_str(text: &str) -> Result<Self, ParseKeyError> {
+        parse_hex(text).map(Digest)
     }
 }
 

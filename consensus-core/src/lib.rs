@@ -11,6 +11,7 @@
 //! | what the application implements and calls | [`machine`], [`consensus`] |
 //! | what is ordered, and exactly once | [`request`], [`session`] |
 //! | the parts protocols share | [`window`], [`quorum`], [`checkpoint`], [`frontier`], [`crypto`], [`config`] |
+//! | what replicas must agree on beside the log | [`epoch`] |
 //! | the driver | [`replica`] |
 //! | the edges | [`storage`], [`transport`], [`wire`], [`codec`] |
 //! | what it all cost | [`ledger`] |
@@ -20,6 +21,7 @@ pub mod codec;
 pub mod config;
 pub mod consensus;
 pub mod crypto;
+pub mod epoch;
 pub mod frontier;
 pub mod id;
 pub mod ledger;

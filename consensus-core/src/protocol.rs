@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::Codec;
 use crate::crypto::{Digest, Members, Signer, Verifier};
+use crate::epoch::Setting;
 use crate::frontier::Frontier;
 use crate::id::{EntryId, MAX_REPLICAS, ReplicaId, Time, UnixTime};
 use crate::machine::Keys;
@@ -40,6 +41,11 @@ pub trait Protocol: Sized + Debug + Send + 'static {
     /// none for what suits the fault model. Few, and what arrives meanwhile makes the next batch
     /// larger; a protocol that gathers requests from all nodes for that needs no limit here.
     const BATCHES_IN_FLIGHT: Option<usize> = None;
+
+    /// What of the configuration of `n` replicas they must all have alike: what safety hangs on, or
+    /// what would set correct replicas against each other for good. To be written with an exhaustive
+    /// pattern, so that a new setting is put on one side or the other.
+    fn agreed_settings(config: &Self::Config, n: usize) -> Vec<Setting>;
 
     /// The replica as it was when its records were written, before [`Input::Start`].
     fn recover(

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::crypto::Digest;
+use crate::epoch::Differences;
 use crate::protocol::SnapshotRef;
 
 pub mod conformance;
@@ -208,5 +210,18 @@ pub enum StorageError {
         owner: String,
         /// Who wants it.
         own: String,
+    },
+    /// The directory was last used under settings that all replicas must have alike, and they are
+    /// others now. Nothing was changed.
+    #[error(
+        "{path} was last used under other settings: {differences} (here is this configuration, there the directory); nothing was changed: replicas that do not agree on them may lose what was acknowledged"
+    )]
+    Disagrees {
+        /// The directory.
+        path: String,
+        /// What differs.
+        differences: Differences,
+        /// The digest of the settings now.
+        digest: Digest,
     },
 }

@@ -106,6 +106,14 @@ pub enum TransportError {
         /// What did not match.
         reason: String,
     },
+    /// The other end has other settings, and all replicas must have the same.
+    #[error("{to} is configured otherwise: {differences}")]
+    Disagrees {
+        /// Who was called.
+        to: ReplicaId,
+        /// What differs, with both values.
+        differences: String,
+    },
     /// The other end refused to answer.
     #[error("{to} refused the request")]
     Refused {

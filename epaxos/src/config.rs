@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use quorate_core::codec::MESSAGE_LIMIT;
 use quorate_core::config::above_zero;
+use quorate_core::epoch::Setting;
 use quorate_core::quorum::Fast;
 use serde::{Deserialize, Serialize};
 
@@ -117,6 +118,35 @@ impl Config {
             max_answer_bytes: 600,
             ..Config::default()
         }
+    }
+
+    /// What must be the same in all `n` replicas: what is decided rests on the quorums.
+    pub(crate) fn agreed(&self, n: usize) -> Vec<Setting> {
+        let Config {
+            failures,
+            fast_failures,
+            fast_wait: _,
+            thrifty_after: _,
+            thrifty_requests: _,
+            thrifty_wait: _,
+            retransmit: _,
+            recover_after: _,
+            progress: _,
+            patience: _,
+            max_window: _,
+            max_watched: _,
+            max_answer_bytes: _,
+            #[cfg(feature = "mutants")]
+                mutant: _,
+        } = self;
+        // What is left out has a value all the same; what cannot work does not start.
+        let sizes = self.sizes(n).ok();
+        let failures = sizes.map_or(*failures, |sizes| Some(sizes.f));
+        let fast_failures = sizes.map_or(*fast_failures, |sizes| Some(sizes.e));
+        vec![
+            Setting::fixed("failures", failures.unwrap_or_default()),
+            Setting::fixed("fast_failures", fast_failures.unwrap_or_default()),
+        ]
     }
 
     /// Says what cannot work, if anything.

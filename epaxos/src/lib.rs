@@ -54,6 +54,7 @@ mod thrifty;
 mod waiting;
 mod watch;
 
+use quorate_core::epoch::Setting;
 use quorate_core::frontier::Frontier;
 use quorate_core::id::{EntryId, ReplicaId, Time};
 use quorate_core::output::Output;
@@ -81,6 +82,10 @@ impl Protocol for EPaxos {
     const NAME: &'static str = "epaxos";
     const FAULTS: FaultModel = FaultModel::Crash;
     const ORDER: Order = Order::PerKey;
+
+    fn agreed_settings(config: &Config, n: usize) -> Vec<Setting> {
+        config.agreed(n)
+    }
 
     fn recover(
         context: Context,

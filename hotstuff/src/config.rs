@@ -1,9 +1,11 @@
 //! Time-outs and limits, rules and leaders.
 
+use std::fmt;
 use std::time::Duration;
 
 use quorate_core::codec::MESSAGE_LIMIT;
 use quorate_core::config::above_zero;
+use quorate_core::epoch::Setting;
 use quorate_core::id::ReplicaId;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +27,19 @@ pub enum Leaders {
     },
     /// These lead a view each, in turn; a replica that is not named never does.
     Listed(Vec<ReplicaId>),
+}
+
+impl fmt::Display for Leaders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Leaders::Rotate => f.write_str("rotate"),
+            Leaders::Stable { views } => write!(f, "stable views = {views}"),
+            Leaders::Listed(list) => {
+                f.write_str("listed")?;
+                list.iter().try_for_each(|leader| write!(f, " {leader}"))
+            }
+        }
+    }
 }
 
 impl Leaders {
@@ -136,6 +151,36 @@ impl Config {
             max_blocks: 64,
             ..Config::default()
         }
+    }
+
+    /// What must be the same in all replicas: the rules that chains were committed by, who leads, where
+    /// checkpoints are, and what a block must be like to be voted for.
+    pub(crate) fn agreed(&self) -> Vec<Setting> {
+        let Config {
+            rules,
+            leaders,
+            view_timeout: _,
+            max_view_timeout: _,
+            request_timeout: _,
+            status_every: _,
+            checkpoint_every,
+            max_block_bytes,
+            max_uncommitted,
+            max_blocks: _,
+            max_waiting_batches: _,
+            max_waiting_bytes: _,
+            max_sync_blocks: _,
+            max_sync_bytes: _,
+            #[cfg(feature = "mutants")]
+                mutant: _,
+        } = self;
+        vec![
+            Setting::fixed("rules", rules),
+            Setting::fixed("leaders", leaders),
+            Setting::fixed("checkpoint_every", checkpoint_every),
+            Setting::agreed("max_block_bytes", max_block_bytes),
+            Setting::agreed("max_uncommitted", max_uncommitted),
+        ]
     }
 
     /// Says what cannot work among `n` replicas, if anything.

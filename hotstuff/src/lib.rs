@@ -43,6 +43,7 @@ mod replica;
 mod rules;
 mod sync;
 
+use quorate_core::epoch::Setting;
 use quorate_core::id::Time;
 use quorate_core::output::Output;
 use quorate_core::protocol::{
@@ -75,6 +76,10 @@ impl Protocol for Hotstuff {
     /// A block takes all that its leader's mempool has: requests gather there, and need not gather
     /// before they are told.
     const BATCHES_IN_FLIGHT: Option<usize> = Some(64);
+
+    fn agreed_settings(config: &Config, _: usize) -> Vec<Setting> {
+        config.agreed()
+    }
 
     fn recover(
         context: Context,

@@ -11,6 +11,8 @@
 //! | commits | the first of three blocks certified in consecutive views | the first of two |
 //! | source | [Yin19 §5] | [Gelashvili21 §4] |
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::blocks::{Block, BlockId};
@@ -54,6 +56,15 @@ pub enum RuleSet {
     /// Jolteon's: a block less until a commit. [Gelashvili21 §4]
     #[default]
     TwoChain,
+}
+
+impl fmt::Display for RuleSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RuleSet::ThreeChain => "three_chain",
+            RuleSet::TwoChain => "two_chain",
+        })
+    }
 }
 
 impl RuleSet {

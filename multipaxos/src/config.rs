@@ -1,9 +1,11 @@
 //! Time-outs and limits, quorums, and how to read.
 
+use std::fmt;
 use std::time::Duration;
 
 use quorate_core::codec::MESSAGE_LIMIT;
 use quorate_core::config::above_zero;
+use quorate_core::epoch::Setting;
 use quorate_core::id::{ReplicaId, ReplicaSet};
 use quorate_core::quorum::{Columns, Flexible, Grid, Majority, Quorum, Rows, Threshold};
 use serde::{Deserialize, Serialize};
@@ -120,6 +122,26 @@ pub enum ReadMode {
     Log,
 }
 
+impl fmt::Display for QuorumRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            QuorumRule::Majority => f.write_str("majority"),
+            QuorumRule::Flexible { q1, q2 } => write!(f, "flexible q1 = {q1} q2 = {q2}"),
+            QuorumRule::Grid { rows } => write!(f, "grid rows = {rows}"),
+        }
+    }
+}
+
+impl fmt::Display for ReadMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ReadMode::Lease => "lease",
+            ReadMode::Quorum => "quorum",
+            ReadMode::Log => "log",
+        })
+    }
+}
+
 /// The quorums of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Quorums {
@@ -158,6 +180,36 @@ impl Config {
             retained_entries: 5,
             ..Config::default()
         }
+    }
+
+    /// What must be the same in all replicas: what is chosen rests on the quorums, and what is read on
+    /// the way of reading and its lease.
+    pub(crate) fn agreed(&self) -> Vec<Setting> {
+        let Config {
+            election_timeout: _,
+            heartbeat: _,
+            retransmit: _,
+            quorums,
+            reads,
+            lease,
+            max_clock_drift_percent,
+            preferred: _,
+            max_message_bytes: _,
+            max_window,
+            max_unchosen_bytes: _,
+            retained_bytes: _,
+            retained_entries: _,
+            max_pending_reads: _,
+            #[cfg(feature = "mutants")]
+                mutant: _,
+        } = self;
+        vec![
+            Setting::fixed("quorums", quorums),
+            Setting::agreed("reads", reads),
+            Setting::agreed("lease_ms", lease.as_millis()),
+            Setting::agreed("max_clock_drift_percent", max_clock_drift_percent),
+            Setting::agreed("max_window", max_window),
+        ]
     }
 
     /// Says what cannot work, if anything.

@@ -40,6 +40,7 @@ mod record;
 mod recover;
 mod replica;
 
+use quorate_core::epoch::Setting;
 use quorate_core::id::Time;
 use quorate_core::output::Output;
 use quorate_core::protocol::{
@@ -64,6 +65,10 @@ impl Protocol for MultiPaxos {
     const NAME: &'static str = "multipaxos";
     const FAULTS: FaultModel = FaultModel::Crash;
     const ORDER: Order = Order::Total;
+
+    fn agreed_settings(config: &Config, _: usize) -> Vec<Setting> {
+        config.agreed()
+    }
 
     fn recover(
         context: Context,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use quorate_core::codec::MESSAGE_LIMIT;
 use quorate_core::config::above_zero;
+use quorate_core::epoch::Setting;
 use quorate_core::quorum::Byzantine;
 use serde::{Deserialize, Serialize};
 
@@ -88,6 +89,31 @@ impl Config {
             window: 16,
             ..Config::default()
         }
+    }
+
+    /// What must be the same in all replicas: where checkpoints are, and how far beyond them slots may
+    /// be. The log and view changes rest on it.
+    pub(crate) fn agreed(&self) -> Vec<Setting> {
+        let Config {
+            request_timeout: _,
+            status_every: _,
+            checkpoint_every,
+            window,
+            max_clock_skew: _,
+            max_queued_bytes: _,
+            max_waiting_batches: _,
+            max_waiting_bytes: _,
+            max_early_messages: _,
+            max_early_bytes: _,
+            max_resent_slots: _,
+            max_resent_bytes: _,
+            #[cfg(feature = "mutants")]
+                mutant: _,
+        } = self;
+        vec![
+            Setting::fixed("checkpoint_every", checkpoint_every),
+            Setting::fixed("window", window),
+        ]
     }
 
     /// Says what cannot work among `n` replicas, if anything.

@@ -43,6 +43,7 @@ mod status;
 mod view_change;
 mod waiting;
 
+use quorate_core::epoch::Setting;
 use quorate_core::id::Time;
 use quorate_core::output::Output;
 use quorate_core::protocol::{
@@ -68,6 +69,10 @@ impl Protocol for Pbft {
     const NAME: &'static str = "pbft";
     const FAULTS: FaultModel = FaultModel::Byzantine;
     const ORDER: Order = Order::Total;
+
+    fn agreed_settings(config: &Config, _: usize) -> Vec<Setting> {
+        config.agreed()
+    }
 
     fn recover(
         context: Context,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use quorate_core::codec::MESSAGE_LIMIT;
 use quorate_core::config::above_zero;
+use quorate_core::epoch::Setting;
 use serde::{Deserialize, Serialize};
 
 use crate::mutant::Mutant;
@@ -69,6 +70,24 @@ impl Config {
             retained_entries: 5,
             ..Config::default()
         }
+    }
+
+    /// Nothing that must be the same in all replicas: the rest is how soon and how much.
+    pub(crate) fn agreed(&self) -> Vec<Setting> {
+        let Config {
+            election_timeout: _,
+            heartbeat: _,
+            max_append_bytes: _,
+            max_inflight_bytes: _,
+            max_inflight_messages: _,
+            max_uncommitted_bytes: _,
+            retained_bytes: _,
+            retained_entries: _,
+            max_pending_reads: _,
+            #[cfg(feature = "mutants")]
+                mutant: _,
+        } = self;
+        Vec::new()
     }
 
     /// Says what cannot work, if anything.

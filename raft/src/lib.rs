@@ -34,6 +34,7 @@ mod record;
 mod recover;
 mod replica;
 
+use quorate_core::epoch::Setting;
 use quorate_core::id::Time;
 use quorate_core::output::Output;
 use quorate_core::protocol::{
@@ -57,6 +58,10 @@ impl Protocol for Raft {
     const NAME: &'static str = "raft";
     const FAULTS: FaultModel = FaultModel::Crash;
     const ORDER: Order = Order::Total;
+
+    fn agreed_settings(config: &Config, _: usize) -> Vec<Setting> {
+        config.agreed()
+    }
 
     fn recover(
         context: Context,

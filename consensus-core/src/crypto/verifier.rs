@@ -100,6 +100,14 @@ impl Admission {
         Admission::Keys(AdmittedKeys(Arc::new(known)))
     }
 
+    /// The keys that are let in, in order; none if any is.
+    pub fn keys(&self) -> Option<impl Iterator<Item = PublicKey>> {
+        match self {
+            Admission::Anyone => None,
+            Admission::Keys(AdmittedKeys(known)) => Some(known.keys().copied()),
+        }
+    }
+
     /// Whether the client with this key is let in.
     pub fn admits(&self, key: PublicKey) -> bool {
         match self {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::epoch::Setting;
 use crate::protocol::{FaultModel, Protocol};
 use crate::request::{COMMAND_LIMIT, GROUP_BYTES};
 
@@ -54,6 +55,23 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// What all replicas must have alike. A command that one of them takes and another one finds too
+    /// large would be told not to have happened, by the second, when it has, through the first.
+    pub fn agreed(&self) -> Vec<Setting> {
+        let Settings {
+            max_command_bytes,
+            max_pending: _,
+            max_pending_bytes: _,
+            max_batch_bytes: _,
+            max_batches_in_flight: _,
+            retry_after: _,
+            snapshot_every_bytes: _,
+            #[cfg(feature = "mutants")]
+                mutant: _,
+        } = self;
+        vec![Setting::agreed("max_command_bytes", max_command_bytes)]
+    }
+
     /// Says what cannot work, if anything.
     pub(super) fn validate(&self) -> Result<(), String> {
         // A batch is closed by the request that fills it. What is larger than a message could be

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use bytes::Bytes;
 use quorate_core::consensus::ProposeError;
 use quorate_core::crypto::{GroupId, Members, SecretKey, Signer, Verifier};
+use quorate_core::epoch::Setting;
 use quorate_core::frontier::Frontier;
 use quorate_core::id::{EntryId, ReplicaId, Slot, Time, UnixTime};
 use quorate_core::machine::{RestoreError, StateMachine};
@@ -68,6 +69,10 @@ impl Protocol for Solo {
     const NAME: &'static str = "solo";
     const FAULTS: FaultModel = FaultModel::Crash;
     const ORDER: Order = Order::Total;
+
+    fn agreed_settings(_: &Config, _: usize) -> Vec<Setting> {
+        Vec::new()
+    }
 
     fn recover(
         _context: Context,

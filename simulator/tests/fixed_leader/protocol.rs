@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use quorate_core::Bytes;
 use quorate_core::crypto::Verifier;
+use quorate_core::epoch::Setting;
 use quorate_core::frontier::Frontier;
 use quorate_core::id::{EntryId, ReplicaId, Slot, Time};
 use quorate_core::output::Output;
@@ -204,6 +205,10 @@ impl Protocol for FixedLeader {
     const NAME: &'static str = "fixed-leader";
     const FAULTS: FaultModel = FaultModel::Crash;
     const ORDER: Order = Order::Total;
+
+    fn agreed_settings(_: &Option<Flaw>, _: usize) -> Vec<Setting> {
+        Vec::new()
+    }
 
     fn recover(
         context: Context,
