@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use quorate_core::crypto::{GroupId, PublicKey};
+use quorate_core::epoch::Epoch;
 use quorate_core::id::ReplicaId;
 use quorate_core::storage::{Completions, Records, Storage, StorageError, Ticket};
 use quorate_storage_wal::{Identity, Wal, WalOptions};
@@ -94,8 +95,15 @@ fn appends(c: &mut Criterion) {
         key: PublicKey([0; 32]),
         protocol: String::from("bench"),
     };
-    Wal::prepare(directory.path(), &owner).expect("a prepared directory");
-    let opened = Wal::open(directory.path(), &owner, &WalOptions::default(), told);
+    Wal::prepare(directory.path(), &owner, None).expect("a prepared directory");
+    let epoch = Epoch::first(owner.group, &owner.protocol, &[owner.key]);
+    let opened = Wal::open(
+        directory.path(),
+        &owner,
+        &epoch,
+        &WalOptions::default(),
+        told,
+    );
     let (wal, _) = opened.expect("a new log");
     let mut appender = Appender {
         wal,

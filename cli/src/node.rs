@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
-use quorate::{Builder, NodeConfig, NodeError, StartError, StorageError};
+use quorate::{Builder, Differences, Digest, NodeConfig, NodeError, StartError, StorageError};
 use quorate_kv::Store;
 
 use crate::failure::Ending;
@@ -22,6 +22,12 @@ pub(crate) struct Arguments {
     /// without it
     #[arg(long)]
     first_start: bool,
+
+    /// Go on under other settings than the data directory was last used under, which is said to be
+    /// safe: all replicas have been ended, and all will be started so. The digest is the one that the
+    /// refused start has named, the same on all replicas
+    #[arg(long, value_name = "DIGEST", conflicts_with = "first_start")]
+    accept_settings: Option<Digest>,
 }
 
 /// Runs the replica until it is asked to end, or must.
@@ -31,10 +37,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Ending> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(serve(config, arguments.first_start))
+    runtime.block_on(serve(config, arguments))
 }
 
-async fn serve(config: NodeConfig, first_start: bool) -> Result<Ending> {
+async fn serve(config: NodeConfig, arguments: &Arguments) -> Result<Ending> {
     // Listened for from the start, so that a signal while it recovers ends it as well.
     let requested = interruption::requested();
     tokio::pin!(requested);
@@ -43,8 +49,11 @@ async fn serve(config: NodeConfig, first_start: bool) -> Result<Ending> {
     let start = async {
         // Whoever commands is a client: nothing in this process does.
         let builder = Builder::from_config(config)?.replicas_propose(false);
-        if first_start {
+        if arguments.first_start {
             builder.prepare()?;
+        }
+        if let Some(settings) = arguments.accept_settings {
+            builder.accept_settings(settings)?;
         }
         let bound = builder.bind()?;
         let address = bound.address();
@@ -83,7 +92,25 @@ fn with_remedy(error: StartError) -> anyhow::Error {
         StartError::Node(NodeError::Storage(StorageError::Present { .. })) => {
             "start it without --first-start"
         }
+        StartError::Node(NodeError::Storage(StorageError::Disagrees {
+            differences,
+            digest,
+            ..
+        })) => return anyhow!("{error}; {}", about_settings(differences, *digest)),
         _ => return error.into(),
     };
     anyhow!("{error}; {remedy}")
+}
+
+/// What to do about settings that are not those of the data directory.
+fn about_settings(differences: &Differences, digest: Digest) -> String {
+    match differences.may_be_accepted() {
+        true => format!(
+            "if they are to be changed, end all replicas, change the configuration of all alike, and start each once with --accept-settings {digest}"
+        ),
+        false => format!(
+            "restore the configuration: what the log rests on can never be another: {}",
+            differences.fixed()
+        ),
+    }
 }

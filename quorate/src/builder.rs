@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use quorate_core::consensus::Consensus;
-use quorate_core::crypto::{Admission, GroupId, Members, PublicKey, SecretKey, Signer, Verifier};
+use quorate_core::crypto::{
+    Admission, Digest, GroupId, Members, PublicKey, SecretKey, Signer, Verifier,
+};
+use quorate_core::epoch::Epoch;
 use quorate_core::id::{ReplicaId, UnixTime};
 use quorate_core::machine::StateMachine;
-use quorate_core::protocol::{Context, Protocol};
+use quorate_core::protocol::{Context, FaultModel, Protocol};
 use quorate_core::replica::Settings;
 use quorate_core::storage::StorageError;
 use quorate_core::transport::{Transport, TransportError};
@@ -60,6 +63,16 @@ pub enum StartError {
         address: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// Other settings were to be accepted than the configuration has.
+    #[error(
+        "the settings to be accepted have the digest {settings}, but the configuration's have {own}"
+    )]
+    OtherSettings {
+        /// The digest given.
+        settings: Digest,
+        /// The digest of what is configured.
+        own: Digest,
     },
     /// There is no randomness to be had from the system.
     #[error("no randomness from the system: {0}")]
@@ -222,8 +235,33 @@ impl Builder {
     /// [`StorageError::Present`] if a replica has run there. A directory that was prepared and
     /// never used is prepared anew.
     pub fn prepare(&self) -> Result<(), StartError> {
-        let prepared = Wal::prepare(&self.data, &self.identity());
+        // Who the replicas are may not be known before all are bound.
+        let epoch = (!self.replicas.is_empty()).then(|| self.epoch());
+        let prepared = Wal::prepare(&self.data, &self.identity(), epoch.as_ref());
         prepared.map_err(|error| StartError::Node(NodeError::Storage(error)))
+    }
+
+    /// Has this replica go on under its configuration, where that differs from the one that its data
+    /// directory was last used under. Whoever calls this says that *no* replica of the cluster runs,
+    /// and that all will go on under the same: `settings` is the digest of what they agree on, which
+    /// the error of the start has named ([`StorageError::Disagrees`]). Where the directory is bound
+    /// to that already, nothing happens, so that a start may be repeated.
+    ///
+    /// Members, their order, and whatever the log rests on, as quorums, can never be changed so.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::OtherSettings`] if the configuration has another digest,
+    /// [`StorageError::Disagrees`] if something differs that can never be another.
+    pub fn accept_settings(&self, settings: Digest) -> Result<(), StartError> {
+        self.check()?;
+        let epoch = self.epoch();
+        let own = epoch.digest();
+        if own != settings {
+            return Err(StartError::OtherSettings { settings, own });
+        }
+        let accepted = Wal::accept(&self.data, &self.identity(), &epoch);
+        accepted.map_err(|error| StartError::Node(NodeError::Storage(error)))
     }
 
     /// Whether the replicas listed are a cluster that this one is of.
@@ -239,12 +277,8 @@ impl Builder {
 
     /// Who this replica is, and among whom.
     fn context(&self) -> Result<Context, StartError> {
-        let keys: Vec<PublicKey> = self.replicas.iter().map(|replica| replica.key).collect();
-        let admission = match self.replicas_propose {
-            true => self.admission.clone().and(keys.iter().copied()),
-            false => self.admission.clone(),
-        };
-        let members = Members::new(self.group, keys);
+        let admission = self.commanding();
+        let members = Members::new(self.group, self.keys());
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|error| StartError::Randomness(error.to_string()))?;
         Ok(Context {
@@ -256,6 +290,34 @@ impl Builder {
             // The node reads the clock when it starts.
             wall_clock: UnixTime::default(),
         })
+    }
+
+    /// Who commands: the clients admitted, and the replicas if they do.
+    fn commanding(&self) -> Admission {
+        match self.replicas_propose {
+            true => self.admission.clone().and(self.keys()),
+            false => self.admission.clone(),
+        }
+    }
+
+    fn keys(&self) -> Vec<PublicKey> {
+        self.replicas.iter().map(|replica| replica.key).collect()
+    }
+
+    /// What this replica must agree on with all others. Clients are let in by each node for itself,
+    /// unless replicas may lie: then all check who commands, and one that turns away what the others
+    /// take is as good as lost.
+    fn epoch(&self) -> Epoch {
+        let keys = self.keys();
+        let settings = self.protocol.agreed_settings(&self.configs, keys.len());
+        let table = format!("protocols.{}", self.protocol.name());
+        let epoch = Epoch::first(self.group, self.protocol.name(), &keys)
+            .with("settings", self.settings.agreed())
+            .with(&table, settings);
+        match self.protocol.faults() {
+            FaultModel::Crash => epoch,
+            FaultModel::Byzantine => epoch.admitting(&self.commanding()),
+        }
     }
 
     fn identity(&self) -> Identity {
@@ -350,7 +412,7 @@ impl Foundation {
         machine: S,
     ) -> Result<Arc<dyn Consensus>, StartError> {
         let Foundation { builder, endpoint } = self;
-        let (identity, context) = (builder.identity(), builder.context()?);
+        let (identity, context, epoch) = (builder.identity(), builder.context()?, builder.epoch());
         let client = ClientOptions {
             first: Some(builder.me),
             follow_leader: false,
@@ -364,13 +426,14 @@ impl Foundation {
             client,
         };
         let (data, options) = (builder.data, builder.wal);
+        let agreed = epoch.clone();
         let open = move |completions| -> Result<Opened, _> {
-            let (wal, stored) = Wal::open(&data, &identity, &options, completions)?;
+            let (wal, stored) = Wal::open(&data, &identity, &agreed, &options, completions)?;
             Ok((Box::new(wal), stored))
         };
         let peers: Vec<Peer> = builder.replicas.iter().map(Peer::from).collect();
         let connect = async move |service| -> Result<Arc<dyn Transport>, TransportError> {
-            let transport = endpoint.start(&peers, service)?;
+            let transport = endpoint.start(&peers, epoch, service)?;
             Ok(transport as Arc<dyn Transport>)
         };
         let node = Node::<P>::start(parts, open, connect).await?;

@@ -51,6 +51,7 @@ pub use protocols::*;
 pub use quorate_core::Bytes;
 pub use quorate_core::consensus::{Consensus, ProposeError, ReadError, ReadLevel, ShutdownError};
 pub use quorate_core::crypto::{Admission, Digest, GroupId, PublicKey, SecretKey};
+pub use quorate_core::epoch::{Difference, Differences};
 pub use quorate_core::id::{ReplicaId, UnixTime};
 pub use quorate_core::ledger::Ledger;
 pub use quorate_core::machine::{Keys, RestoreError, StateMachine};

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use quorate_core::consensus::Consensus;
+use quorate_core::epoch::Setting;
 use quorate_core::machine::StateMachine;
 use quorate_core::protocol::{FaultModel, Protocol};
 #[cfg(feature = "epaxos")]
@@ -55,6 +56,16 @@ macro_rules! protocols {
             pub fn faults(self) -> FaultModel {
                 match self {
                     $(#[cfg(feature = $feature)] ProtocolKind::$Kind => $Type::FAULTS,)+
+                }
+            }
+
+            /// What of its configuration all of `n` replicas must have alike.
+            pub(crate) fn agreed_settings(self, configs: &ProtocolConfigs, n: usize) -> Vec<Setting> {
+                match self {
+                    $(
+                        #[cfg(feature = $feature)]
+                        ProtocolKind::$Kind => $Type::agreed_settings(&configs.$config, n),
+                    )+
                 }
             }
 

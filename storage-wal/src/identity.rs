@@ -1,14 +1,18 @@
-//! Whose the directory is, and whether a log was ever begun in it.
+//! Whose the directory is, what its replica agrees on with the others, and whether a log was ever
+//! begun in it.
 //!
 //! A replica that comes up without its state, or with another's, may vote twice in one term or
 //! ballot: it has forgotten what it promised, and the others count on it. So a directory is made
 //! by [`prepare`] only, when somebody says that its replica has never run, and a log begins in it
-//! once. All of that is in one small file of text, for people to read too.
+//! once. And one that goes on under other members or quorums than its log was written under counts
+//! as agreed what is not: so the directory is bound to the [`Epoch`] that it is used under, and keeps
+//! all of it, to tell what differs. All of that is in one small file of text, for people to read too.
 
 use std::fmt;
 
 use quorate_core::codec::FORMAT_VERSION;
 use quorate_core::crypto::{GroupId, PublicKey};
+use quorate_core::epoch::Epoch;
 use quorate_core::id::ReplicaId;
 use quorate_core::storage::StorageError;
 
@@ -55,6 +59,8 @@ pub(crate) struct Deed {
     pub(crate) owner: Identity,
     /// The identity of the log; none before one has begun.
     pub(crate) log: Option<u64>,
+    /// What the log is written under; none where that was not yet known when it was prepared.
+    pub(crate) epoch: Option<Epoch>,
 }
 
 impl Deed {
@@ -68,9 +74,12 @@ impl Deed {
         let log = self
             .log
             .map_or_else(|| String::from(NOT_BEGUN), |log| format!("{log:016x}"));
+        let epoch = self.epoch.as_ref().map(Epoch::to_string);
         let text = format!(
-            "{TITLE}{FORMAT_VERSION}\ngroup {:016x}\nreplica {}\nkey {key}\nprotocol {protocol}\nlog {log}\n",
-            group.0, replica.0
+            "{TITLE}{FORMAT_VERSION}\ngroup {:016x}\nreplica {}\nkey {key}\nprotocol {protocol}\nlog {log}\n{}",
+            group.0,
+            replica.0,
+            epoch.unwrap_or_default()
         );
         let checksum = crc32fast::hash(text.as_bytes());
         format!("{text}checksum {checksum:08x}\n")
@@ -106,7 +115,13 @@ impl Deed {
             key,
             protocol,
         };
-        Some(Deed { owner, log })
+        let agreed = lines.take_while(|line| !line.starts_with("checksum "));
+        let agreed: String = agreed.map(|line| format!("{line}\n")).collect();
+        let epoch = match agreed.as_str() {
+            "" => None,
+            agreed => Some(Epoch::parse(agreed)?),
+        };
+        Some(Deed { owner, log, epoch })
     }
 
     /// What the directory says, if it says anything.
@@ -153,25 +168,44 @@ impl Deed {
         Ok(deed)
     }
 
-    /// Checks that the log found is the one that began here; if none had, this one has.
+    /// An error that names what differs if the directory is used under another epoch.
+    pub(crate) fn agrees(&self, disk: &Disk, epoch: &Epoch) -> Result<(), StorageError> {
+        match &self.epoch {
+            Some(bound) if bound != epoch => Err(StorageError::Disagrees {
+                path: disk.display(),
+                differences: epoch.differences(bound),
+                digest: epoch.digest(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that the log found is the one that began here; if none had, this one has. From now on
+    /// the directory is bound to `epoch`.
     pub(crate) fn claim(
         self,
         disk: &Disk,
+        epoch: &Epoch,
         found: &Found,
         snapshot: bool,
     ) -> Result<(), StorageError> {
+        let bound = Deed {
+            log: Some(found.log),
+            epoch: Some(epoch.clone()),
+            ..self.clone()
+        };
         match self.log {
-            Some(log) if log == found.log => Ok(()),
+            Some(log) if log == found.log => match self == bound {
+                true => Ok(()),
+                false => bound.save(disk),
+            },
             Some(_) => {
                 let reason = "the segment is of another log than began here";
                 Err(disk.damaged(&segment::name(found.first), LOG_OFFSET, reason))
             }
             // A crash may have come between the first segment and this; nothing more than that
             // segment was made before it.
-            None if found.first == 1 && found.records.is_empty() && !snapshot => {
-                let log = Some(found.log);
-                Deed { log, ..self }.save(disk)
-            }
+            None if found.first == 1 && found.records.is_empty() && !snapshot => bound.save(disk),
             None => {
                 let reason = "the file says that no log has begun, and there is one";
                 Err(disk.damaged(NAME, 0, reason))
@@ -185,7 +219,11 @@ const TITLE: &str = "quorate data ";
 const NOT_BEGUN: &str = "none";
 
 /// Makes `path` the directory of a replica that has never run.
-pub(crate) fn prepare(disk: &Disk, owner: &Identity) -> Result<(), StorageError> {
+pub(crate) fn prepare(
+    disk: &Disk,
+    owner: &Identity,
+    epoch: Option<&Epoch>,
+) -> Result<(), StorageError> {
     disk.make()?;
     let _lock = disk.lock()?;
     if has_begun(disk)? {
@@ -196,8 +234,26 @@ pub(crate) fn prepare(disk: &Disk, owner: &Identity) -> Result<(), StorageError>
     let deed = Deed {
         owner: owner.clone(),
         log: None,
+        epoch: epoch.cloned(),
     };
     deed.save(disk)
+}
+
+/// Binds the directory to another epoch, if no more differs than may.
+pub(crate) fn accept(disk: &Disk, own: &Identity, epoch: &Epoch) -> Result<(), StorageError> {
+    Deed::of(disk, own)?;
+    let _lock = disk.lock()?;
+    let deed = Deed::of(disk, own)?;
+    let Err(error) = deed.agrees(disk, epoch) else {
+        return Ok(());
+    };
+    if matches!(&error, StorageError::Disagrees { differences, .. } if !differences.may_be_accepted())
+    {
+        return Err(error);
+    }
+    tracing::warn!(path = disk.display(), %error, "other settings are accepted");
+    let epoch = Some(epoch.clone());
+    Deed { epoch, ..deed }.save(disk)
 }
 
 /// Whether a log has begun here.
@@ -229,7 +285,8 @@ mod tests {
             key: PublicKey([7; 32]),
             protocol: String::from("raft"),
         };
-        Deed { owner, log }
+        let epoch = log.map(|_| Epoch::first(owner.group, "raft", &[owner.key]));
+        Deed { owner, log, epoch }
     }
 
     #[test]

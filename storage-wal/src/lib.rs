@@ -16,6 +16,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use quorate_core::epoch::Epoch;
 use quorate_core::storage::{
     Completions, Records, Snapshot, Storage, StorageError, Stored, Ticket,
 };
@@ -99,14 +100,30 @@ impl Wal {
     ///
     /// Whoever calls this says that the replica has promised nothing yet: were it to begin again
     /// with nothing, after it has voted, it could vote otherwise, and what was acknowledged could
-    /// be lost.
+    /// be lost. If the `epoch` that it will be used under is known already, it can be opened under no
+    /// other; if not, the first under which it is opened is the one.
     ///
     /// # Errors
     ///
     /// [`StorageError::Present`] if a log has begun there; [`StorageError::InUse`] and
     /// [`StorageError::Damaged`] as of [`Wal::open`]; [`StorageError::Io`] if the system refuses.
-    pub fn prepare(path: &Path, owner: &Identity) -> Result<(), StorageError> {
-        identity::prepare(&Disk::new(path, Faults::default()), owner)
+    pub fn prepare(
+        path: &Path,
+        owner: &Identity,
+        epoch: Option<&Epoch>,
+    ) -> Result<(), StorageError> {
+        identity::prepare(&Disk::new(path, Faults::default()), owner, epoch)
+    }
+
+    /// Has the directory `path` of `own` go on under `epoch`, whatever it was used under before.
+    /// Whoever calls this says that no replica of the cluster runs, and that all will go on so.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Disagrees`] if something differs that can never be another; all others as of
+    /// [`Wal::open`].
+    pub fn accept(path: &Path, own: &Identity, epoch: &Epoch) -> Result<(), StorageError> {
+        identity::accept(&Disk::new(path, Faults::default()), own, epoch)
     }
 
     /// Whether a log has begun in the directory `path`, that is, whether a replica has run there.
@@ -119,28 +136,30 @@ impl Wal {
         identity::has_begun(&Disk::new(path, Faults::default()))
     }
 
-    /// Opens the log of `own` in the directory `path`, which [`Wal::prepare`] has made; returns
-    /// what it holds, all of it durable. What becomes durable from now on is said to
-    /// `completions`, from threads of the log's own.
+    /// Opens the log of `own` in the directory `path`, which [`Wal::prepare`] has made, to be used
+    /// under `epoch`; returns what it holds, all of it durable. What becomes durable from now on is
+    /// said to `completions`, from threads of the log's own.
     ///
     /// # Errors
     ///
     /// [`StorageError::Absent`] if there is nothing, not even what was prepared;
-    /// [`StorageError::Foreign`] if the directory is another's; [`StorageError::InUse`] if it is
-    /// open already, in this process or another; [`StorageError::Damaged`] if it holds what was
+    /// [`StorageError::Foreign`] if the directory is another's; [`StorageError::Disagrees`] if it was
+    /// last used under another epoch; [`StorageError::InUse`] if it is open already, in this process or another; [`StorageError::Damaged`] if it holds what was
     /// never written so. In all these cases nothing has been changed. [`StorageError::Io`] if the
     /// system refuses.
     pub fn open(
         path: &Path,
         own: &Identity,
+        epoch: &Epoch,
         options: &WalOptions,
         completions: impl Completions,
     ) -> Result<(Wal, Stored), StorageError> {
         let disk = Disk::new(path, options.faults.clone());
         // Before the lock, which makes a file: a disk that is not mounted is left as it is.
-        Deed::of(&disk, own)?;
+        Deed::of(&disk, own)?.agrees(&disk, epoch)?;
         let lock = disk.lock()?;
         let deed = Deed::of(&disk, own)?;
+        deed.agrees(&disk, epoch)?;
         let mut files = Files::list(&disk)?;
         let snapshot = match files.snapshots.last() {
             Some(newest) => Some(snapshot::read(&disk, *newest)?),
@@ -151,7 +170,7 @@ impl Wal {
             files = Files::list(&disk)?;
         }
         let mut found = recovery::read(&disk, &files.segments)?;
-        deed.claim(&disk, &found, snapshot.is_some())?;
+        deed.claim(&disk, epoch, &found, snapshot.is_some())?;
         files.tidy(&disk)?;
         let tail = recovery::settle(&disk, &found)?;
         let stored = Stored {

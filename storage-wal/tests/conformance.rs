@@ -9,7 +9,7 @@ use std::time::Duration;
 use quorate_core::storage::conformance::{self, Harness, Told};
 use quorate_core::storage::{StorageError, Stored};
 use quorate_storage_wal::{Wal, WalOptions};
-use support::owner;
+use support::{epoch, owner};
 use tempfile::TempDir;
 
 struct Directories {
@@ -31,13 +31,13 @@ impl Harness for Directories {
 
     fn create(&mut self, told: Arc<Told>) -> Result<(Wal, Stored), StorageError> {
         self.current = tempfile::tempdir().unwrap();
-        Wal::prepare(self.current.path(), &owner())?;
-        Wal::open(self.current.path(), &owner(), &self.options, told)
+        Wal::prepare(self.current.path(), &owner(), None)?;
+        Wal::open(self.current.path(), &owner(), &epoch(), &self.options, told)
     }
 
     fn reopen(&mut self, wal: Wal, told: Arc<Told>) -> Result<(Wal, Stored), StorageError> {
         wal.close();
-        Wal::open(self.current.path(), &owner(), &self.options, told)
+        Wal::open(self.current.path(), &owner(), &epoch(), &self.options, told)
     }
 
     fn wait(&mut self, _: &mut Wal, _: &Told, done: &mut dyn FnMut() -> bool) {

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Sender, channel};
 
 use quorate_core::storage::{Completions, Records, Storage, StorageError, Ticket};
 use quorate_storage_wal::{Faults, Wal, WalOptions};
-use support::{Log, Said, options, owner, records_in, snapshot, try_open, until_prepared};
+use support::{Log, Said, epoch, options, owner, records_in, snapshot, try_open, until_prepared};
 
 fn faulty(path: &Path) -> (Log, Faults) {
     let faults = Faults::default();
@@ -154,9 +154,9 @@ impl Completions for Panicking {
 fn a_thread_that_panics_is_a_failure_too() {
     let home = tempfile::tempdir().unwrap();
     let (sender, failures) = channel();
-    Wal::prepare(home.path(), &owner()).unwrap();
+    Wal::prepare(home.path(), &owner(), None).unwrap();
     let listener = Panicking(sender);
-    let (mut wal, _) = Wal::open(home.path(), &owner(), &options(), listener).unwrap();
+    let (mut wal, _) = Wal::open(home.path(), &owner(), &epoch(), &options(), listener).unwrap();
     let mut records = Records::default();
     records.push(b"record");
     wal.append(Ticket(1), false, records);
@@ -171,7 +171,7 @@ fn a_directory_that_cannot_be_made_is_named() {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("file");
     std::fs::write(&file, "").unwrap();
-    match Wal::prepare(&file.join("log"), &owner()).err() {
+    match Wal::prepare(&file.join("log"), &owner(), None).err() {
         Some(StorageError::Io { action, path, .. }) => {
             assert_eq!(action, "create");
             assert_eq!(path, file.join("log").display().to_string());

@@ -6,10 +6,11 @@ use std::fs;
 use std::path::Path;
 
 use quorate_core::crypto::{GroupId, PublicKey};
+use quorate_core::epoch::{Epoch, Setting};
 use quorate_core::id::ReplicaId;
 use quorate_core::storage::StorageError;
 use quorate_storage_wal::{Identity, Wal};
-use support::{Said, contents, names, open, open_again, options, owner, segment, snapshot};
+use support::{Said, contents, epoch, names, open, open_again, options, owner, segment, snapshot};
 
 fn refused(path: &Path) -> StorageError {
     match open_again(path, &options()) {
@@ -41,9 +42,9 @@ fn nothing_is_made_where_nothing_was_prepared() {
 fn a_prepared_directory_begins_empty_and_goes_on_with_what_it_has() {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("in/a/new/place");
-    Wal::prepare(&path, &owner()).unwrap();
+    Wal::prepare(&path, &owner(), None).unwrap();
     assert!(!Wal::has_begun(&path).unwrap());
-    Wal::prepare(&path, &owner()).unwrap();
+    Wal::prepare(&path, &owner(), None).unwrap();
     open_again(&path, &options()).unwrap().append(&[b"promise"]);
     assert!(Wal::has_begun(&path).unwrap());
     let found = open_again(&path, &options()).unwrap().stored.records;
@@ -58,7 +59,7 @@ fn a_directory_with_a_log_is_not_prepared_anew() {
     let expected = StorageError::Present {
         path: home.path().display().to_string(),
     };
-    assert_eq!(Wal::prepare(home.path(), &owner()), Err(expected));
+    assert_eq!(Wal::prepare(home.path(), &owner(), None), Err(expected));
     assert!(before == contents(home.path()), "something was changed");
 }
 
@@ -88,7 +89,7 @@ fn anothers_directory_is_refused_with_both_names() {
     for other in others {
         let (sender, _said) = std::sync::mpsc::channel();
         let listener = support::Listener(sender);
-        let opened = Wal::open(home.path(), &other, &options(), listener);
+        let opened = Wal::open(home.path(), &other, &epoch(), &options(), listener);
         let error = opened.expect_err("it is another's");
         assert!(matches!(error, StorageError::Foreign { .. }), "{error}");
         let said = error.to_string();
@@ -109,7 +110,7 @@ fn a_log_that_began_and_is_gone_is_missed() {
     let error = refused(home.path());
     assert!(error.to_string().contains("are missing"), "{error}");
     assert!(Wal::has_begun(home.path()).unwrap());
-    assert!(Wal::prepare(home.path(), &owner()).is_err());
+    assert!(Wal::prepare(home.path(), &owner(), None).is_err());
 }
 
 #[test]
@@ -151,7 +152,7 @@ fn a_lost_or_damaged_identity_is_reported() {
         let error = refused(home.path());
         assert!(matches!(error, StorageError::Damaged { .. }), "{error}");
         assert!(error.to_string().contains(reason), "{error}");
-        assert!(Wal::prepare(home.path(), &owner()).is_err());
+        assert!(Wal::prepare(home.path(), &owner(), None).is_err());
     }
     fs::write(&file, &sound).unwrap();
     open(home.path());
@@ -160,7 +161,7 @@ fn a_lost_or_damaged_identity_is_reported() {
 #[test]
 fn a_crash_at_the_first_start_leaves_what_can_be_started() {
     let home = tempfile::tempdir().unwrap();
-    Wal::prepare(home.path(), &owner()).unwrap();
+    Wal::prepare(home.path(), &owner(), None).unwrap();
     let file = home.path().join("identity");
     let prepared = fs::read(&file).unwrap();
     drop(open_again(home.path(), &options()).unwrap());
@@ -192,4 +193,61 @@ fn a_crash_at_the_first_start_leaves_what_can_be_started() {
     fs::write(&file, &begun).unwrap();
     let found = open_again(home.path(), &options()).unwrap().stored;
     assert_eq!(found.snapshot, Some(snapshot(1, b"state")));
+}
+
+fn with_lease(lease: u64) -> Epoch {
+    epoch().with("settings", vec![Setting::agreed("lease_ms", lease)])
+}
+
+fn open_under(path: &Path, epoch: &Epoch) -> Result<Wal, StorageError> {
+    let (sender, _said) = std::sync::mpsc::channel();
+    let opened = Wal::open(path, &owner(), epoch, &options(), support::Listener(sender));
+    opened.map(|(wal, _)| wal)
+}
+
+fn disagreement(outcome: Result<Wal, StorageError>) -> String {
+    match outcome {
+        Err(error @ StorageError::Disagrees { .. }) => error.to_string(),
+        Err(other) => panic!("another error: {other}"),
+        Ok(_) => panic!("the log opens"),
+    }
+}
+
+#[test]
+fn a_directory_is_bound_to_the_epoch_it_was_prepared_for_or_first_used_under() {
+    for known in [None, Some(&with_lease(300))] {
+        let home = tempfile::tempdir().unwrap();
+        Wal::prepare(home.path(), &owner(), known).unwrap();
+        if known.is_some() {
+            disagreement(open_under(home.path(), &with_lease(400)));
+            assert!(!Wal::has_begun(home.path()).unwrap());
+        }
+        drop(open_under(home.path(), &with_lease(300)).unwrap());
+        let before = contents(home.path());
+        let said = disagreement(open_under(home.path(), &with_lease(400)));
+        let expected = "settings.lease_ms is 400 here and 300 there";
+        assert!(said.contains(expected), "{said}");
+        assert!(before == contents(home.path()), "something was changed");
+        drop(open_under(home.path(), &with_lease(300)).unwrap());
+    }
+}
+
+#[test]
+fn another_epoch_is_accepted_unless_something_differs_that_never_may() {
+    let home = tempfile::tempdir().unwrap();
+    Wal::prepare(home.path(), &owner(), Some(&with_lease(300))).unwrap();
+    drop(open_under(home.path(), &with_lease(300)).unwrap());
+    let others = Epoch::first(owner().group, "test", &[owner().key, PublicKey([8; 32])]);
+    let before = contents(home.path());
+    let refused = Wal::accept(home.path(), &owner(), &others).unwrap_err();
+    assert!(
+        matches!(refused, StorageError::Disagrees { .. }),
+        "{refused}"
+    );
+    assert!(before == contents(home.path()), "something was changed");
+    for _ in 0..2 {
+        Wal::accept(home.path(), &owner(), &with_lease(400)).unwrap();
+    }
+    disagreement(open_under(home.path(), &with_lease(300)));
+    drop(open_under(home.path(), &with_lease(400)).unwrap());
 }

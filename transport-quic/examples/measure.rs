@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use quorate_core::crypto::{GroupId, PublicKey, SecretKey};
+use quorate_core::epoch::Epoch;
 use quorate_core::id::ReplicaId;
 use quorate_core::transport::{ClientService, FrameSink, Service, Transport};
 use quorate_transport_quic::{Peer, QuicConfig, QuicEndpoint, QuicTransport, Settings};
@@ -73,6 +74,10 @@ fn bind(id: u8, settings: &Settings) -> QuicEndpoint {
     QuicTransport::bind(config).expect("a free port")
 }
 
+fn epoch() -> Epoch {
+    Epoch::first(GroupId(1), "none", &[key(0).public(), key(1).public()])
+}
+
 struct Pair {
     near: Arc<QuicTransport>,
     far: Arc<QuicTransport>,
@@ -102,12 +107,14 @@ async fn pair(settings: &Settings, far_runtime: Option<&Runtime>) -> Pair {
         })
         .collect();
     let (listed, service) = (peers.clone(), at_far.clone());
-    let start_far = async move { far.start(&listed, service).expect("started") };
+    let start_far = async move { far.start(&listed, epoch(), service).expect("started") };
     let far = match far_runtime.map(enter) {
         Some(handle) => handle.spawn(start_far).await.expect("started"),
         None => start_far.await,
     };
-    let near = near.start(&peers, at_near.clone()).expect("started");
+    let near = near
+        .start(&peers, epoch(), at_near.clone())
+        .expect("started");
     while near.connected().is_empty() || far.connected().is_empty() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

@@ -80,21 +80,28 @@ async fn receive_replica(
         Close::NotMember.apply(&connection);
         return;
     };
-    if peer.id > shared.me {
-        Close::CallBack.apply(&connection);
-        peer.knock();
-        return;
-    }
     let limit = shared.settings.connect_timeout;
+    let knocks = peer.id > shared.me;
     let accepting = async {
         let mut opened = link::accept(&connection).await?;
-        opened.welcome().await?;
+        opened.agree(&shared.terms).await?;
+        if !knocks {
+            opened.welcome().await?;
+        }
         Ok(opened)
     };
     let outcome: Result<Result<Opened, End>, _> = timeout(limit, accepting).await;
     drop(handshake);
     match outcome {
+        Ok(Ok(_)) if knocks => {
+            Close::CallBack.apply(&connection);
+            peer.knock();
+        }
         Ok(Ok(opened)) => run_link(shared, peer, connection, opened).await,
+        Ok(Err(End::Differs(differences))) => {
+            peer.differs(shared.me, &differences);
+            Close::Differs.apply(&connection);
+        }
         Ok(Err(end)) => {
             tracing::warn!(peer = %peer.id, reason = %end, "a member's call failed");
             Close::BadFrame.apply(&connection);
@@ -160,7 +167,7 @@ async fn serve_client(
                 session.sink.outlet.close(Close::BadFrame);
                 return;
             }
-            Err(end @ End::Closed(_)) => {
+            Err(end @ (End::Closed(_) | End::Differs(_))) => {
                 tracing::debug!(client = %key, reason = %end, "a client has gone");
                 return;
             }

@@ -85,7 +85,8 @@ impl Connector for QuicConnector {
             return Err(unreachable(to, "there is no such replica"));
         };
         let limit = self.settings.connect_timeout;
-        let (connection, opened) = dial(&self.endpoint, to, address, tls.clone(), limit).await?;
+        let (connection, opened) =
+            dial(&self.endpoint, to, address, tls.clone(), None, limit).await?;
         let Opened { sending, mut inlet } = opened;
         let outlet = Arc::new(Outlet::new(connection, self.settings.client_queue));
         let writer = outlet.clone();
@@ -104,7 +105,7 @@ impl Connector for QuicConnector {
             tracing::debug!(replica = %to, reason = %end, "the connection has ended");
             reader.close(match end {
                 End::Malformed(_) => Close::BadFrame,
-                End::Closed(_) => Close::Done,
+                End::Closed(_) | End::Differs(_) => Close::Done,
             });
             replies.closed(to);
         });

@@ -23,9 +23,11 @@ pub(crate) enum Close {
     CallBack,
     /// There are too many connections.
     Busy,
+    /// The replica has other settings, which must be the same.
+    Differs,
 }
 
-const ALL: [Close; 8] = [
+const ALL: [Close; 9] = [
     Close::Done,
     Close::NotMember,
     Close::NotAdmitted,
@@ -34,6 +36,7 @@ const ALL: [Close; 8] = [
     Close::Replaced,
     Close::CallBack,
     Close::Busy,
+    Close::Differs,
 ];
 
 impl Close {
@@ -47,6 +50,7 @@ impl Close {
             Close::Replaced => 5,
             Close::CallBack => 6,
             Close::Busy => 7,
+            Close::Differs => 8,
         }
     }
 
@@ -60,6 +64,7 @@ impl Close {
             Close::Replaced => "replaced by a later connection",
             Close::CallBack => "will call back",
             Close::Busy => "too many connections",
+            Close::Differs => "configured otherwise",
         }
     }
 

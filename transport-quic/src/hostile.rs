@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use quinn::{ClientConfig, Connection, ConnectionError, Endpoint};
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream};
 use quorate_core::crypto::{GroupId, PublicKey, SecretKey};
+use quorate_core::epoch::{Epoch, Setting, TEXT_LIMIT};
 use quorate_core::id::ReplicaId;
 use quorate_core::transport::{ClientService, FrameSink, Service, Transport, TransportError};
 use tokio::sync::mpsc;
@@ -15,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::close::Close;
 use crate::frame::FRAME_LIMIT;
 use crate::identity::{self, Caller};
-use crate::link::Opened;
+use crate::link::{Opened, Terms};
 use crate::outbox::QueueLimit;
 use crate::peer::{call, dial};
 use crate::quic::{Peer, QuicConfig, QuicEndpoint, QuicTransport};
@@ -26,6 +27,16 @@ const ME: ReplicaId = ReplicaId(1);
 
 fn key(n: u8) -> SecretKey {
     SecretKey::from_seed([n + 1; 32])
+}
+
+/// What the members agree on.
+fn epoch() -> Epoch {
+    Epoch::first(GROUP, "none", &[0, 1, 2].map(|id| key(id).public()))
+}
+
+/// The same, but for a setting.
+fn other_epoch() -> Epoch {
+    epoch().with("settings", vec![Setting::agreed("lease_ms", 300)])
 }
 
 fn any_port() -> SocketAddr {
@@ -114,7 +125,9 @@ impl World {
         let [zero, target, two] = bound;
         let (inbox, frames) = inbox();
         World {
-            target: target.start(&peers(addresses), inbox.clone()).unwrap(),
+            target: target
+                .start(&peers(addresses), epoch(), inbox.clone())
+                .unwrap(),
             inbox,
             frames,
             address: addresses[1],
@@ -127,7 +140,9 @@ impl World {
     fn start(&mut self, other: usize) -> (Arc<QuicTransport>, Frames) {
         let (inbox, frames) = inbox();
         let endpoint = self.others[other].take().unwrap();
-        let started = endpoint.start(&peers(self.addresses), inbox).unwrap();
+        let started = endpoint
+            .start(&peers(self.addresses), epoch(), inbox)
+            .unwrap();
         (started, frames)
     }
 
@@ -144,13 +159,28 @@ impl World {
         caller: Caller,
     ) -> Result<(Connection, Opened), TransportError> {
         let tls = self.tls(own, &key(1), caller, GROUP);
-        self.dial_with(tls).await
+        let terms = Terms::from(epoch());
+        let terms = (caller == Caller::Replica).then_some(&terms);
+        self.dial_with(tls, terms).await
     }
 
-    async fn dial_with(&self, tls: ClientConfig) -> Result<(Connection, Opened), TransportError> {
+    async fn dial_with(
+        &self,
+        tls: ClientConfig,
+        terms: Option<&Terms>,
+    ) -> Result<(Connection, Opened), TransportError> {
         let limit = Duration::from_secs(30);
         let address = self.address.to_string();
-        dial(&self.endpoint, ME, &address, tls, limit).await
+        dial(&self.endpoint, ME, &address, tls, terms, limit).await
+    }
+
+    /// A member's connection, and its first stream.
+    async fn stream(&self, id: u8) -> (Connection, SendStream, RecvStream) {
+        let tls = self.tls(&key(id), &key(1), Caller::Replica, GROUP);
+        let address = self.address.to_string();
+        let connection = call(&self.endpoint, ME, &address, tls).await.unwrap();
+        let (sending, receiving) = connection.open_bi().await.unwrap();
+        (connection, sending, receiving)
     }
 
     async fn expect(&mut self, from: u8, text: &'static str) {
@@ -192,7 +222,7 @@ async fn a_caller_of_another_cluster_is_refused() {
     let world = World::new();
     for caller in [Caller::Replica, Caller::Client] {
         let tls = world.tls(&key(0), &key(1), caller, GroupId(4));
-        refusal(world.dial_with(tls).await);
+        refusal(world.dial_with(tls, None).await);
     }
     assert!(world.target.connected().is_empty());
 }
@@ -201,7 +231,7 @@ async fn a_caller_of_another_cluster_is_refused() {
 async fn a_caller_that_expects_another_key_ends_the_handshake() {
     let world = World::new();
     let tls = world.tls(&key(0), &key(8), Caller::Replica, GROUP);
-    let reason = refusal(world.dial_with(tls).await);
+    let reason = refusal(world.dial_with(tls, Some(&Terms::from(epoch()))).await);
     assert!(reason.contains(&key(8).public().to_string()), "{reason}");
     assert!(reason.contains(&key(1).public().to_string()), "{reason}");
 }
@@ -217,7 +247,11 @@ async fn a_caller_without_a_key_fails_the_handshake() {
         .with_no_client_auth();
     tls.alpn_protocols = vec![Caller::Client.alpn(GROUP)];
     let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
-    refusal(world.dial_with(ClientConfig::new(Arc::new(tls))).await);
+    refusal(
+        world
+            .dial_with(ClientConfig::new(Arc::new(tls)), None)
+            .await,
+    );
 }
 
 #[tokio::test]
@@ -247,13 +281,78 @@ async fn a_member_that_claims_too_much_is_cut_off_and_may_come_back() {
 #[tokio::test]
 async fn a_member_that_does_not_begin_with_a_hello_is_cut_off() {
     let world = World::new();
-    let tls = world.tls(&key(0), &key(1), Caller::Replica, GROUP);
-    let address = world.address.to_string();
-    let connection = call(&world.endpoint, ME, &address, tls).await.unwrap();
-    let (mut sending, _receiving) = connection.open_bi().await.unwrap();
+    let (connection, mut sending, _receiving) = world.stream(0).await;
     sending.write_all(b"GET / HTTP/1.1").await.unwrap();
     assert_eq!(close_of(&connection.closed().await), Close::BadFrame);
     assert!(world.target.connected().is_empty());
+}
+
+fn differences<T>(outcome: Result<T, TransportError>) -> String {
+    match outcome {
+        Err(TransportError::Disagrees {
+            to: ME,
+            differences,
+        }) => differences,
+        Err(other) => panic!("another error: {other}"),
+        Ok(_) => panic!("it was accepted"),
+    }
+}
+
+#[tokio::test]
+async fn a_member_with_other_settings_is_refused_and_each_end_knows_in_what_they_differ() {
+    let world = World::new();
+    // One that is called, and one that is to call back.
+    for id in [0, 2] {
+        let tls = world.tls(&key(id), &key(1), Caller::Replica, GROUP);
+        let terms = Terms::from(other_epoch());
+        let said = differences(world.dial_with(tls, Some(&terms)).await);
+        assert_eq!(said, "settings.lease_ms is 300 here and absent there");
+
+        let (connection, mut sending, mut receiving) = world.stream(id).await;
+        let hello = [&[1][..], &other_epoch().digest().0].concat();
+        sending.write_all(&hello).await.unwrap();
+        let theirs = epoch().to_string();
+        let mut answer = vec![0; 5 + theirs.len()];
+        receiving.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer[0], 3);
+        assert_eq!(&answer[5..], theirs.as_bytes());
+        let text = other_epoch().to_string();
+        let length = (text.len() as u32).to_be_bytes();
+        sending
+            .write_all(&[&length[..], text.as_bytes()].concat())
+            .await
+            .unwrap();
+        assert_eq!(close_of(&connection.closed().await), Close::Differs);
+    }
+    assert!(world.target.connected().is_empty());
+}
+
+#[tokio::test]
+async fn no_more_is_taken_of_a_members_other_settings_than_the_limit() {
+    let world = World::new();
+    let taken = [
+        (TEXT_LIMIT, Close::Differs),
+        (TEXT_LIMIT + 1, Close::BadFrame),
+    ];
+    for (length, close) in taken {
+        let (connection, mut sending, _receiving) = world.stream(0).await;
+        let announced = (length as u32).to_be_bytes();
+        let text = vec![b'x'; length];
+        let all = [&[1][..], &[7; 32], &announced, &text].concat();
+        // What is beyond may not be taken any more.
+        sending.write_all(&all).await.ok();
+        assert_eq!(close_of(&connection.closed().await), close);
+    }
+}
+
+#[tokio::test]
+async fn two_that_differ_in_the_order_of_members_do_not_wait_for_each_other() {
+    let world = World::new();
+    let swapped = Epoch::first(GROUP, "none", &[2, 1, 0].map(|id| key(id).public()));
+    let tls = world.tls(&key(2), &key(1), Caller::Replica, GROUP);
+    let said = differences(world.dial_with(tls, Some(&Terms::from(swapped))).await);
+    assert!(said.contains("member.00 is "), "{said}");
+    assert!(said.contains("member.02 is "), "{said}");
 }
 
 #[tokio::test]
@@ -327,7 +426,9 @@ async fn a_replica_does_not_start_under_a_key_that_is_not_listed() {
             key: key(9),
             ..config(0, any_port())
         });
-        let outcome = endpoint.unwrap().start(&peers([any_port(); 3]), inbox().0);
+        let outcome = endpoint
+            .unwrap()
+            .start(&peers([any_port(); 3]), epoch(), inbox().0);
         match outcome {
             Err(TransportError::NotAuthenticated { reason, .. }) => {
                 assert!(reason.contains(listed), "{reason}");
@@ -357,7 +458,9 @@ fn a_replica_that_was_killed_is_connected_again_when_it_restarts() {
                 }
             };
             (
-                endpoint.start(&peers(world.addresses), inbox).unwrap(),
+                endpoint
+                    .start(&peers(world.addresses), epoch(), inbox)
+                    .unwrap(),
                 frames,
             )
         };

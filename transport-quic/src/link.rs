@@ -3,13 +3,19 @@
 //! The caller opens the connection's first bidirectional stream and sends a hello, which
 //! announces the stream; whoever is called answers with a welcome, once it has decided to. So
 //! the caller knows that it is accepted, which the TLS handshake alone does not tell it.
+//!
+//! A replica's hello has the digest of its [`Epoch`]. Where that is not the other's, the answer is
+//! no welcome but the text of the other's epoch, to which the caller answers with its own: then both
+//! know in what they differ, and the connection ends.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream};
+use quinn::{Connection, ConnectionError, ReadError, ReadExactError, RecvStream, SendStream};
+use quorate_core::crypto::Digest;
+use quorate_core::epoch::{Epoch, TEXT_LIMIT};
 
 use crate::close::Close;
 use crate::frame::{self, Decoder, Oversized};
@@ -18,6 +24,7 @@ use crate::stats::Counters;
 
 const HELLO: u8 = 1;
 const WELCOME: u8 = 2;
+const DIFFERS: u8 = 3;
 
 /// Frames go before bulk on the same connection.
 const FRAME_PRIORITY: i32 = 1;
@@ -90,6 +97,42 @@ impl Outlet {
     }
 }
 
+/// What a replica agrees on with those that it links to, ready to be told.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    epoch: Epoch,
+    digest: Digest,
+    text: String,
+}
+
+impl From<Epoch> for Terms {
+    fn from(epoch: Epoch) -> Self {
+        Terms {
+            digest: epoch.digest(),
+            text: epoch.to_string(),
+            epoch,
+        }
+    }
+}
+
+impl Terms {
+    /// What is told: all of it, or nothing if it is more than is taken.
+    fn told(&self) -> &[u8] {
+        Some(self.text.as_bytes())
+            .filter(|text| text.len() <= TEXT_LIMIT)
+            .unwrap_or_default()
+    }
+
+    /// In what the epoch of this text differs.
+    fn differ(&self, theirs: &[u8]) -> End {
+        let theirs = std::str::from_utf8(theirs).ok().and_then(Epoch::parse);
+        End::Differs(match theirs {
+            Some(theirs) => self.epoch.differences(&theirs).to_string(),
+            None => String::from("the other end does not tell in what"),
+        })
+    }
+}
+
 /// Why no more frames come from a link.
 #[derive(Debug)]
 pub(crate) enum End {
@@ -97,6 +140,8 @@ pub(crate) enum End {
     Closed(Option<ConnectionError>),
     /// The other end does not speak this protocol.
     Malformed(String),
+    /// The other end has other settings, which must be the same.
+    Differs(String),
 }
 
 impl fmt::Display for End {
@@ -105,6 +150,7 @@ impl fmt::Display for End {
             End::Closed(Some(error)) => write!(f, "{error}"),
             End::Closed(None) => f.write_str("the other end has finished"),
             End::Malformed(reason) => f.write_str(reason),
+            End::Differs(what) => write!(f, "it is configured otherwise: {what}"),
         }
     }
 }
@@ -114,6 +160,15 @@ impl From<ReadError> for End {
         match error {
             ReadError::ConnectionLost(error) => End::Closed(Some(error)),
             _ => End::Closed(None),
+        }
+    }
+}
+
+impl From<ReadExactError> for End {
+    fn from(error: ReadExactError) -> Self {
+        match error {
+            ReadExactError::FinishedEarly(_) => End::Closed(None),
+            ReadExactError::ReadError(error) => error.into(),
         }
     }
 }
@@ -160,14 +215,34 @@ impl Inlet {
         }
     }
 
+    async fn read<const N: usize>(&mut self) -> Result<[u8; N], End> {
+        let mut bytes = [0; N];
+        self.stream.read_exact(&mut bytes).await?;
+        Ok(bytes)
+    }
+
     async fn expect(&mut self, byte: u8, what: &str) -> Result<(), End> {
-        let mut read = [0];
-        match self.stream.read(&mut read).await? {
-            None => Err(End::Closed(None)),
-            Some(_) if read == [byte] => Ok(()),
-            Some(_) => Err(End::Malformed(format!("it does not begin with a {what}"))),
+        match self.read().await? {
+            [read] if read == byte => Ok(()),
+            _ => Err(unexpected(what)),
         }
     }
+
+    /// The text of an epoch.
+    async fn text(&mut self) -> Result<Vec<u8>, End> {
+        let length = u32::from_be_bytes(self.read().await?) as usize;
+        if length > TEXT_LIMIT {
+            let reason = format!("it announces {length} bytes of settings");
+            return Err(End::Malformed(reason));
+        }
+        let mut text = vec![0; length];
+        self.stream.read_exact(&mut text).await?;
+        Ok(text)
+    }
+}
+
+fn unexpected(what: &str) -> End {
+    End::Malformed(format!("it does not begin with a {what}"))
 }
 
 /// The two halves of a new link, before it is welcome.
@@ -188,25 +263,58 @@ impl Opened {
 
     /// Tells the caller that it is accepted.
     pub(crate) async fn welcome(&mut self) -> Result<(), End> {
-        self.write(WELCOME).await
+        self.write(&[WELCOME]).await
     }
 
-    async fn write(&mut self, byte: u8) -> Result<(), End> {
-        let written = self.sending.write_all(&[byte]).await;
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), End> {
+        let written = self.sending.write_all(bytes).await;
         written.map_err(|_| End::Closed(None))
+    }
+
+    async fn write_text(&mut self, terms: &Terms) -> Result<(), End> {
+        let text = terms.told();
+        self.write(&(text.len() as u32).to_be_bytes()).await?;
+        self.write(text).await
+    }
+
+    /// Takes the digest of a caller's epoch. An error unless it is this replica's, once each end has
+    /// told the other what it has instead.
+    pub(crate) async fn agree(&mut self, terms: &Terms) -> Result<(), End> {
+        if Digest(self.inlet.read().await?) == terms.digest {
+            return Ok(());
+        }
+        self.write(&[DIFFERS]).await?;
+        self.write_text(terms).await?;
+        let theirs = self.inlet.text().await?;
+        Err(terms.differ(&theirs))
     }
 }
 
-/// Opens the link of a connection that was called; returns when the other end has accepted.
-pub(crate) async fn open(connection: &Connection) -> Result<Opened, End> {
+/// Opens the link of a connection that was called; returns when the other end has accepted. A
+/// replica that calls another gives the terms under which it does.
+pub(crate) async fn open(connection: &Connection, terms: Option<&Terms>) -> Result<Opened, End> {
     let (sending, receiving) = connection
         .open_bi()
         .await
         .map_err(|error| End::Closed(Some(error)))?;
     let mut opened = Opened::new(sending, receiving);
-    opened.write(HELLO).await?;
-    opened.inlet.expect(WELCOME, "welcome").await?;
-    Ok(opened)
+    opened.write(&[HELLO]).await?;
+    let Some(terms) = terms else {
+        opened.inlet.expect(WELCOME, "welcome").await?;
+        return Ok(opened);
+    };
+    opened.write(&terms.digest.0).await?;
+    match opened.inlet.read().await? {
+        [WELCOME] => Ok(opened),
+        [DIFFERS] => {
+            let theirs = opened.inlet.text().await?;
+            opened.write_text(terms).await?;
+            // Were this end to close the connection, the other one might not have read it.
+            connection.closed().await;
+            Err(terms.differ(&theirs))
+        }
+        _ => Err(unexpected("welcome")),
+    }
 }
 
 /// The link of a connection that has called; it is not yet welcome.

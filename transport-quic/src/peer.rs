@@ -5,8 +5,10 @@
 //! lower number calls, so that there is nothing to break a tie about. The other one, when it has
 //! no link, *knocks*: it calls, proves its key, and is closed with "will call back"; the lower
 //! number then calls at once, whatever its back-off. So a replica that restarts is connected
-//! again quickly whichever side it is on.
+//! again quickly whichever side it is on. Whoever calls or knocks proves first that it has the same
+//! settings: two replicas with different lists of members may not even agree on who calls.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +23,7 @@ use tokio::time::{sleep, timeout};
 use crate::bulk;
 use crate::close::{Close, to_transport_error, unreachable};
 use crate::identity::SERVER_NAME;
-use crate::link::{self, End, Inlet, Opened, Outlet};
+use crate::link::{self, End, Inlet, Opened, Outlet, Terms};
 use crate::outbox::Dropped;
 use crate::settings::{MEMBER_WINDOW_BYTES, Settings};
 use crate::stats::Counters;
@@ -41,6 +43,8 @@ pub(crate) struct PeerState {
     outlet: Mutex<Option<Arc<Outlet>>>,
     linked: watch::Sender<bool>,
     knocked: Notify,
+    /// How often it has called with other settings than this replica's.
+    differed: AtomicU64,
     /// Held by the link that delivers, so that the frames of two never mix.
     turn: tokio::sync::Mutex<()>,
 }
@@ -49,6 +53,7 @@ pub(crate) struct PeerState {
 pub(crate) struct Shared {
     pub(crate) me: ReplicaId,
     pub(crate) settings: Settings,
+    pub(crate) terms: Terms,
     pub(crate) service: Arc<dyn Service>,
     pub(crate) tasks: Arc<Tasks>,
 }
@@ -64,6 +69,7 @@ impl PeerState {
             outlet: Mutex::new(None),
             linked: watch::Sender::new(false),
             knocked: Notify::new(),
+            differed: AtomicU64::new(0),
             turn: tokio::sync::Mutex::new(()),
         }
     }
@@ -115,6 +121,15 @@ impl PeerState {
         if slot.as_ref().is_some_and(|now| Arc::ptr_eq(now, outlet)) {
             *slot = None;
             self.linked.send_replace(false);
+        }
+    }
+
+    /// The peer has called, and has other settings. Said the first time and, ever more rarely, later.
+    pub(crate) fn differs(&self, me: ReplicaId, differences: &str) {
+        let calls = self.differed.fetch_add(1, Ordering::Relaxed) + 1;
+        if calls.is_power_of_two() {
+            let peer = self.id;
+            tracing::error!(%me, %peer, differences, calls, "refused: a replica is configured otherwise");
         }
     }
 
@@ -174,7 +189,7 @@ pub(crate) async fn run_link(
             tracing::warn!(peer = %peer.id, reason, "connection closed: what came is not a frame");
             linked.outlet.close(Close::BadFrame);
         }
-        end @ End::Closed(_) => {
+        end @ (End::Closed(_) | End::Differs(_)) => {
             tracing::info!(me = %shared.me, peer = %peer.id, reason = %end, "disconnected");
         }
     }
@@ -213,18 +228,20 @@ pub(crate) async fn call(
         .map_err(|error| to_transport_error(to, &error))
 }
 
-/// Connects to `address`, and waits until it has accepted this caller.
+/// Connects to `address`, and waits until it has accepted this caller. A replica gives its terms.
 pub(crate) async fn dial(
     endpoint: &Endpoint,
     to: ReplicaId,
     address: &str,
     tls: ClientConfig,
+    terms: Option<&Terms>,
     limit: Duration,
 ) -> Result<(Connection, Opened), TransportError> {
     let attempt = async {
         let connection = call(endpoint, to, address, tls).await?;
-        match link::open(&connection).await {
+        match link::open(&connection, terms).await {
             Ok(opened) => Ok((connection, opened)),
+            Err(End::Differs(differences)) => Err(TransportError::Disagrees { to, differences }),
             Err(end) => Err(match connection.close_reason() {
                 Some(reason) => to_transport_error(to, &reason),
                 None => unreachable(to, end.to_string()),
@@ -240,7 +257,8 @@ pub(crate) async fn keep_calling(shared: Arc<Shared>, peer: Arc<PeerState>, endp
     let mut back_off = BackOff::new(&shared.settings);
     loop {
         let limit = shared.settings.connect_timeout;
-        let dialing = dial(&endpoint, peer.id, &peer.address, peer.tls.clone(), limit);
+        let (address, terms) = (&peer.address, Some(&shared.terms));
+        let dialing = dial(&endpoint, peer.id, address, peer.tls.clone(), terms, limit);
         let outcome = tokio::select! {
             outcome = dialing => outcome,
             // A call under way when the peer came up may be waiting to be sent again.
@@ -276,6 +294,12 @@ pub(crate) async fn keep_knocking(shared: Arc<Shared>, peer: Arc<PeerState>, end
         }
         let knocking = async {
             let connection = call(&endpoint, peer.id, &peer.address, peer.tls.clone()).await?;
+            if let Err(End::Differs(differences)) =
+                link::open(&connection, Some(&shared.terms)).await
+            {
+                let to = peer.id;
+                return Err(TransportError::Disagrees { to, differences });
+            }
             let end = connection.closed().await;
             match Close::received(&end) {
                 Some(Close::CallBack) => Ok(()),
@@ -322,15 +346,17 @@ impl BackOff {
     fn failed(&mut self, me: ReplicaId, peer: &PeerState, error: &TransportError) {
         self.failures += 1;
         let failures = self.failures;
-        let refused = matches!(error, TransportError::NotAuthenticated { .. });
-        match (failures.is_power_of_two(), refused) {
-            (true, true) => {
+        if !failures.is_power_of_two() {
+            return;
+        }
+        match error {
+            TransportError::Disagrees { .. } => {
+                tracing::error!(%me, peer = %peer.id, %error, failures, "refused");
+            }
+            TransportError::NotAuthenticated { .. } => {
                 tracing::warn!(%me, peer = %peer.id, key = %peer.key, %error, failures, "refused");
             }
-            (true, false) => {
-                tracing::info!(%me, peer = %peer.id, %error, failures, "cannot connect");
-            }
-            (false, _) => {}
+            _ => tracing::info!(%me, peer = %peer.id, %error, failures, "cannot connect"),
         }
     }
 

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use quinn::{ClientConfig, Endpoint, ServerConfig};
 use quorate_core::crypto::{GroupId, PublicKey, SecretKey};
+use quorate_core::epoch::Epoch;
 use quorate_core::id::{MAX_REPLICAS, ReplicaId, ReplicaSet};
 use quorate_core::transport::{Service, Transport, TransportError};
 use ring::hkdf;
@@ -19,6 +20,7 @@ use crate::accept::{Reception, keep_accepting};
 use crate::bulk;
 use crate::close::{Close, unreachable};
 use crate::identity::{self, Caller};
+use crate::link::Terms;
 use crate::peer::{PeerState, Shared, keep_calling, keep_knocking};
 use crate::settings::{Settings, Trust};
 use crate::stats::PeerStats;
@@ -67,8 +69,8 @@ impl QuicEndpoint {
         self.address
     }
 
-    /// Connects to `peers`, all replicas in the order of their ids, this one included, and
-    /// delivers to `service`. Must be called within the runtime it was bound in.
+    /// Connects to `peers`, all replicas in the order of their ids, this one included, as far as they
+    /// agree on `epoch`, and delivers to `service`. Must be called within the runtime it was bound in.
     ///
     /// # Errors
     ///
@@ -77,6 +79,7 @@ impl QuicEndpoint {
     pub fn start(
         self,
         peers: &[Peer],
+        epoch: Epoch,
         service: Arc<dyn Service>,
     ) -> Result<Arc<QuicTransport>, TransportError> {
         let QuicConfig { me, group, .. } = self.config;
@@ -90,6 +93,7 @@ impl QuicEndpoint {
         let shared = Arc::new(Shared {
             me,
             settings,
+            terms: Terms::from(epoch),
             service,
             tasks: Arc::default(),
         });

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use quorate_core::Bytes;
 use quorate_core::crypto::{Digest, GroupId, PublicKey};
+use quorate_core::epoch::Epoch;
 use quorate_core::frontier::Frontier;
 use quorate_core::id::{ReplicaId, Slot};
 use quorate_core::protocol::SnapshotRef;
@@ -73,10 +74,15 @@ pub fn owner() -> Identity {
     }
 }
 
+/// What they are used under.
+pub fn epoch() -> Epoch {
+    Epoch::first(owner().group, &owner().protocol, &[owner().key])
+}
+
 /// Opens the log, for the first time if there is none.
 pub fn try_open(path: &Path, options: &WalOptions) -> Result<Log, StorageError> {
     if !Wal::has_begun(path)? {
-        Wal::prepare(path, &owner())?;
+        Wal::prepare(path, &owner(), None)?;
     }
     open_again(path, options)
 }
@@ -84,7 +90,7 @@ pub fn try_open(path: &Path, options: &WalOptions) -> Result<Log, StorageError> 
 /// Opens a log that was prepared.
 pub fn open_again(path: &Path, options: &WalOptions) -> Result<Log, StorageError> {
     let (sender, said) = channel();
-    let (wal, stored) = Wal::open(path, &owner(), options, Listener(sender))?;
+    let (wal, stored) = Wal::open(path, &owner(), &epoch(), options, Listener(sender))?;
     Ok(Log {
         wal,
         stored,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use quorate_core::crypto::{GroupId, Members, PublicKey, SecretKey};
+use quorate_core::epoch::Epoch;
 use quorate_core::id::ReplicaId;
 use quorate_core::transport::{
     ClientReplies, ClientService, Connector, FrameSink, Service, Transport, TransportError,
@@ -157,7 +158,8 @@ impl Network for Quic {
         let again = || QuicTransport::bind(Quic::config(id, self.addresses[index])).unwrap();
         let endpoint = bound.unwrap_or_else(again);
         let peers = self.peers(&keys(self.addresses.len() as u8));
-        let transport = endpoint.start(&peers, recorder.clone()).unwrap();
+        let epoch = Epoch::first(GROUP, "none", &keys(self.addresses.len() as u8));
+        let transport = endpoint.start(&peers, epoch, recorder.clone()).unwrap();
         Node {
             transport: transport.clone(),
             recorder,
