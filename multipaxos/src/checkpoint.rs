@@ -76,7 +76,11 @@ impl MultiPaxos {
             return out.send(Dest::One(peer), needed);
         }
         let max_bytes = self.config.max_message_bytes;
-        let proposals = self.log.proposals(from, self.executed, max_bytes);
+        let through = match self.config.mutated(Mutant::LearnAnsweredWithUnchosen) {
+            true => self.log.last(),
+            false => self.executed,
+        };
+        let proposals = self.log.proposals(from, through, max_bytes);
         if !proposals.is_empty() {
             out.send(Dest::One(peer), Message::Chosen { proposals });
         }
@@ -90,19 +94,19 @@ impl MultiPaxos {
         }
     }
 
-    /// Takes values that are chosen, as far as they follow what is executed.
+    /// Takes values that are chosen, as far as they follow what is executed. They are executed at
+    /// once, so that no window bounds them.
     pub(crate) fn learn_chosen(&mut self, proposals: Vec<Proposal>, out: &mut Out) {
-        let (mut next, window) = (self.first_unchosen(), self.window());
+        let mut next = self.first_unchosen();
         let mut learnt = Vec::new();
         for proposal in proposals {
             let slot = proposal.slot;
             let differs = |held: &Accepted| held.batch != proposal.batch;
-            if slot < next || self.log.is_chosen(slot) {
+            if slot < next {
                 if self.log.accepted(slot).is_some_and(differs) {
                     self.conflict = Some(slot);
                 }
-                next = next.max(slot.next());
-            } else if slot == next && self.log.learn(proposal.clone(), window) {
+            } else if slot == next && self.log.learn(proposal.clone(), usize::MAX) {
                 next = next.next();
                 learnt.push(proposal);
             }

@@ -11,6 +11,7 @@ use quorate_core::quorum::{Columns, Flexible, Grid, Majority, Quorum, Rows, Thre
 use serde::{Deserialize, Serialize};
 
 use crate::mutant::Mutant;
+use crate::record::FARTHEST;
 
 /// Time-outs, limits and options of a Multi-Paxos replica. All replicas of a cluster must have
 /// the same quorums, reads, lease and window, and should have the same in all else.
@@ -220,6 +221,13 @@ impl Config {
                 "max_message_bytes ({}) must be at most {}, for a message to fit into a frame",
                 self.max_message_bytes,
                 MESSAGE_LIMIT / 2
+            ));
+        }
+        // What a window lets in is written, and must be read again.
+        if self.max_window as u64 > FARTHEST {
+            return Err(format!(
+                "max_window ({}) must be at most {FARTHEST}",
+                self.max_window
             ));
         }
         above_zero(&[

@@ -8,9 +8,11 @@ use quorate_core::frontier::Frontier;
 use quorate_core::id::{ReplicaId, Slot, Time};
 use quorate_core::protocol::{Dest, Event, Fetch};
 use quorate_core::quorum::Tally;
+use quorate_core::request::Batch;
 use rand::RngExt;
 
-use crate::log::{Accepted, Ballot, Proposal};
+use crate::config::Config;
+use crate::log::{Ballot, Proposal};
 use crate::message::{Message, Prepare, Promise};
 use crate::mutant::Mutant;
 use crate::record::Record;
@@ -23,10 +25,34 @@ pub(crate) struct Candidate {
     pub(crate) promises: Tally,
     /// For each replica the first slot that it has not told of.
     expected: Vec<Slot>,
-    /// For each slot not known chosen the value of the highest ballot.
-    found: BTreeMap<Slot, Accepted>,
+    /// For each slot not known chosen here the value told of that counts most.
+    found: BTreeMap<Slot, Found>,
     /// The ballot whose leader has handed over.
     released: Option<Ballot>,
+}
+
+/// A value that promises have told of.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Whoever told of it knows that it is chosen.
+    chosen: bool,
+    /// The ballot in which it was accepted.
+    ballot: Ballot,
+    pub(crate) batch: Batch,
+}
+
+impl Found {
+    /// Whether it counts more than `known`: what is chosen counts most, then what was accepted in
+    /// the highest ballot. [Lamport01 §2.2 phase 2a]
+    fn beats(&self, known: &Found, config: &Config) -> bool {
+        let higher = self.ballot > known.ballot;
+        let lowest = config.mutated(Mutant::ValueNotFromHighestBallot);
+        match (self.chosen, known.chosen) {
+            (true, true) => false,
+            (true, false) | (false, true) => self.chosen,
+            (false, false) => higher != lowest,
+        }
+    }
 }
 
 /// Waits grow with failures as far as 2 to this power.
@@ -237,45 +263,68 @@ impl MultiPaxos {
         }
     }
 
-    /// Learns what is chosen, and keeps of the rest the value of the highest ballot in each slot;
-    /// false if this replica's window cannot hold it.
+    /// Keeps in each slot the value that counts most, and learns what is chosen as far as it
+    /// follows what is executed. The rest is proposed again, chosen or not: nothing that was told
+    /// is forgotten. False if this replica's window cannot hold it.
     fn merge(&mut self, promise: Promise, out: &mut Out) -> bool {
+        let Role::Candidate(candidate) = &mut self.role else {
+            return false;
+        };
         let shifts = self.config.mutated(Mutant::PromisesMergedAtWrongOffset);
-        let lowest = self.config.mutated(Mutant::ValueNotFromHighestBallot);
-        let (first, chosen) = (self.first_unchosen(), promise.chosen);
-        let slots = (first.0..).map(Slot);
-        let mut learnt = Vec::new();
+        let slots = (self.executed.next().0..).map(Slot);
         for (report, counted) in promise.accepted.into_iter().zip(slots) {
             let slot = if shifts { counted } else { report.slot };
-            let (ballot, batch) = (report.ballot, report.batch);
-            if slot <= chosen {
-                learnt.push(Proposal { slot, batch });
+            let told = Found {
+                chosen: slot <= promise.chosen,
+                ballot: report.ballot,
+                batch: report.batch,
+            };
+            if slot <= self.executed {
                 continue;
             }
-            let Role::Candidate(candidate) = &mut self.role else {
-                return false;
-            };
-            let better = |known: &Accepted| (ballot > known.ballot) != lowest;
-            if candidate.found.get(&slot).is_none_or(better) {
-                candidate.found.insert(slot, Accepted { ballot, batch });
+            let known = candidate.found.get(&slot);
+            let both = known.filter(|known| known.chosen && told.chosen);
+            if both.is_some_and(|known| known.batch != told.batch) {
+                self.conflict = Some(slot);
+            }
+            if known.is_none_or(|known| told.beats(known, &self.config)) {
+                candidate.found.insert(slot, told);
             }
         }
-        self.learn_chosen(learnt, out);
+        self.learn_found(out);
         let Role::Candidate(candidate) = &self.role else {
             return false;
         };
-        let farthest = self
-            .executed
-            .0
-            .saturating_add(self.config.max_window as u64);
+        let window = self.config.max_window as u64;
+        let farthest = self.executed.0.saturating_add(window);
         let last = candidate.found.keys().next_back();
         last.is_none_or(|slot| slot.0 <= farthest)
+    }
+
+    /// Learns the values that are chosen and follow what is executed, one after the other.
+    fn learn_found(&mut self, out: &mut Out) {
+        let mut slot = self.first_unchosen();
+        let Role::Candidate(candidate) = &mut self.role else {
+            return;
+        };
+        let mut learnt = Vec::new();
+        while let Some(found) = candidate.found.get(&slot).filter(|found| found.chosen) {
+            let batch = found.batch.clone();
+            learnt.push(Proposal { slot, batch });
+            candidate.found.remove(&slot);
+            slot = slot.next();
+        }
+        if self.config.mutated(Mutant::ChosenForgottenBeyondWindow) {
+            learnt.truncate(self.config.max_window);
+            candidate.found.retain(|_, found| !found.chosen);
+        }
+        self.learn_chosen(learnt, out);
     }
 
     /// The values to propose in the slots that are not known chosen: "the value of the
     /// highest-numbered proposal among the responses", and where "the responses reported no
     /// proposals" a no-op, as far as there is a value after it. [Lamport01 §2.2 phase 2a, §3]
-    pub(crate) fn to_be_proposed(&self, mut found: BTreeMap<Slot, Accepted>) -> Vec<Proposal> {
+    pub(crate) fn to_be_proposed(&self, mut found: BTreeMap<Slot, Found>) -> Vec<Proposal> {
         let first = self.first_unchosen();
         let last = found.keys().next_back().copied().unwrap_or(Slot::ZERO);
         let noop_where_own_is_none = self.config.mutated(Mutant::NoopOverChosenValue);

@@ -6,6 +6,8 @@
 //! | nothing is accepted in a higher ballot than the one promised | [Lamport01 §2.2 P1a] |
 //! | compacted ≤ snapshot ≤ executed | [Chandra07 §5.5] |
 //! | what is executed and not compacted is held | [Lamport01 §3] |
+//! | what is held and executed is known chosen | [Lamport01 §2.3] |
+//! | a leader has proposed in all slots that it has found | [Lamport01 §3] |
 //! | a candidate and a leader have promised their own ballot | [Lamport01 §2.5] |
 //! | nobody follows itself, or a lower ballot than the one promised | [vanRenesse15 §2] |
 //! | a leader holds a proposal of its own ballot in its last slot | [Lamport01 §2.2] |
@@ -64,7 +66,15 @@ impl MultiPaxos {
         let held = self.executed <= self.snapshot || self.log.is_chosen(self.executed);
         invariant("what is executed is held", held, || {
             format!("slot {} was executed, and is not held", self.executed)
-        })
+        })?;
+        // A Learn and a promise tell others that it is.
+        let known = |slot| compacted >= slot || slot > self.executed || self.log.is_chosen(slot);
+        let ends = [compacted.next(), self.executed];
+        invariant(
+            "what is held and executed is known chosen",
+            ends.into_iter().all(known),
+            || format!("of slots {ends:?} one was executed, and is not known chosen"),
+        )
     }
 
     fn check_ballots(&self) -> Result<(), Violation> {
@@ -100,6 +110,11 @@ impl MultiPaxos {
             "a leader proposes beyond what is executed",
             leader.next > self.executed,
             || format!("next {}, executed {}", leader.next, self.executed),
+        )?;
+        invariant(
+            "a leader has proposed in all slots that it has found",
+            leader.next > leader.found,
+            || format!("next {}, found {}", leader.next, leader.found),
         )
     }
 }

@@ -31,6 +31,16 @@ pub enum Mutant {
     CatchUpFromCompactedRange,
     /// A slot is executed before the one that precedes it. [Lamport01 §3]
     GapSkipped,
+    /// A candidate forgets what it is told is chosen, beyond its window or beyond a gap.
+    /// [Lamport01 §2.2]
+    ChosenForgottenBeyondWindow,
+    /// A restart keeps of its log what lies below a snapshot that was fetched before the log was
+    /// rewritten. [Chandra07 §5.5]
+    LogKeptBelowFetchedSnapshot,
+    /// A Learn is answered with what was accepted, chosen or not. [vanRenesse15 §4]
+    LearnAnsweredWithUnchosen,
+    /// A quorum read is settled by a phase 2 quorum. \[Charapko19\]
+    ReadByPhase2Quorum,
     /// A new leader puts a no-op into every slot in which it has accepted nothing itself.
     /// [Lamport01 §3]
     NoopOverChosenValue,

@@ -10,6 +10,7 @@ use quorate_core::quorum::{Quorum, Tally};
 use quorate_core::request::Batch;
 use quorate_core::window::Window;
 
+use crate::election::Found;
 use crate::log::{Accepted, Ballot, Proposal, size};
 use crate::message::{Accept, Acceptance, Message};
 use crate::mutant::Mutant;
@@ -75,12 +76,7 @@ pub(crate) struct Leader {
 impl MultiPaxos {
     /// Takes power: proposes in each slot that is not known chosen what it was told of, and a
     /// no-op in each gap. All goes to the others at the end of this turn. [Lamport01 §3]
-    pub(crate) fn become_leader(
-        &mut self,
-        now: Time,
-        found: BTreeMap<Slot, Accepted>,
-        out: &mut Out,
-    ) {
+    pub(crate) fn become_leader(&mut self, now: Time, found: BTreeMap<Slot, Found>, out: &mut Out) {
         let proposals = self.to_be_proposed(found);
         let executed = self.executed;
         let last = proposals.last().map_or(executed, |last| last.slot);

@@ -236,7 +236,11 @@ impl MultiPaxos {
         };
         asked.answers.count(from);
         asked.index = asked.index.max(accepted);
-        asked.settled = asked.answers.meets(&self.quorums.phase1);
+        let needed = match self.config.mutated(Mutant::ReadByPhase2Quorum) {
+            true => &self.quorums.phase2,
+            false => &self.quorums.phase1,
+        };
+        asked.settled = asked.answers.meets(needed);
     }
 }
 

@@ -105,7 +105,7 @@ impl Durable {
 }
 
 /// How far beyond the last slot a record may reach: a damaged one must not exhaust the memory.
-const FARTHEST: u64 = 1 << 24;
+pub(crate) const FARTHEST: u64 = 1 << 24;
 
 /// Records that fold to the state given, in which all slots through `executed` are chosen. No
 /// record holds more than about `max_bytes` of values, if that is not less than one value.

@@ -29,7 +29,7 @@ impl MultiPaxos {
         let mut durable = Durable::fold(past.records)?;
         durable.validate(n)?;
         let snapshot = past.snapshot.as_ref();
-        let mut rewrite_due = durable.go_on_from(snapshot)?;
+        let mut rewrite_due = durable.go_on_from(snapshot, &config)?;
         let snapshot = snapshot.map_or(Slot::ZERO, |snapshot| snapshot.at.slot());
         rewrite_due |= durable.forget(&config);
         let round = durable.round(me, &config);
@@ -103,7 +103,11 @@ impl Durable {
     ///
     /// Slots do not depend on those before them, so that nothing but its last slot matters of a
     /// snapshot, whether it was taken here or fetched.
-    fn go_on_from(&mut self, snapshot: Option<&SnapshotRef>) -> Result<bool, String> {
+    fn go_on_from(
+        &mut self,
+        snapshot: Option<&SnapshotRef>,
+        config: &Config,
+    ) -> Result<bool, String> {
         let slot = snapshot.map_or(Slot::ZERO, |snapshot| snapshot.at.slot());
         let compacted = self.log.compacted();
         if slot < compacted {
@@ -114,13 +118,23 @@ impl Durable {
         if snapshot.is_some_and(|snapshot| !is_acceptable(snapshot)) {
             return Err(String::from("the snapshot is not one of a single log"));
         }
-        for chosen in slot.0 + 1..=self.chosen.0.min(self.log.last().0) {
+        for chosen in compacted.0 + 1..=self.chosen.0.min(self.log.last().0) {
             self.log.choose(Slot(chosen));
         }
-        let ahead = slot > self.log.last();
-        if ahead {
-            self.log.compact_through(slot);
+        let doubtful = match config.mutated(Mutant::LogKeptBelowFetchedSnapshot) {
+            true => (slot > self.log.last()).then_some(slot),
+            false => self.doubtful(slot),
+        };
+        if let Some(through) = doubtful {
+            self.log.compact_through(through);
         }
-        Ok(ahead)
+        Ok(doubtful.is_some())
+    }
+
+    /// The last slot that the snapshot through `snapshot` holds, and the log not as what is known
+    /// chosen: another value may have been. The log was not yet rewritten when the replica crashed.
+    fn doubtful(&self, snapshot: Slot) -> Option<Slot> {
+        let below = (self.log.compacted().0 + 1..=snapshot.0).rev();
+        below.map(Slot).find(|slot| !self.log.is_chosen(*slot))
     }
 }

@@ -4,13 +4,14 @@ mod common;
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use common::{
     Cluster, Node, PaxosCluster, PaxosNode, accept, accepted, b, echo, heartbeat, prepare, promise,
-    r, records,
+    promise_from, r, records, snapshot,
 };
 use quorate_core::id::Slot;
 use quorate_core::protocol::{Protocol as _, Role};
-use quorate_multipaxos::{Ballot, Config, Message, Mutant, ReadMode, Timer};
+use quorate_multipaxos::{Ballot, Config, Message, Mutant, QuorumRule, ReadMode, Timer};
 
 /// With every rule, and without one: what `scenario` says of harm done.
 #[track_caller]
@@ -166,6 +167,81 @@ fn quorums_that_do_not_intersect_choose_two_values() {
         cluster.propose(1, "w");
         let executed = |id: usize| cluster.nodes[id].executed();
         executed(0) == ["v"] && executed(1) == ["w"]
+    });
+}
+
+/// A candidate a window behind, told of all that is chosen. [Lamport01 §2.2]
+#[test]
+fn what_is_forgotten_beyond_a_window_is_chosen_anew() {
+    harms_only(Mutant::ChosenForgottenBeyondWindow, |config| {
+        let config = Config {
+            max_window: 1,
+            ..config.clone()
+        };
+        let mut node = candidate(&config, 5, &[]);
+        let told = [(1, b(3, 2), "v"), (2, b(3, 2), "w")];
+        node.receive(r(1), promise_from(b(5, 0), 2, &told));
+        node.propose("x");
+        node.proposed(r(2)) == [(2, String::from("x"))]
+    });
+}
+
+/// The crash comes between the saving of a fetched snapshot and the rewrite of the log.
+/// [Chandra07 §5.5]
+#[test]
+fn a_log_kept_below_a_fetched_snapshot_vouches_for_what_was_not_chosen() {
+    harms_only(Mutant::LogKeptBelowFetchedSnapshot, |config| {
+        let held = [(1, b(1, 0), "x1"), (2, b(1, 0), "x2")];
+        let mut node = node(config, 0, b(1, 0), &held);
+        node.saved = Some(snapshot(1, Bytes::new()));
+        let mut node = node.crash(config);
+        let breaks = node.protocol.check().is_err();
+        let told = node.answer(r(2), Message::Learn { from: Slot(1) });
+        let vouches = matches!(&told[..], [Message::Chosen { .. }]);
+        assert_eq!(vouches, breaks, "the invariant tells");
+        vouches
+    });
+}
+
+/// [vanRenesse15 §4]
+#[test]
+fn a_learn_answered_with_what_is_not_chosen_teaches_it() {
+    harms_only(Mutant::LearnAnsweredWithUnchosen, |config| {
+        let held = [(1, b(1, 2), "chosen"), (2, b(1, 2), "not chosen")];
+        let mut teacher = node(config, 0, b(1, 2), &held);
+        teacher.receive(r(2), heartbeat(b(1, 2), 1, 1));
+        let mut learner = node(config, 1, b(1, 2), &[]);
+        for told in teacher.answer(r(1), Message::Learn { from: Slot(1) }) {
+            learner.receive(r(0), told);
+        }
+        assert_eq!(learner.executed()[0], "chosen");
+        learner.committed() > 1
+    });
+}
+
+/// Two of five choose where four elect: two others, who ask each other, know nothing of it.
+/// [Charapko19; Howard16 §3]
+#[test]
+fn a_quorum_read_settled_by_a_phase_2_quorum_misses_what_was_chosen() {
+    harms_only(Mutant::ReadByPhase2Quorum, |config| {
+        let config = Config {
+            quorums: QuorumRule::Flexible { q1: 4, q2: 2 },
+            ..config.clone()
+        };
+        let mut cluster = Cluster::led_by_0(5, &config);
+        for away in [2, 3, 4] {
+            cluster.isolate(away);
+        }
+        cluster.propose(0, "v");
+        assert_eq!(cluster.node(0).executed(), ["v"]);
+        cluster.heal();
+        for away in [0, 1, 4] {
+            cluster.isolate(away);
+        }
+        cluster.node(2).read(1);
+        cluster.deliver();
+        assert!(cluster.node(2).executed().is_empty());
+        !cluster.node(2).answered().is_empty()
     });
 }
 

@@ -3,8 +3,10 @@
 mod common;
 
 mod paper {
+    mod bounds;
     mod checkpoints;
     mod choosing;
+    mod crashing;
     mod elections;
     mod learning;
     mod promises;

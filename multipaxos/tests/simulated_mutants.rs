@@ -8,9 +8,9 @@
 mod worlds;
 
 use quorate_core::replica;
-use quorate_multipaxos::{MultiPaxos, Mutant, ReadMode};
+use quorate_multipaxos::{MultiPaxos, Mutant, QuorumRule, ReadMode};
 use quorate_simulator::seeds::assert_violated;
-use quorate_simulator::{Rule, SimulationConfig};
+use quorate_simulator::{Rule, SimulationConfig, simulate};
 
 /// How many seeds a mutant may take to be found.
 const SEEDS: u64 = 3_000;
@@ -84,6 +84,35 @@ fn gap_skipped() {
 #[test]
 fn noop_over_a_chosen_value() {
     assert_breaks(Mutant::NoopOverChosenValue, 3, &[Rule::Agreement]);
+}
+
+#[test]
+fn chosen_values_forgotten_beyond_the_window() {
+    let mut config = config(3, ReadMode::Quorum);
+    config.protocol.mutant = Some(Mutant::ChosenForgottenBeyondWindow);
+    let worlds = (0..SEEDS).map(|seed| (seed, worlds::with_drawn_limits(seed, config.clone())));
+    let mut broken = worlds.filter_map(|(seed, config)| {
+        let broken = simulate(seed, &config).failure?.broken;
+        let rules = [Rule::Agreement, Rule::Invariant];
+        rules.contains(&broken.rule).then_some((seed, broken))
+    });
+    let (seed, broken) = broken.next().expect("a seed finds it");
+    println!("seed {seed}: {broken}");
+}
+
+/// Only quorums of unlike size tell one from the other. [Howard16 §3]
+#[test]
+fn quorum_read_settled_by_a_phase_2_quorum() {
+    let mut config = config(5, ReadMode::Quorum);
+    config.protocol.quorums = QuorumRule::Flexible { q1: 4, q2: 2 };
+    config.protocol.mutant = Some(Mutant::ReadByPhase2Quorum);
+    assert_found(&config, &[Rule::Linearizability]);
+}
+
+#[test]
+fn learn_answered_with_what_is_not_chosen() {
+    let expected = &[Rule::Agreement, Rule::Invariant];
+    assert_breaks(Mutant::LearnAnsweredWithUnchosen, 3, expected);
 }
 
 #[test]

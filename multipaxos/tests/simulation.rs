@@ -7,20 +7,33 @@ use std::time::Duration;
 use quorate_core::id::ReplicaId;
 use quorate_multipaxos::{Config, MultiPaxos, QuorumRule, ReadMode};
 use quorate_simulator::register::Change;
-use quorate_simulator::seeds::{
-    OTHER_SIZES, assert_covered, assert_repeatable, from_first, survive, told,
-};
-use quorate_simulator::{Conditions, Scenario, SimulationConfig, Summary, World};
-use worlds::config;
+use quorate_simulator::seeds::{OTHER_SIZES, assert_covered, assert_repeatable, from_first, told};
+use quorate_simulator::{Conditions, Scenario, SimulationConfig, Summary, World, simulate};
+use worlds::{config, with_drawn_limits};
 
 /// How many seeds are tried for each size of cluster; `QUORATE_SEEDS` says another number.
 fn seeds() -> u64 {
     told("QUORATE_SEEDS").unwrap_or(200)
 }
 
+/// Runs the worlds of so many seeds, each with limits of its own, none of which may fail.
 fn pass(config: &SimulationConfig<MultiPaxos>, count: u64) -> Summary {
-    println!("reads by {:?}:", config.protocol.reads);
-    survive(config, from_first(count))
+    let survived = |seed| {
+        let config = with_drawn_limits(seed, config.clone());
+        let report = simulate(seed, &config);
+        if let Some(failure) = report.failure {
+            let settings = config.settings;
+            panic!(
+                "seed {seed}, {:?}, {settings:?}: {failure}",
+                config.protocol
+            );
+        }
+        report.summary
+    };
+    let sum: Summary = from_first(count).map(survived).sum();
+    let (replicas, reads) = (config.replicas, config.protocol.reads);
+    println!("{replicas} replicas, reads by {reads:?}: {sum}");
+    sum
 }
 
 fn pass_and_meet_all(config: &SimulationConfig<MultiPaxos>, count: u64) {

@@ -12,11 +12,12 @@ use quorate_core::id::{ReplicaId, Slot};
 use quorate_core::protocol::{Event, Role};
 use quorate_core::request::Batch;
 use quorate_multipaxos::{
-    Accept, Acceptance, Ballot, Config, Message, MultiPaxos, Prepare, Promise, Proposal, Record,
-    Report, Slots, Timer,
+    Accept, Acceptance, Config, Message, MultiPaxos, Prepare, Promise, Proposal, Record, Report,
+    Slots, Timer,
 };
 use quorate_simulator::harness;
 
+pub(crate) use quorate_multipaxos::Ballot;
 pub(crate) use quorate_simulator::harness::{command, context, r, snapshot, text};
 
 /// A Multi-Paxos replica.

@@ -257,3 +257,27 @@ fn a_restart_remembers_what_it_knew_to_be_chosen() {
     );
     assert_eq!(unknown.committed(), 0);
 }
+
+/// A Learn is answered with what is known chosen, and with nothing beyond. [vanRenesse15 §4]
+#[test]
+fn a_learn_is_answered_with_what_is_chosen_and_no_more() {
+    let mut node = Node::fresh(0, 3, &Config::default());
+    node.receive(r(1), accept(b(1, 1), &[(1, "a"), (2, "b"), (3, "c")], 2));
+    let proposals = vec![proposal(2, "b")];
+    assert_eq!(node.answer(r(2), learn(2)), [Message::Chosen { proposals }]);
+    assert_eq!(node.answer(r(2), learn(3)), []);
+}
+
+/// Values that do not follow what is executed are not learnt, and are asked for again.
+#[test]
+fn what_does_not_follow_is_not_learnt() {
+    let mut node = Node::fresh(0, 3, &Config::default());
+    node.receive(r(1), heartbeat(b(1, 1), 3, 1));
+    let proposals = vec![proposal(2, "b"), proposal(3, "c")];
+    node.receive(r(2), Message::Chosen { proposals });
+    assert_eq!((node.committed(), node.durable_log()), (0, Vec::new()));
+    let proposals = vec![proposal(1, "a"), proposal(3, "c")];
+    let asked = node.answer_to(r(1), Message::Chosen { proposals }, r(1));
+    assert_eq!(node.executed(), ["a"]);
+    assert_eq!(asked, [learn(2)]);
+}

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quorate_core::id::Slot;
 use quorate_core::protocol::{ReadId, Role};
-use quorate_multipaxos::{Config, Message, Mutant, Prepare, ReadMode, Timer};
+use quorate_multipaxos::{Config, Message, Mutant, Prepare, QuorumRule, ReadMode, Timer};
 
 use crate::common::{
     Cluster, Node, PaxosCluster, PaxosNode, accept, accepted, b, echo, heartbeat, prepare, promise,
@@ -47,6 +47,28 @@ fn a_quorum_read_needs_a_quorum() {
     cluster.node(1).read(7);
     cluster.deliver();
     assert_eq!(cluster.node(1).answered(), [ReadId(7)]);
+}
+
+/// It is a phase 1 quorum that must answer: two that choose need not know of what two others have
+/// chosen. [Charapko19; Howard16 §3]
+#[test]
+fn a_quorum_read_needs_a_phase_1_quorum() {
+    let config = Config {
+        quorums: QuorumRule::Flexible { q1: 4, q2: 2 },
+        ..Config::default()
+    };
+    let mut cluster = Cluster::led_by_0(5, &config);
+    for away in [0, 1] {
+        cluster.isolate(away);
+    }
+    cluster.node(2).read(7);
+    cluster.deliver();
+    assert!(cluster.node(2).answered().is_empty(), "three are too few");
+    cluster.heal();
+    cluster.isolate(0);
+    cluster.node(2).read(7);
+    cluster.deliver();
+    assert_eq!(cluster.node(2).answered(), [ReadId(7)]);
 }
 
 /// A slot that was accepted may have been chosen, and so answered to a client: the read waits

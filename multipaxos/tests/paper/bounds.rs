@@ -1,0 +1,146 @@
+//! What is told beyond a bound is told again, or kept: nobody's place moves past it.
+//! [Lamport01 §2.2, §3]
+
+use quorate_core::id::Slot;
+use quorate_core::protocol::Role;
+use quorate_multipaxos::{Config, Message, Promise, QuorumRule, Report};
+
+use crate::common::{
+    Ballot, Cluster, Node, PaxosCluster, PaxosNode, b, promise_from, r, records, value,
+};
+
+fn window_of(max_window: usize) -> Config {
+    Config {
+        max_window,
+        ..Config::default()
+    }
+}
+
+fn candidate(config: &Config) -> Node {
+    let mut node = Node::with(0, 3, config, records(b(2, 1), &[]));
+    node.wait_for_campaign();
+    assert_eq!((node.role(), node.ballot()), (Role::Candidate, b(3, 0)));
+    node
+}
+
+/// A part of a promise in ballot 3.0: its slots, whether it is the last, and what is known chosen.
+fn part(told: &[(u64, Ballot, &str)], last: bool, chosen: u64) -> Message {
+    let reports = told.iter().map(|(slot, ballot, text)| Report {
+        slot: Slot(*slot),
+        ballot: *ballot,
+        batch: value(text),
+    });
+    Message::Promise(Promise {
+        ballot: b(3, 0),
+        from: Slot(told[0].0),
+        through: Slot(told[told.len() - 1].0),
+        last,
+        accepted: reports.collect(),
+        chosen: Slot(chosen),
+        compacted: Slot::ZERO,
+    })
+}
+
+fn proposed(node: &mut Node) -> Vec<(u64, String)> {
+    node.proposed(r(2))
+}
+
+/// A candidate that lacks more than a window learns all that it is told is chosen, and proposes
+/// beyond that. At the bound, and beyond it.
+#[test]
+fn a_candidate_more_than_a_window_behind_learns_all_that_is_chosen() {
+    let told = ["a", "b", "c", "d", "e"];
+    for window in [1, 4, 5, 6] {
+        let mut node = candidate(&window_of(window));
+        let slots = (1..).zip(told);
+        let reports: Vec<_> = slots.map(|(slot, text)| (slot, b(1, 1), text)).collect();
+        node.receive(r(1), promise_from(b(3, 0), 5, &reports));
+        assert_eq!(node.role(), Role::Leader, "window {window}");
+        assert_eq!(node.executed(), told, "window {window}");
+        node.propose("new");
+        assert_eq!(proposed(&mut node), [(6, String::from("new"))]);
+    }
+}
+
+/// Between two parts of a promise the acceptor learns that more is chosen: what the second part
+/// says is chosen does not follow what the candidate has learnt, and must be proposed again.
+#[test]
+fn an_acceptor_that_learns_between_two_parts_of_its_promise_is_heard_whole() {
+    let mut node = candidate(&Config::default());
+    let first = [(1, b(1, 1), "a"), (2, b(1, 1), "b")];
+    let second = [(3, b(1, 1), "c"), (4, b(1, 1), "d"), (5, b(2, 1), "e")];
+    node.receive(r(1), part(&first, false, 0));
+    assert_eq!(node.role(), Role::Candidate);
+    node.receive(r(1), part(&second, true, 4));
+    assert_eq!(node.role(), Role::Leader);
+    let values = ["a", "b", "c", "d", "e"].map(String::from);
+    let all: Vec<_> = (1..).zip(values).collect();
+    assert_eq!(proposed(&mut node), all);
+}
+
+/// What is said to be chosen beats whatever was accepted, whoever tells of it first; and it is
+/// learnt as soon as what precedes it is.
+#[test]
+fn a_chosen_value_beats_one_of_any_ballot() {
+    let rival = [(1, b(2, 2), "y"), (2, b(2, 2), "y")];
+    let middle = [(2, b(1, 1), "b")];
+    let early = [(1, b(1, 1), "a")];
+    for chosen_first in [true, false] {
+        let mut node = Node::with(0, 5, &Config::default(), records(b(2, 1), &[]));
+        node.wait_for_campaign();
+        let chosen = Message::Promise(Promise {
+            ballot: b(3, 0),
+            from: Slot(1),
+            through: Slot(2),
+            last: false,
+            accepted: vec![Report {
+                slot: Slot(2),
+                ballot: middle[0].1,
+                batch: value(middle[0].2),
+            }],
+            chosen: Slot(2),
+            compacted: Slot::ZERO,
+        });
+        let rivals = part(&rival, true, 0);
+        let (one, two) = match chosen_first {
+            true => ((r(1), chosen), (r(2), rivals)),
+            false => ((r(2), rivals), (r(1), chosen)),
+        };
+        node.receive(one.0, one.1);
+        node.receive(two.0, two.1);
+        assert!(node.executed().is_empty());
+        node.receive(r(3), promise_from(b(3, 0), 1, &early));
+        assert_eq!(node.executed(), ["a", "b"], "chosen first: {chosen_first}");
+    }
+}
+
+/// Two choose alone for more than a window, their leader dies, and the three others come back:
+/// one of them is preferred, and a window behind. [Howard16 §3]
+#[test]
+fn a_preferred_leader_a_window_behind_forgets_nothing_that_two_of_five_chose() {
+    let config = Config {
+        quorums: QuorumRule::Flexible { q1: 4, q2: 2 },
+        preferred: Some(r(0)),
+        ..window_of(3)
+    };
+    let mut cluster = Cluster::new(5, &config);
+    cluster.elect(4);
+    for away in [0, 1, 2] {
+        cluster.isolate(away);
+    }
+    let chosen: Vec<String> = (0..10).map(|number| format!("put {number}")).collect();
+    for text in &chosen {
+        cluster.propose(4, text);
+    }
+    cluster.beat(4);
+    assert_eq!(cluster.node(3).executed(), chosen);
+    cluster.heal();
+    cluster.isolate(4);
+    cluster.elect(0);
+    cluster.propose(0, "new");
+    cluster.beat(0);
+    let all = [chosen, vec![String::from("new")]].concat();
+    for id in [0, 1, 2, 3] {
+        assert_eq!(cluster.node(id).executed(), all, "at {id}");
+    }
+}
