@@ -19,6 +19,7 @@
 //! | `election.rs` | phase 1, once for all slots, and who begins it | Lamport01 §3; vanRenesse15 §3 |
 //! | `normal.rs` | proposals, phase 2, what is chosen | Lamport01 §2.2, §3; vanRenesse15 §2 |
 //! | `progress.rs` | what a leader knows of each slot and each peer | vanRenesse15 §2 commanders |
+//! | `queue.rs` | requests that wait for a slot | vanRenesse15 §2 |
 //! | `log.rs` | ballots, and what was accepted in each slot | Lamport01 §3; vanRenesse15 §2 |
 //! | `read.rs` | reads that do not go through the log | Chandra07 §5.2; Charapko19 |
 //! | `checkpoint.rs` | catching up, snapshots and compaction | Chandra07 §5.5; vanRenesse15 §4 |
@@ -35,6 +36,7 @@ mod message;
 mod mutant;
 mod normal;
 mod progress;
+mod queue;
 mod read;
 mod record;
 mod recover;

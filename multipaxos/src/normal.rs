@@ -15,6 +15,7 @@ use crate::log::{Accepted, Ballot, Proposal, size};
 use crate::message::{Accept, Acceptance, Message};
 use crate::mutant::Mutant;
 use crate::progress::{InFlight, Progress, Rounds, Slots};
+use crate::queue::Queue;
 use crate::read::LeaseReads;
 use crate::replica::{MultiPaxos, Out, Role, Timer};
 
@@ -57,6 +58,8 @@ pub(crate) struct Leader {
     in_flight: Window<InFlight>,
     /// The bytes of their values.
     unchosen_bytes: usize,
+    /// Requests that wait for the window to move on.
+    queue: Queue,
     /// Slots under way with requests of a follower's clients.
     forwarded: VecDeque<(Slot, ReplicaId)>,
     /// Followers that wait to learn of the watermark.
@@ -87,6 +90,7 @@ impl MultiPaxos {
             unsent: executed.next(),
             in_flight: Window::after(executed),
             unchosen_bytes: 0,
+            queue: Queue::among(self.n),
             forwarded: VecDeque::new(),
             waiting: ReplicaSet::EMPTY,
             heartbeat_due: true,
@@ -163,6 +167,8 @@ impl MultiPaxos {
         }
     }
 
+    /// Takes requests as far as there is room for them; more are dropped, for without a quorum the
+    /// log must not grow for ever. No replica goes without a place.
     fn propose_within_bounds(
         &mut self,
         now: Time,
@@ -170,13 +176,27 @@ impl MultiPaxos {
         batch: Batch,
         out: &mut Out,
     ) {
-        let Role::Leader(leader) = &self.role else {
+        let Role::Leader(leader) = &mut self.role else {
             return;
         };
-        // Without a quorum the log must not grow for ever.
-        let full = leader.unchosen_bytes >= self.config.max_unchosen_bytes;
-        if !batch.is_empty() && !full {
-            self.propose_in_next_slot(now, proposer, batch, out);
+        let most = self.config.max_unchosen_bytes;
+        let room = most.saturating_sub(leader.unchosen_bytes);
+        if !batch.is_empty() {
+            leader.queue.push(proposer, batch, room);
+            self.propose_queued(now, out);
+        }
+    }
+
+    /// Proposes what has waited longest, as far as the window reaches.
+    pub(crate) fn propose_queued(&mut self, now: Time, out: &mut Out) {
+        while let Role::Leader(leader) = &self.role
+            && leader.unchosen_bytes < self.config.max_unchosen_bytes
+            && let Some((proposer, batch)) = leader.queue.front().cloned()
+            && self.propose_in_next_slot(now, proposer, batch, out)
+        {
+            if let Role::Leader(leader) = &mut self.role {
+                leader.queue.pop();
+            }
         }
     }
 
@@ -409,16 +429,19 @@ impl MultiPaxos {
         if from != accept.ballot.replica || !self.follow(now, accept.ballot, out) {
             return;
         }
-        let accepted = self.store(accept.ballot, accept.proposals, out);
-        let Role::Follower(follower) = &mut self.role else {
-            return;
-        };
-        for slot in accepted {
-            follower.accepted.push(slot);
+        if let Role::Follower(follower) = &mut self.role {
+            follower.round = follower.round.max(accept.round);
+            follower.owes = true;
+            follower.watermark = follower.watermark.max(accept.chosen);
         }
-        follower.round = follower.round.max(accept.round);
-        follower.owes = true;
-        follower.watermark = follower.watermark.max(accept.chosen);
+        // What is chosen moves the window on, and may make room for what is proposed.
+        self.advance(out);
+        let accepted = self.store(accept.ballot, accept.proposals, out);
+        if let Role::Follower(follower) = &mut self.role {
+            for slot in accepted {
+                follower.accepted.push(slot);
+            }
+        }
         self.advance(out);
     }
 

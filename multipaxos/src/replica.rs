@@ -151,7 +151,10 @@ impl MultiPaxos {
                 self.ask_for_missing(now, out);
             }
             Role::Candidate(_) => {}
-            Role::Leader(_) => self.replicate(now, out),
+            Role::Leader(_) => {
+                self.propose_queued(now, out);
+                self.replicate(now, out);
+            }
         }
     }
 

@@ -144,3 +144,47 @@ fn a_preferred_leader_a_window_behind_forgets_nothing_that_two_of_five_chose() {
         assert_eq!(cluster.node(id).executed(), all, "at {id}");
     }
 }
+
+/// What comes when the window is full waits for it to move, in the order in which it came: whoever
+/// asks least is served like the others. [vanRenesse15 §2]
+#[test]
+fn requests_beyond_the_window_wait_in_order() {
+    for window in [1, 2, 4] {
+        let mut cluster = Cluster::led_by_0(3, &window_of(window));
+        cluster.node(1).propose("forwarded");
+        let forwarded = cluster.node(1).take();
+        for text in ["a", "b"] {
+            cluster.node(0).propose(text);
+        }
+        for (_, message) in forwarded {
+            cluster.node(0).receive(r(1), message);
+        }
+        cluster.node(0).propose("c");
+        cluster.deliver();
+        cluster.beat(0);
+        let all = ["a", "b", "forwarded", "c"];
+        assert_eq!(cluster.node(0).executed(), all, "window {window}");
+        assert_eq!(cluster.node(1).executed(), all, "window {window}");
+    }
+}
+
+/// The bytes that a leader holds are bounded, but for a place that each replica has.
+#[test]
+fn requests_beyond_the_bytes_that_may_be_unchosen_are_dropped_but_for_one_of_each_replica() {
+    let config = Config {
+        max_unchosen_bytes: 1,
+        ..Config::default()
+    };
+    let mut cluster = Cluster::led_by_0(3, &config);
+    cluster.node(1).propose("forwarded");
+    let forwarded = cluster.node(1).take();
+    for text in ["under way", "waits", "dropped"] {
+        cluster.node(0).propose(text);
+    }
+    for (_, message) in forwarded {
+        cluster.node(0).receive(r(1), message);
+    }
+    cluster.deliver();
+    let expected = ["under way", "waits", "forwarded"];
+    assert_eq!(cluster.node(0).executed(), expected);
+}

@@ -59,14 +59,14 @@ fn the_window_bounds_the_slots_under_way() {
     };
     let mut cluster = Cluster::led_by_0(3, &config);
     cluster.isolate(0);
-    for text in ["a", "b", "dropped"] {
+    for text in ["a", "b", "waits"] {
         cluster.node(0).propose(text);
     }
     assert_eq!(cluster.node(0).proposed(r(1)).len(), 2);
     let mut node = Node::with(0, 3, &config, Vec::new());
     let answers = node.answer(r(1), accept(b(1, 1), &[(2, "b"), (3, "c")], 0));
     assert_eq!(answers, [accepted(b(1, 1), &[2])], "3 is beyond the window");
-    node.receive(r(1), accept(b(1, 1), &[(1, "a")], 1));
+    node.receive(r(1), accept(b(1, 1), &[(1, "a")], 0));
     let answers = node.answer(r(1), accept(b(1, 1), &[(3, "c")], 1));
     assert_eq!(answers, [echo(b(1, 1), &[3], 0, 1)], "and now it is not");
 }
@@ -244,7 +244,7 @@ fn a_restart_remembers_what_it_knew_to_be_chosen() {
     let mut again = node.crash(&Config::default());
     assert_eq!(
         again.executed(),
-        ["a", "b"],
+        ["a", "b", "c"],
         "the last that was written with a proposal"
     );
     again.receive(r(1), heartbeat(b(1, 1), 4, 1));
