@@ -425,6 +425,20 @@ pub enum Event {
         /// Its leader, if known.
         leader: Option<ReplicaId>,
     },
+    /// The replica leads no longer, and has another campaign in its place.
+    HandsOver {
+        /// The regime that it led.
+        regime: u64,
+        /// Who is to lead.
+        to: ReplicaId,
+    },
+    /// So much has been written and is not durable that the replica refuses new requests.
+    DiskBehind {
+        /// How many bytes of records.
+        bytes: usize,
+    },
+    /// The disk has caught up, and new requests are taken again.
+    DiskCaughtUp,
     /// A replica has signed two statements of which a correct one signs at most one.
     Equivocation {
         /// Who has.

@@ -262,6 +262,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             self.ask(now);
             self.step(now, Input::EndOfTurn);
             self.close_turn_records();
+            self.heed_disk();
             self.save_due();
             if self.halted || self.is_settled() {
                 break;
@@ -411,9 +412,29 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         let promises = std::mem::take(&mut self.out.promises);
         let ready = match self.settings.mutated(Mutant::PromiseBeforeSync) {
             true => promises,
-            false => self.durability.hold(promises),
+            false => self.durability.hold(self.me, promises),
         };
         self.release(ready);
+    }
+
+    /// Refuses new requests while too much that was written is not durable, and says so; takes them
+    /// again when half of it is. A disk that hangs must not make its replica grow for ever.
+    fn heed_disk(&mut self) {
+        let (bytes, limit) = (
+            self.durability.unsynced_bytes(),
+            self.settings.max_unsynced_bytes,
+        );
+        let behind = match self.pending.is_closed() {
+            true => bytes > limit / 2,
+            false => bytes > limit,
+        };
+        if behind != self.pending.is_closed() {
+            self.pending.close_to_new(behind);
+            self.effects.events.push(match behind {
+                true => Event::DiskBehind { bytes },
+                false => Event::DiskCaughtUp,
+            });
+        }
     }
 
     /// Saves the snapshots whose records are durable.
@@ -426,7 +447,10 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
     }
 
     fn append(&mut self, replaces: bool, records: Records) {
-        let ticket = self.durability.issue();
+        // What replaces all before it is the protocol's whole log, and not what a disk has fallen
+        // behind by.
+        let bytes = if replaces { 0 } else { records.size() };
+        let ticket = self.durability.issue(bytes);
         self.ledger.records += records.len() as u64;
         self.ledger.record_bytes += records.size() as u64;
         match &mut self.effects.append {

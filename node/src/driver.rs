@@ -311,6 +311,13 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                     self.replies.leader(*leader);
                 }
             }
+            Event::HandsOver { regime, to } => {
+                tracing::warn!(regime, %to, "hands over: this replica's disk does not answer");
+            }
+            Event::DiskBehind { bytes } => {
+                tracing::warn!(bytes, "the disk is behind: new requests are refused");
+            }
+            Event::DiskCaughtUp => tracing::info!("the disk has caught up"),
             Event::Decided { path } => tracing::trace!(?path, "decided"),
             Event::Recovery => tracing::debug!("recovers an instance"),
             Event::Component { size } => tracing::trace!(size, "executes a component"),

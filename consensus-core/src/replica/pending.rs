@@ -22,6 +22,8 @@ pub(super) struct Pending {
     count: usize,
     bytes: usize,
     next: u64,
+    /// Nothing new is taken.
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -78,7 +80,9 @@ impl Pending {
     }
 
     fn admit(&mut self, session: SessionId, sequence: u64, settings: &Settings) -> Added {
-        let full = self.count >= settings.max_pending || self.bytes >= settings.max_pending_bytes;
+        let full = self.closed
+            || self.count >= settings.max_pending
+            || self.bytes >= settings.max_pending_bytes;
         if full && !self.requests.contains_key(&session) {
             return Added::Full;
         }
@@ -202,6 +206,16 @@ impl Pending {
             return false;
         }
         self.gathering.is_empty() || self.batches.len() >= settings.batches_in_flight()
+    }
+
+    /// Whether nothing new is taken.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Takes nothing new from now on, or again.
+    pub(super) fn close_to_new(&mut self, closed: bool) {
+        self.closed = closed;
     }
 
     /// How many requests are under way.

@@ -18,6 +18,9 @@ pub struct Settings {
     pub max_pending: usize,
     /// The most bytes of requests that may be under way through this node.
     pub max_pending_bytes: usize,
+    /// The most bytes of records that are written and not durable while new requests are taken.
+    /// Beyond it the disk is too slow or hangs, and they are refused.
+    pub max_unsynced_bytes: usize,
     /// A batch is closed when it has reached this many bytes.
     pub max_batch_bytes: usize,
     /// How many batches this node has under way at most, while they are not full: what arrives
@@ -44,6 +47,7 @@ impl Default for Settings {
             max_command_bytes: 1 << 20,
             max_pending: 16_384,
             max_pending_bytes: 64 << 20,
+            max_unsynced_bytes: 64 << 20,
             max_batch_bytes: 256 << 10,
             max_batches_in_flight: None,
             retry_after: Duration::from_secs(1),
@@ -86,6 +90,7 @@ impl Settings {
         let positive = [
             ("max_pending", self.max_pending > 0),
             ("max_pending_bytes", self.max_pending_bytes > 0),
+            ("max_unsynced_bytes", self.max_unsynced_bytes > 0),
             (
                 "max_batches_in_flight",
                 self.max_batches_in_flight != Some(0),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use quorate_core::codec::MESSAGE_LIMIT;
 use quorate_core::consensus::{ProposeError, ReadError, ReadLevel};
 use quorate_core::id::{Slot, Time};
-use quorate_core::protocol::ReadAnswer;
+use quorate_core::protocol::{Event, ReadAnswer};
 use quorate_core::replica::{Halt, Mutant, ReadToken, Replica, Settings};
 use quorate_core::request::{Batch, Operation};
 use quorate_core::storage::{Records, Snapshot, StorageError, Stored};
@@ -27,6 +27,48 @@ fn nothing_is_answered_before_it_is_durable() {
     assert!(replica.end_turn(NOW).answers.is_empty());
     replica.durable(ticket);
     assert_eq!(answers(&replica.end_turn(NOW)), [(1, Ok(&b"x"[..]))]);
+}
+
+/// A disk that hangs: at the bound requests are still taken, beyond it refused as overload, and
+/// repeated ones are not; once half of it is durable they are taken again.
+#[test]
+fn a_replica_whose_disk_hangs_takes_so_many_bytes_and_no_more() {
+    let mut replica = opened(CONFIG, Settings::default());
+    propose(&mut replica, request(1, Operation::Apply(b"x")));
+    let record = replica.end_turn(NOW).append.unwrap().records.size();
+    let settings = Settings {
+        max_unsynced_bytes: 3 * record,
+        max_batches_in_flight: Some(9),
+        ..Settings::default()
+    };
+    let mut replica = opened(CONFIG, settings);
+    let mut put = |sequence| {
+        propose(&mut replica, request(sequence, Operation::Apply(b"x")));
+        let effects = replica.end_turn(NOW);
+        let refused = answers(&effects) == [(sequence, Err(ProposeError::Overloaded))];
+        let ticket = effects.append.map(|append| append.ticket);
+        (ticket, refused, effects.events)
+    };
+    let tickets: Vec<_> = (1..=3).map(&mut put).collect();
+    let silent = |(ticket, refused, events): &(Option<_>, _, Vec<_>)| {
+        ticket.is_some() && !refused && events.is_empty()
+    };
+    assert!(tickets.iter().all(silent));
+    let bytes = 4 * record;
+    let (ticket, refused, events) = put(4);
+    assert_eq!(
+        (refused, events),
+        (false, vec![Event::DiskBehind { bytes }])
+    );
+    assert!(matches!(put(5), (None, true, events) if events.is_empty()));
+    assert!(matches!(put(4), (None, false, _)), "it is under way");
+    assert!(ticket.is_some());
+    replica.durable(tickets[1].0.unwrap());
+    assert_eq!(replica.end_turn(NOW).events, [], "more than half is left");
+    replica.durable(tickets[2].0.unwrap());
+    assert_eq!(replica.end_turn(NOW).events, [Event::DiskCaughtUp]);
+    propose(&mut replica, request(5, Operation::Apply(b"x")));
+    assert!(replica.end_turn(NOW).append.is_some());
 }
 
 #[test]

@@ -193,6 +193,12 @@ impl<P: Protocol> World<P> {
                     }
                     (text, *regime)
                 }
+                Told::HandsOver { regime, to } => (format!("hands over to {to}"), *regime),
+                Told::DiskBehind { bytes } => {
+                    let text = format!("waits for its disk with {bytes} bytes");
+                    (text, *bytes as u64)
+                }
+                Told::DiskCaughtUp => (String::from("has a disk that has caught up"), 0),
                 Told::Decided { path } => (format!("decides, {path:?}"), 1 + *path as u64),
                 Told::Recovery => (String::from("recovers"), 0),
                 Told::Component { size } => (format!("executes {size} at once"), *size as u64),
