@@ -322,6 +322,78 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_found_good_is_checked_once_for_its_signer_domain_bytes_and_signature() {
+        let verifier = verifier(7);
+        let signers = [0, 1].map(|n| Signer::new(key(n), GroupId(7)));
+        let [by_0, by_1] = signers
+            .each_ref()
+            .map(|s| s.sign(Domain("vote"), b"view 3"));
+        let check = |by, domain, bytes: &[u8], signature: &Signature| {
+            verifier.clone().verify_once(Claim {
+                by: ReplicaId(by),
+                domain: Domain(domain),
+                bytes,
+                signature,
+            })
+        };
+        for _ in 0..3 {
+            assert_eq!(check(0, "vote", b"view 3", &by_0), Ok(()));
+            assert_eq!(check(1, "vote", b"view 3", &by_1), Ok(()));
+        }
+        assert_eq!(verifier.checked(), 2);
+        assert_eq!(check(1, "vote", b"view 3", &by_0), Err(BadSignature));
+        assert_eq!(check(0, "vote", b"view 3", &by_1), Err(BadSignature));
+        assert_eq!(check(0, "other", b"view 3", &by_0), Err(BadSignature));
+        assert_eq!(check(0, "vote", b"view 4", &by_0), Err(BadSignature));
+        assert_eq!(check(2, "vote", b"view 3", &by_0), Err(BadSignature));
+    }
+
+    /// A liar can make a replica forget what the liar has signed, and nothing else.
+    #[test]
+    fn nobody_can_have_anothers_claims_forgotten() {
+        let verifier = verifier(7);
+        let claims = |signer: &Signer, by: u8, n: usize| {
+            let bytes = n.to_le_bytes();
+            let signature = signer.sign(Domain("vote"), &bytes);
+            let claim = Claim {
+                by: ReplicaId(by),
+                domain: Domain("vote"),
+                bytes: &bytes,
+                signature: &signature,
+            };
+            assert_eq!(verifier.verify_once(claim), Ok(()));
+        };
+        let (honest, liar) = (
+            Signer::new(key(0), GroupId(7)),
+            Signer::new(key(1), GroupId(7)),
+        );
+        claims(&honest, 0, 0);
+        for n in 0..=2 * verifier::GENERATION {
+            claims(&liar, 1, n);
+        }
+        let checked = verifier.checked();
+        claims(&honest, 0, 0);
+        assert_eq!(verifier.checked(), checked);
+        claims(&liar, 1, 0);
+        assert_eq!(verifier.checked(), checked + 1);
+    }
+
+    #[test]
+    fn what_this_replica_has_signed_needs_no_check() {
+        let verifier = verifier(7);
+        let signature = Signer::new(key(0), GroupId(7)).sign(Domain("vote"), b"view 3");
+        let claim = Claim {
+            by: ReplicaId(0),
+            domain: Domain("vote"),
+            bytes: b"view 3",
+            signature: &signature,
+        };
+        verifier.know(claim);
+        assert_eq!(verifier.verify_once(claim), Ok(()));
+        assert_eq!(verifier.checked(), 0);
+    }
+
+    #[test]
     fn one_bad_signature_among_good_ones_is_found() {
         let signers = [0, 1].map(|n| Signer::new(key(n), GroupId(7)));
         let good = signers

@@ -138,6 +138,8 @@ pub struct Verifier {
     admission: Admission,
     checked: Arc<AtomicU64>,
     known: Arc<Mutex<Known>>,
+    /// The statements of each member that were found good, each by itself.
+    statements: Arc<[Mutex<Known>]>,
     #[cfg(feature = "mutants")]
     without: Option<Unchecked>,
 }
@@ -165,10 +167,35 @@ impl Known {
     }
 }
 
+fn once_in<E>(
+    known: &Mutex<Known>,
+    digest: Digest,
+    check: impl FnOnce() -> Result<(), E>,
+) -> Result<(), E> {
+    let known = || known.lock().unwrap_or_else(PoisonError::into_inner);
+    if known().contains(&digest) {
+        return Ok(());
+    }
+    check()?;
+    known().insert(digest);
+    Ok(())
+}
+
+/// What a member's claim is remembered by: all of it.
+fn digest_of(claim: &Claim<'_>) -> Digest {
+    let mut digester = Digester::default();
+    digester.update(claim.domain.0.as_bytes());
+    digester.update(&[0]);
+    digester.update(&claim.signature.to_bytes());
+    digester.update(claim.bytes);
+    digester.finish()
+}
+
 impl Verifier {
     /// Checks for the members given, and admits no client.
     pub fn new(members: Members) -> Self {
         Verifier {
+            statements: members.ids().map(|_| Mutex::default()).collect(),
             members,
             admission: Admission::nobody(),
             checked: Arc::default(),
@@ -182,13 +209,29 @@ impl Verifier {
     /// that comes with many messages is verified once. The digest must be over all that is
     /// checked, signatures included, and over what it is.
     pub fn once<E>(&self, digest: Digest, check: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
-        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known().contains(&digest) {
+        once_in(&self.known, digest, check)
+    }
+
+    /// Checks one claim by itself, unless just this was found good of late. Each member's claims are
+    /// remembered apart, so that nobody can have another's forgotten.
+    ///
+    /// By itself, because what is good here must be good wherever it is shown again: among others a
+    /// malformed signature may pass ([`Verifier::verify_all`]), with some others and not with the next.
+    pub fn verify_once(&self, claim: Claim<'_>) -> Result<(), BadSignature> {
+        if self.overlooks(&claim) {
             return Ok(());
         }
-        check()?;
-        known().insert(digest);
-        Ok(())
+        let known = self.statements.get(claim.by.index());
+        let check = || self.verify(claim.by, claim.domain, claim.bytes, claim.signature);
+        once_in(known.ok_or(BadSignature)?, digest_of(&claim), check)
+    }
+
+    /// Notes a claim that needs no check, because this replica has signed it itself.
+    pub fn know(&self, claim: Claim<'_>) {
+        if let Some(known) = self.statements.get(claim.by.index()) {
+            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.insert(digest_of(&claim));
+        }
     }
 
     /// Takes requests of these clients.
