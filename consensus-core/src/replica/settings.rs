@@ -66,6 +66,7 @@ impl Settings {
             max_command_bytes,
             max_pending: _,
             max_pending_bytes: _,
+            max_unsynced_bytes: _,
             max_batch_bytes: _,
             max_batches_in_flight: _,
             retry_after: _,
