@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use quorate_core::crypto::{GroupId, PublicKey, SecretKey};
+use quorate_core::epoch::Epoch;
 use quorate_core::id::ReplicaId;
 use quorate_core::transport::{ClientService, FrameSink, Service, Transport};
 use quorate_transport_quic::{Peer, QuicConfig, QuicEndpoint, QuicTransport, Settings};
@@ -17,6 +18,7 @@ use tokio::sync::{Notify, OnceCell};
 
 const NEAR: ReplicaId = ReplicaId(0);
 const FAR: ReplicaId = ReplicaId(1);
+const GROUP: GroupId = GroupId(1);
 
 /// How many bytes may be under way one way.
 const WINDOW_BYTES: u64 = 8 << 20;
@@ -65,7 +67,7 @@ fn bind(me: ReplicaId) -> QuicEndpoint {
     let bound = QuicTransport::bind(QuicConfig {
         me,
         key: key(me),
-        group: GroupId(1),
+        group: GROUP,
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         settings: Settings::default(),
     });
@@ -81,8 +83,12 @@ impl Pair {
             address: address.to_string(),
         };
         let peers = [(NEAR, near.local_addr()), (FAR, far.local_addr())].map(peer);
-        let near = near.start(&peers, at_near.clone()).expect("started");
-        let far = far.start(&peers, at_far.clone()).expect("started");
+        let keys = [NEAR, FAR].map(|id| key(id).public());
+        let epoch = || Epoch::first(GROUP, "none", &keys);
+        let near = near.start(&peers, epoch(), at_near.clone());
+        let near = near.expect("started");
+        let far = far.start(&peers, epoch(), at_far.clone());
+        let far = far.expect("started");
         while near.connected().is_empty() || far.connected().is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

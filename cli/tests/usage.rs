@@ -8,7 +8,7 @@ use support::{fails, quorate, run, stderr, text};
 
 #[test]
 fn what_is_mistyped_is_corrected() {
-    let cases: [(&[&str], &str); 12] = [
+    let cases: [(&[&str], &str); 13] = [
         (&["compar"], "'compare'"),
         (&["compare", "--clientz", "3"], "'--clients'"),
         (&["compare", "--protocol", "rft"], "'raft'"),
