@@ -35,7 +35,7 @@ pub enum Record {
         id: EntryId,
         /// The recovery's ballot.
         ballot: Ballot,
-        /// Whether the coordinator, having restarted, may have committed it before.
+        /// Whether the coordinator, having restarted, may have committed it before, without a record.
         doubtful: bool,
     },
     /// The coordinator's command was preaccepted.
@@ -77,6 +77,14 @@ pub enum Record {
         value: Value,
         /// With these dependencies.
         dependencies: Dependencies,
+    },
+    /// The coordinator's command, where neither what was preaccepted nor what was accepted or decided
+    /// says it: a Nop was, and the command may be yet. Only a rewrite has it.
+    Known {
+        /// The instance.
+        id: EntryId,
+        /// The command.
+        command: Command,
     },
 }
 
@@ -136,6 +144,7 @@ impl Durable {
                 instance.command = Some(command);
                 instance.init_dep = Some(initial);
             }
+            Record::Known { id, command } => self.instance(id)?.command = Some(command),
             value => self.take_value(value)?,
         }
         Ok(())
@@ -188,7 +197,8 @@ impl Durable {
     }
 }
 
-/// Records that fold to the state given.
+/// Records that fold to the state given: all of it, since later records may refer to any of it
+/// ([`Value::Initial`]).
 pub(crate) fn records(
     instances: &Instances,
     floor: &Frontier,
@@ -213,45 +223,126 @@ pub(crate) fn records(
 
 fn instance_records(id: EntryId, instance: &Instance, records: &mut Vec<Record>) {
     let dependencies = || instance.dep.clone();
-    if instance.is_committed() {
-        return records.push(Record::Committed {
-            id,
-            value: instance.value(),
-            dependencies: dependencies(),
-        });
-    }
-    let initial = instance.initial();
-    match (initial, instance.phase) {
-        (Some((command, initial)), Phase::PreAccepted) => records.push(Record::PreAccepted {
+    let command = || instance.command.clone();
+    records.extend(match (instance.initial(), instance.phase) {
+        (Some((command, initial)), Phase::PreAccepted) => Some(Record::PreAccepted {
             id,
             command: command.clone(),
             initial: initial.clone(),
             dependencies: dependencies(),
         }),
-        (Some((command, initial)), _) => records.push(Record::Validated {
+        (Some((command, initial)), _) => Some(Record::Validated {
             id,
             command: command.clone(),
             initial: initial.clone(),
         }),
-        (None, _) => {}
-    }
-    if instance.phase == Phase::Accepted {
-        let value = match (instance.value(), initial) {
-            (Value::Command(_), Some(_)) => Value::Initial,
-            (value, _) => value,
-        };
-        records.push(Record::Accepted {
+        (None, _) if instance.nop => command().map(|command| Record::Known { id, command }),
+        (None, _) => None,
+    });
+    let value = || match (instance.value(), instance.initial()) {
+        (Value::Command(_), Some(_)) => Value::Initial,
+        (value, _) => value,
+    };
+    match instance.phase {
+        Phase::Initial | Phase::PreAccepted => {}
+        Phase::Accepted => records.push(Record::Accepted {
             id,
             ballot: instance.abal,
-            value,
+            value: value(),
             dependencies: dependencies(),
-        });
+        }),
+        Phase::Committed => records.push(Record::Committed {
+            id,
+            value: value(),
+            dependencies: dependencies(),
+        }),
     }
-    if instance.bal > Ballot::ZERO {
+    if instance.bal > Ballot::ZERO && !instance.is_committed() {
         records.push(Record::Joined {
             id,
             ballot: instance.bal,
             doubtful: instance.doubtful,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_core::id::{ReplicaId, Slot};
+    use quorate_core::machine::Keys;
+    use quorate_core::request::Batch;
+
+    fn ballots() -> [Ballot; 2] {
+        let replica = ReplicaId(1);
+        [Ballot::ZERO, Ballot { round: 2, replica }]
+    }
+
+    /// All that can be known of an instance.
+    fn instances() -> Vec<Instance> {
+        let command = Command::new(Batch::noop(), &Keys::All);
+        let initial: Dependencies = [EntryId::single(Slot(3))].into_iter().collect();
+        let of_phase = |phase, command: Option<&Command>, nop, init_dep: Option<&Dependencies>| {
+            let command = command.cloned();
+            Instance {
+                phase,
+                command,
+                nop,
+                dep: match nop || phase == Phase::Initial {
+                    true => Dependencies::none(),
+                    false => initial.clone(),
+                },
+                init_dep: init_dep.cloned(),
+                ..Instance::default()
+            }
+        };
+        let known = Some(&command);
+        let mut shapes = vec![
+            of_phase(Phase::Initial, None, false, None),
+            of_phase(Phase::Initial, known, false, Some(&initial)),
+            of_phase(Phase::PreAccepted, known, false, Some(&initial)),
+        ];
+        for phase in [Phase::Accepted, Phase::Committed] {
+            for init_dep in [None, Some(&initial)] {
+                let init_dep = init_dep.filter(|_| phase == Phase::Accepted);
+                shapes.push(of_phase(phase, known, false, init_dep));
+                shapes.push(of_phase(phase, known, true, init_dep));
+            }
+            shapes.push(of_phase(phase, None, true, None));
+        }
+        let joined = shapes.into_iter().flat_map(|shape| {
+            let bal = ballots().map(|bal| Instance {
+                bal,
+                ..shape.clone()
+            });
+            bal.into_iter()
+                .filter(|i| !i.is_committed() || i.bal == Ballot::ZERO)
+        });
+        let accepted = joined.flat_map(|shape| {
+            let abal = ballots().map(|abal| Instance {
+                abal,
+                ..shape.clone()
+            });
+            let of_acceptance = |i: &Instance| i.abal == Ballot::ZERO || i.phase == Phase::Accepted;
+            abal.into_iter()
+                .filter(move |i| of_acceptance(i) && i.abal <= i.bal)
+        });
+        accepted.collect()
+    }
+
+    /// Whatever a replica knows of an instance, it knows after a rewrite and a restart.
+    #[test]
+    fn a_rewrite_folds_to_what_was_written() {
+        let id = EntryId::single(Slot(5));
+        for instance in instances() {
+            let mut known = Instances::default();
+            if let Some(of) = known.of(id) {
+                *of = instance.clone();
+            }
+            let records = records(&known, &Frontier::default(), None);
+            let folded = Durable::fold(records).map(|durable| durable.instances.known(id).cloned());
+            let expected = (instance != Instance::default()).then_some(instance);
+            assert_eq!(folded, Ok(expected));
+        }
     }
 }
