@@ -22,10 +22,13 @@
 //! need not be known. Among any n - f replicas is one of the f + 1 as well, so that a recovery
 //! always finds one that knows.
 //!
-//! A replica that lacks what is trimmed fetches a snapshot. Only snapshots that the fence covers
-//! are offered, with an anchor that holds the instances beyond, and what was known committed. The
-//! receiver itself may count the instances as trimmed when it knows all that committed too; until
-//! then it does not say what speaks against a command.
+//! A replica that lacks what is trimmed fetches a snapshot, from any of those who have trimmed it. A snapshot that
+//! the fence covers is offered always, and the newest there is where somebody needs one: what a
+//! replica lacks keeps its floor down, so that the fence may have to wait for the snapshot. The anchor says
+//! what is trimmed, and what was known committed, and holds the instances beyond where lanes are complete. The
+//! receiver itself may count as trimmed what is when it knows all that committed too; until
+//! then it does not say what speaks against a command that does not name it. The rest of what the snapshot
+//! holds it learns like anything else, or hears that it has been trimmed meanwhile; its floor covers none of it before.
 //!
 //! [`Progress::wanted`]: crate::message::Progress::wanted
 
@@ -35,6 +38,7 @@ use quorate_core::id::{EntryId, Lane, ReplicaId, Slot, Time};
 use quorate_core::machine::Keys;
 use quorate_core::protocol::{Dest, Fetch, SnapshotRef};
 use quorate_core::request::Batch;
+use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 
 use crate::dependencies::Dependencies;
@@ -44,7 +48,7 @@ use crate::mutant::Mutant;
 use crate::record::{self, Record};
 use crate::replica::{EPaxos, Out};
 
-/// How many snapshots wait to be offered at most: as many as the driver keeps.
+/// How many snapshots wait to be behind the fence at most.
 const MAX_SNAPSHOTS: usize = 4;
 
 /// What a replica knows of another's progress.
@@ -62,9 +66,9 @@ pub(crate) struct Peer {
     behind: bool,
 }
 
-/// Instances that a peer had trimmed when it offered the snapshot that was installed here. They
-/// may be unknown here, and count as executed.
-#[derive(Clone, Debug)]
+/// Instances that peers have trimmed, and that count as executed here since a snapshot was installed. They
+/// may be unknown here.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Adoption {
     /// Through which slot, by lane.
     pub(crate) through: Frontier,
@@ -72,22 +76,15 @@ pub(crate) struct Adoption {
     pub(crate) horizon: Frontier,
 }
 
-/// Instances that a peer has trimmed, and that are not executed here.
-#[derive(Clone, Debug)]
-pub(crate) struct Missing {
-    /// Through which slot, by lane.
-    through: Frontier,
-    /// Who said so.
-    from: ReplicaId,
-}
-
 /// What goes with a snapshot.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Anchor {
-    /// What was known committed when the snapshot was offered.
+    /// What was known committed when the snapshot was offered, and all that it holds.
     horizon: Frontier,
     /// The instances that the snapshot holds beyond where lanes are complete.
     beyond: Vec<Decision>,
+    /// What was trimmed then.
+    trimmed: Frontier,
 }
 
 impl Anchor {
@@ -96,15 +93,24 @@ impl Anchor {
     }
 }
 
+/// What of `frontier` is in the complete part of `at`.
+fn within(frontier: &Frontier, at: &Frontier) -> Frontier {
+    let mut part = Frontier::default();
+    for (lane, slot, _) in frontier.lanes() {
+        part.complete(lane, slot.min(at.through(lane)));
+    }
+    part
+}
+
 /// Telling each other.
 impl EPaxos {
-    pub(crate) fn start(&mut self, out: &mut Out) {
+    pub(crate) fn start(&mut self, now: Time, out: &mut Out) {
         self.untold = true;
         if std::mem::take(&mut self.rewrite_due) {
             self.rewrite(out);
         }
         self.tell_progress(out);
-        self.offer(out);
+        self.trim(now, out);
     }
 
     fn tell_progress(&self, out: &mut Out) {
@@ -121,7 +127,7 @@ impl EPaxos {
         self.raise_floor(out);
         self.settle_claims();
         self.trim(now, out);
-        self.ask_for_snapshot(out);
+        self.ask_for_snapshot(now, out);
         self.tell_progress(out);
         let committed = self.instances.committed();
         let differs = |peer: ReplicaId| {
@@ -131,7 +137,7 @@ impl EPaxos {
         self.untold = self.peers_of(self.me).any(differs)
             || !self.snapshots.is_empty()
             || self.adoption.is_some()
-            || self.missing.is_some();
+            || !self.missing.is_empty();
     }
 
     /// A peer tells how far it has come.
@@ -181,13 +187,15 @@ impl EPaxos {
 
 /// Floors and trimming.
 impl EPaxos {
-    /// Raises the floor to what is wanted, as far as that is executed here, once everything known
-    /// that does not name it is committed.
+    /// Raises the floor to what is wanted, as far as that is executed here and known, or trimmed elsewhere, once
+    /// everything known that does not name it is committed.
     fn raise_floor(&mut self, out: &mut Out) {
         let executed = self.graph.executed();
+        let known = self.known_or_adopted();
         let mut floor = self.floor.clone();
         for (lane, slot, _) in self.wanted.lanes() {
-            floor.complete(lane, slot.min(executed.through(lane)));
+            let most = executed.through(lane).min(known.through(lane));
+            floor.complete(lane, slot.min(most));
         }
         if floor == self.floor {
             return;
@@ -215,23 +223,42 @@ impl EPaxos {
         }
     }
 
-    /// Trims what the fence covers, and offers the snapshot that holds it.
+    /// Trims what the fence covers, and offers the snapshot that holds it; where somebody needs one, the newest
+    /// there is.
     fn trim(&mut self, now: Time, out: &mut Out) {
         self.adopt(out);
         let fenced = |at: &Frontier| self.is_fenced(now, &at.complete_part());
-        let Some(position) = self.snapshots.iter().rposition(fenced) else {
-            return;
-        };
-        let Some(at) = self.snapshots.get(position).cloned() else {
-            return;
-        };
-        let through = at.complete_part();
-        if !self.instances.trimmed().covers(&through) {
-            let horizon = self.instances.committed().clone();
-            self.instances.trim(&through, &horizon);
-            self.rewrite(out);
+        let position = self.snapshots.iter().rposition(fenced);
+        let newest = position.and_then(|position| self.snapshots.drain(..=position).next_back());
+        if let Some(at) = newest {
+            let through = at.complete_part();
+            if !self.instances.trimmed().covers(&through) {
+                let horizon = self.instances.committed().clone();
+                self.instances.trim(&through, &horizon);
+                self.rewrite(out);
+            }
+            self.offer(at, out);
         }
-        self.offer(out);
+        let newest = self.snapshots.back();
+        let newest = newest.filter(|at| self.offered.as_ref() != Some(at));
+        let behind_fence_only = self.config.mutated(Mutant::OfferedBehindFenceOnly);
+        if let Some(at) = newest.cloned()
+            && self.is_snapshot_needed(now)
+            && !behind_fence_only
+        {
+            self.offer(at, out);
+        }
+    }
+
+    /// Whether a peer that was heard of lately needs a snapshot.
+    fn is_snapshot_needed(&self, now: Time) -> bool {
+        let needs = |peer: &Peer| peer.behind && self.is_heard(now, peer);
+        self.peers.iter().any(needs)
+    }
+
+    fn is_heard(&self, now: Time, peer: &Peer) -> bool {
+        let ago = peer.heard.map(|at| now.since(at));
+        ago.is_some_and(|ago| ago <= self.config.patience)
     }
 
     fn is_fenced(&self, now: Time, through: &Frontier) -> bool {
@@ -240,10 +267,7 @@ impl EPaxos {
         }
         let covers = |peer: &&Peer| peer.settled.covers(through);
         let fence = self.peers.iter().filter(covers).count();
-        let is_waited_for = |peer: &Peer| {
-            let heard = peer.heard.map(|at| now.since(at));
-            !peer.behind && heard.is_some_and(|ago| ago <= self.config.patience)
-        };
+        let is_waited_for = |peer: &Peer| !peer.behind && self.is_heard(now, peer);
         self.floor.covers(through)
             && self.instances.committed().covers(through)
             && fence > self.sizes.f
@@ -253,17 +277,23 @@ impl EPaxos {
                 .any(|peer| is_waited_for(peer) && !peer.committed.covers(through))
     }
 
-    /// Offers the newest snapshot of which all that it holds, exceptions apart, is trimmed.
-    fn offer(&mut self, out: &mut Out) {
-        let trimmed = self.instances.trimmed();
-        let behind = |at: &Frontier| trimmed.covers(&at.complete_part());
-        let Some(position) = self.snapshots.iter().rposition(behind) else {
+    /// Offers a snapshot, unless a newer one is offered. What was adopted is trimmed elsewhere.
+    fn offer(&mut self, at: Frontier, out: &mut Out) {
+        let newer = |offered: &Frontier| *offered != at && offered.covers(&at);
+        if self.offered.as_ref().is_some_and(newer) {
             return;
-        };
-        let offered = self.snapshots.drain(..=position).next_back();
-        let Some(at) = offered else { return };
+        }
+        let mut horizon = self.instances.horizon().clone();
+        horizon.union_with(&at);
+        let mut trimmed = self.instances.trimmed().clone();
+        if let Some(adoption) = &self.adoption {
+            trimmed.union_with(&adoption.through);
+            horizon.union_with(&adoption.horizon);
+        }
         let mut beyond = Vec::new();
-        for (id, instance) in self.instances.iter().filter(|(id, _)| at.contains(*id)) {
+        let complete = at.complete_part();
+        let held = |id: EntryId| at.contains(id) && !complete.contains(id);
+        for (id, instance) in self.instances.iter().filter(|(id, _)| held(*id)) {
             if instance.is_committed() {
                 beyond.push(Decision {
                     id,
@@ -273,8 +303,9 @@ impl EPaxos {
             }
         }
         let anchor = Anchor {
-            horizon: self.instances.horizon().clone(),
+            horizon,
             beyond,
+            trimmed: within(&trimmed, &at),
         };
         if let Ok(anchor) = codec::encode(&anchor) {
             out.offer(at.clone(), anchor.into());
@@ -286,10 +317,7 @@ impl EPaxos {
     pub(crate) fn snapshotted(&mut self, now: Time, snapshot: SnapshotRef, out: &mut Out) {
         self.wanted.union_with(&snapshot.at.complete_part());
         self.snapshot = snapshot.at.clone();
-        self.snapshots.push_back(snapshot.at);
-        if self.snapshots.len() > MAX_SNAPSHOTS {
-            self.snapshots.pop_front();
-        }
+        self.add_snapshot(snapshot.at);
         self.raise_floor(out);
         self.settle_claims();
         self.trim(now, out);
@@ -297,10 +325,27 @@ impl EPaxos {
         self.untold = true;
     }
 
+    /// Lets a durable snapshot wait for the fence. If there are too many, the oldest stays, which is nearest to
+    /// it, and the newest, which holds the most.
+    fn add_snapshot(&mut self, at: Frontier) {
+        let oldest = self.config.mutated(Mutant::OldestSnapshotForgotten);
+        if self.snapshots.len() >= MAX_SNAPSHOTS {
+            match oldest {
+                true => self.snapshots.pop_front(),
+                false => self.snapshots.pop_back(),
+            };
+        }
+        self.snapshots.push_back(at);
+    }
+
     /// Writes the whole durable state anew.
     fn rewrite(&mut self, out: &mut Out) {
         let adoption = self.adoption.as_ref();
-        out.rewrite(record::records(&self.instances, &self.floor, adoption));
+        let mut records = record::records(&self.instances, &self.floor, adoption);
+        if self.config.mutated(Mutant::CommandOutOfRecords) {
+            records.retain(|record| !matches!(record, Record::Known { .. }));
+        }
+        out.rewrite(records);
     }
 }
 
@@ -313,6 +358,7 @@ impl EPaxos {
         Anchor::of(snapshot).is_some_and(|anchor| {
             exists(&snapshot.at)
                 && exists(&anchor.horizon)
+                && snapshot.at.covers(&anchor.trimmed)
                 && anchor.beyond.iter().all(|decision| {
                     coordinator(decision.id).index() < n
                         && snapshot.at.contains(decision.id)
@@ -326,9 +372,27 @@ impl EPaxos {
     /// Whether only a snapshot can help: peers have trimmed what is neither executed nor known
     /// here.
     pub(crate) fn needs_snapshot(&self) -> bool {
+        let lacks = |through: &Frontier| self.lacks(through);
+        self.missing.values().any(lacks)
+    }
+
+    fn lacks(&self, through: &Frontier) -> bool {
         let (executed, known) = (self.graph.executed(), self.instances.committed());
-        let missing = self.missing.as_ref().map(|missing| &missing.through);
-        missing.is_some_and(|through| !executed.covers(through) && !known.covers(through))
+        if executed.covers(through) || known.covers(through) {
+            return false;
+        }
+        let mut sum = executed.clone();
+        sum.union_with(known);
+        !sum.covers(through)
+    }
+
+    /// What is known committed, and what peers have trimmed and is executed here.
+    fn known_or_adopted(&self) -> Frontier {
+        let mut known = self.instances.committed().clone();
+        if let Some(adoption) = &self.adoption {
+            known.union_with(&adoption.through);
+        }
+        known
     }
 
     /// Through which slot of `lane` peers have trimmed, if this replica may come to do so too.
@@ -337,47 +401,77 @@ impl EPaxos {
         adoption.map_or(Slot::ZERO, |adoption| adoption.through.through(lane))
     }
 
-    /// Whether it has the instances that it counts as executed and has not trimmed, but for
-    /// those in `named`.
-    pub(crate) fn knows_what_it_executed(&self, named: &Dependencies) -> bool {
-        let (committed, executed) = (self.instances.committed(), self.graph.executed());
+    /// Whether it has the instances that peers have trimmed and that it has not, but for those in
+    /// `named`.
+    pub(crate) fn knows_what_it_adopted(&self, named: &Dependencies) -> bool {
+        let Some(adoption) = &self.adoption else {
+            return true;
+        };
+        let committed = self.instances.committed();
         let unknown = |id: EntryId| !committed.contains(id) && !named.contains(id);
-        !executed.lanes().any(|(lane, through, mut beyond)| {
+        !adoption.through.lanes().any(|(lane, through, _)| {
             let mut slots = (committed.through(lane).0 + 1..=through.0).map(Slot);
-            let is_unknown = |slot| unknown(EntryId { lane, slot });
-            slots.any(is_unknown) || beyond.any(is_unknown)
+            slots.any(|slot| unknown(EntryId { lane, slot }))
         })
     }
 
-    /// What was asked about is trimmed at a peer.
+    /// What was asked about is trimmed at a peer. If it is executed here, with a snapshot, it need not be
+    /// known; otherwise a snapshot is needed.
     pub(crate) fn too_far(
         &mut self,
+        now: Time,
         from: ReplicaId,
-        through: &Frontier,
-        horizon: &Frontier,
+        (through, horizon): (&Frontier, &Frontier),
         out: &mut Out,
     ) {
         self.instances.heard_of_all(&Dependencies::from(horizon));
-        let missing = self.missing.as_ref();
-        if !self.graph.executed().covers(through)
-            && missing.is_none_or(|missing| through.covers(&missing.through))
-        {
-            let through = through.complete_part();
-            self.missing = Some(Missing { through, from });
-            self.untold = true;
-            self.ask_for_snapshot(out);
+        if let Some(peer) = self.peers.get_mut(from.index()) {
+            peer.heard = Some(now);
+        }
+        self.untold = true;
+        let through = through.complete_part();
+        if self.graph.executed().covers(&through) {
+            if !self.instances.trimmed().covers(&through) {
+                self.extend_adoption(&through, horizon);
+            }
+            return self.adopt(out);
+        }
+        self.missing.entry(from).or_default().union_with(&through);
+        if self.missing.values().all(|other| through.covers(other)) {
+            self.ask_for_snapshot_of(from, out);
         }
     }
 
-    /// Fetches a snapshot that holds what peers have trimmed and what was executed here.
-    fn ask_for_snapshot(&self, out: &mut Out) {
+    /// Asks one of those who have trimmed what is lacking: each may be gone by now, or hold no snapshot that
+    /// helps, so that it is another each time, of those heard of lately if there is one.
+    fn ask_for_snapshot(&mut self, now: Time, out: &mut Out) {
         if !self.needs_snapshot() {
             return;
         }
-        let Some(Missing { through, from }) = &self.missing else {
+        let lacking = self.missing.iter();
+        let lacking = lacking.filter(|(_, through)| self.lacks(through));
+        let heard = |from: &ReplicaId| {
+            let peer = self.peers.get(from.index());
+            peer.is_some_and(|peer| self.is_heard(now, peer))
+        };
+        let all: Vec<ReplicaId> = lacking.map(|(from, _)| *from).collect();
+        let some: Vec<ReplicaId> = all.iter().copied().filter(heard).collect();
+        let among = if some.is_empty() { all } else { some };
+        let turn = match self.config.mutated(Mutant::OnePeerAsked) {
+            true => 0,
+            false => self.rng.random_range(0..among.len().max(1)),
+        };
+        if let Some(from) = among.get(turn) {
+            self.ask_for_snapshot_of(*from, out);
+        }
+    }
+
+    /// Fetches a snapshot that holds what a peer has trimmed and what was executed here.
+    fn ask_for_snapshot_of(&self, from: ReplicaId, out: &mut Out) {
+        let Some(through) = self.missing.get(&from).filter(|t| self.lacks(t)) else {
             return;
         };
-        let (executed, from) = (self.graph.executed().clone(), *from);
+        let executed = self.graph.executed().clone();
         let mut at_least = through.clone();
         at_least.union_with(&executed);
         out.send(Dest::One(from), Message::Behind { executed });
@@ -391,8 +485,7 @@ impl EPaxos {
             (peer.heard, peer.behind) = (Some(now), true);
         }
         self.trim(now, out);
-        let held = self.snapshots.iter().chain(&self.offered);
-        if self.snapshot_wanted || held.into_iter().any(|at| at.covers(executed)) {
+        if self.snapshot_wanted || self.offered.iter().any(|at| at.covers(executed)) {
             return;
         }
         self.snapshot_wanted = true;
@@ -405,13 +498,11 @@ impl EPaxos {
     /// that was committed there.
     fn adopt(&mut self, out: &mut Out) {
         let executed = self.graph.executed();
-        self.missing
-            .take_if(|missing| executed.covers(&missing.through));
+        self.missing.retain(|_, through| !executed.covers(through));
         let Some(adoption) = &self.adoption else {
             return;
         };
-        let mut known = self.instances.committed().clone();
-        known.union_with(&adoption.through);
+        let known = self.known_or_adopted();
         let at_once = self.config.mutated(Mutant::HorizonIgnored);
         if at_once || known.covers(&adoption.horizon) {
             let (through, horizon) = (adoption.through.clone(), adoption.horizon.clone());
@@ -436,13 +527,20 @@ impl EPaxos {
     }
 
     /// The state machine now is a snapshot of another replica's.
-    pub(crate) fn installed(&mut self, snapshot: &SnapshotRef, out: &mut Out) {
+    pub(crate) fn installed(&mut self, now: Time, snapshot: &SnapshotRef, out: &mut Out) {
         self.take_over(snapshot);
         self.adopt(out);
         self.rewrite(out);
-        self.snapshots.push_back(snapshot.at.clone());
-        self.offer(out);
+        self.add_snapshot(snapshot.at.clone());
+        self.trim(now, out);
         self.untold = true;
+    }
+
+    /// Peers have trimmed what is executed here.
+    fn extend_adoption(&mut self, through: &Frontier, horizon: &Frontier) {
+        let adoption = self.adoption.get_or_insert_default();
+        adoption.through.union_with(through);
+        adoption.horizon.union_with(horizon);
     }
 
     /// Takes over what a snapshot says, and what is said with it.
@@ -470,12 +568,10 @@ impl EPaxos {
             self.note_command(id);
             self.forget_troubles(id);
         }
-        let through = snapshot.at.complete_part();
-        if !self.instances.trimmed().covers(&through) {
-            self.adoption = Some(Adoption {
-                through,
-                horizon: anchor.horizon,
-            });
-        }
+        let through = match self.config.mutated(Mutant::SnapshotTakenForTrimmed) {
+            true => snapshot.at.complete_part(),
+            false => anchor.trimmed.complete_part(),
+        };
+        self.extend_adoption(&through, &anchor.horizon);
     }
 }

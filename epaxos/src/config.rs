@@ -20,8 +20,8 @@ pub struct Config {
     /// e ≤ f: how many crashes leave the fast path open. Without it, as many as
     /// n ≥ 2e + f - 1 allows.
     pub fast_failures: Option<usize>,
-    /// How long a coordinator that could commit in two round trips waits for the answers that
-    /// would let it commit in one. Matters only where the fast quorum is the larger one.
+    /// How long a coordinator that could commit in two round trips waits for what would let it commit in
+    /// one: answers, where the fast quorum is the larger one, and its own disk.
     #[serde(rename = "fast_wait_ms", with = "quorate_core::millis")]
     pub fast_wait: Duration,
     /// After how many commands in a row that met nothing a coordinator asks only as many others as make a

@@ -153,7 +153,7 @@ pub(crate) struct Instance {
     /// The coordinator's dependencies, D0.
     pub(crate) init_dep: Option<Dependencies>,
     /// This replica coordinated it at ballot 0 in an earlier life, and may have committed it
-    /// without remembering. See `recover.rs`.
+    /// without remembering, if all had answered D0. See `recover.rs`.
     pub(crate) doubtful: bool,
 }
 

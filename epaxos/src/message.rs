@@ -92,8 +92,8 @@ pub enum Message {
     Waiting {
         /// The instance.
         id: EntryId,
-        /// How many of its quorum, its initial coordinator apart, had preaccepted it with the
-        /// coordinator's dependencies.
+        /// How many of its quorum had preaccepted it with the coordinator's dependencies. The initial
+        /// coordinator is none of these.
         preaccepted: usize,
     },
     /// The sender has joined a higher ballot.
@@ -138,7 +138,8 @@ pub struct Report {
     pub dependencies: Dependencies,
     /// The coordinator's dependencies, if it preaccepted its command.
     pub initial: Option<Dependencies>,
-    /// The sender coordinated it in an earlier life, and may have committed it then.
+    /// The sender coordinated it in an earlier life, and may have committed it then: if all replicas
+    /// have preaccepted it with the coordinator's dependencies.
     pub doubtful: bool,
 }
 

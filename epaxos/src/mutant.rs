@@ -37,9 +37,7 @@ pub enum Mutant {
     AskedSlotReused,
     /// After a restart, votes pass over what an earlier life may have asked about.
     AskedPassedOver,
-    /// A fast quorum counts without the coordinator's own durable copy.
-    FastWithoutOwnCopy,
-    /// A coordinator that has restarted passes for one that has not committed.
+    /// A coordinator that has restarted passes for one that has not committed, whoever answered it.
     DoubtForgotten,
     /// Accept compares the ballot joined with what is committed, not the ballot accepted in: a
     /// replica takes a command of a lower ballot than the one it has joined.
@@ -53,10 +51,23 @@ pub enum Mutant {
     /// The floor that a replica tells counts before all that it told with it to be committed is
     /// known: step 3 of the fence is left out.
     FloorCountsAtOnce,
-    /// A recovery that waits tells its initial coordinator among those that had preaccepted the
-    /// command, where that has restarted and is one of its quorum.
-    CoordinatorCountedTwice,
-    /// A recovery that waits takes no account of those who had not preaccepted the command, where
-    /// they were not of its quorum.
-    LateVotesIgnored,
+    /// A coordinator acts on what a fast quorum has answered before it has accepted that, durably.
+    FastDecisionForgotten,
+    /// The command of a coordinator in doubt is proposed although one of the quorum has not
+    /// preaccepted it unchanged.
+    DoubtBelieved,
+    /// A coordinator in doubt is a member of a recovery's quorum like any other, and ends none.
+    DoubtWithoutEnd,
+    /// A rewrite leaves out a command that was known when a Nop was accepted.
+    CommandOutOfRecords,
+    /// A snapshot is asked only of the first that said that it has trimmed what is lacking.
+    OnePeerAsked,
+    /// A snapshot that is not behind the fence is offered to nobody.
+    OfferedBehindFenceOnly,
+    /// All that a snapshot holds counts as trimmed where it is from.
+    SnapshotTakenForTrimmed,
+    /// Where too many snapshots wait to be behind the fence, the oldest is forgotten.
+    OldestSnapshotForgotten,
+    /// Asked about several instances, a replica says no more than that the first is trimmed.
+    TrimmedEndsAnswer,
 }

@@ -49,6 +49,8 @@ pub(crate) struct PreAccepting {
     pub(crate) asked: ReplicaSet,
     /// Until when it waits for a fast quorum, now that it has a slow one.
     patient_until: Option<Time>,
+    /// Whether a fast quorum has answered D0, and the coordinator accepts it for itself.
+    pub(crate) fast: bool,
 }
 
 /// Answers to an Accept.
@@ -83,6 +85,7 @@ impl EPaxos {
             union: Dependencies::default(),
             asked: ReplicaSet::EMPTY,
             patient_until: None,
+            fast: false,
         }));
         self.lead(now, id, Ballot::ZERO, stage);
         self.pre_accept(self.me, id, &command, &initial, out);
@@ -187,15 +190,14 @@ impl EPaxos {
             answers.answered.voters().len(),
             answers.equal.voters().len(),
         );
-        // The coordinator is in the fast quorum, and its own answer says that it is durable there.
-        let mine = answers.equal.voters().contains(self.me)
-            || self.config.mutated(Mutant::FastWithoutOwnCopy);
-        let committed = equal >= fast && mine;
+        let committed = equal >= fast;
         if !answers.answered.meets(&self.sizes.quorums.slow) && !committed {
             return;
         }
-        let any = self.config.mutated(Mutant::EqualityNotRequired) && answered >= fast;
-        if committed || any {
+        if committed {
+            return self.take_fast_path(now, id, out);
+        }
+        if self.config.mutated(Mutant::EqualityNotRequired) && answered >= fast {
             let dependencies = answers.union.clone();
             return self.decide(now, id, Value::Initial, dependencies, Path::Fast, out);
         }
@@ -215,6 +217,38 @@ impl EPaxos {
             return self.decide(now, id, Value::Initial, union, Path::Slow, out);
         }
         self.propose_accept(now, (id, Ballot::ZERO), (Value::Initial, union), told, out);
+    }
+
+    /// A fast quorum has answered D0. What may follow from that must not be forgotten: the coordinator
+    /// accepts D0 at ballot 0 for itself, and acts when that is durable, as a recovery that hears from it
+    /// will find. It may act at once if all replicas have answered D0, which whoever recovers finds without
+    /// it: see [`EPaxos::conclude_from_doubt`].
+    fn take_fast_path(&mut self, now: Time, id: EntryId, out: &mut Out) {
+        let forgets = self.config.mutated(Mutant::FastDecisionForgotten);
+        let n = self.sizes.n;
+        let Some(answers) = self.pre_accepting(id) else {
+            return;
+        };
+        let dependencies = answers.initial.clone();
+        let before = std::mem::replace(&mut answers.fast, true);
+        if answers.equal.voters().len() == n || forgets {
+            return self.decide(now, id, Value::Initial, dependencies, Path::Fast, out);
+        }
+        if !before {
+            self.unanswered.set(id, now + self.config.fast_wait);
+            let ballot = (id, Ballot::ZERO);
+            self.accept(self.me, ballot, Value::Initial, dependencies, out);
+        }
+    }
+
+    /// What was found on the fast path is not durable here for long: it is accepted by others too, who may
+    /// be faster.
+    fn leave_fast_path(&mut self, now: Time, id: EntryId, out: &mut Out) {
+        let Some(answers) = self.pre_accepting(id) else {
+            return;
+        };
+        let (value, told) = ((Value::Initial, answers.initial.clone()), answers.answered);
+        self.propose_accept(now, (id, Ballot::ZERO), value, told, out);
     }
 
     /// Proposes a value to all. Those who are `told` have the initial command.
@@ -249,7 +283,8 @@ impl EPaxos {
         self.accept(self.me, (id, ballot), value, dependencies, out);
     }
 
-    /// An Accept was answered. A slow quorum decides. \[Ryabinin25: AcceptOK\]
+    /// An Accept was answered. A slow quorum decides, and the coordinator's own answer what it has found on
+    /// the fast path. \[Ryabinin25: AcceptOK\]
     pub(crate) fn accepted(
         &mut self,
         now: Time,
@@ -260,8 +295,13 @@ impl EPaxos {
         let Some(leading) = self.leading.get_mut(&id).filter(|l| l.ballot == ballot) else {
             return;
         };
-        let Stage::Accepting(accepting) = &mut leading.stage else {
-            return;
+        let accepting = match &mut leading.stage {
+            Stage::Accepting(accepting) => accepting,
+            Stage::PreAccepting(answers) if answers.fast && from == self.me => {
+                let dependencies = answers.initial.clone();
+                return self.decide(now, id, Value::Initial, dependencies, Path::Fast, out);
+            }
+            _ => return,
         };
         accepting.accepted.count(from);
         if accepting.accepted.meets(&self.sizes.quorums.slow) {
@@ -312,6 +352,10 @@ impl EPaxos {
                 continue;
             };
             match stage {
+                Stage::PreAccepting(answers) if answers.fast => {
+                    self.leave_fast_path(now, id, out);
+                    continue;
+                }
                 Stage::PreAccepting(answers) if answers.patient_until.is_some() => {
                     self.decide_path(now, id, out);
                     continue;

@@ -21,13 +21,12 @@ use crate::watch::Deadlines;
 impl EPaxos {
     /// The replica that its records and snapshot make; an error says what does not fit.
     ///
-    /// It goes on in no ballot that it led. What it had coordinated and does not know committed is
-    /// *doubtful*: it may have committed it on the fast path, executed it, and crashed before the
-    /// record of that was durable. In the paper, where replicas do not come back, an initial
-    /// coordinator that answers a recovery has not committed, which is why the answer leads to Nop.
-    /// One that has come back must not answer as if it were sure. It answers as any other replica
-    /// that has preaccepted the command: all else that it may have said of it is durable. What
-    /// a recovery concludes from that is argued in `docs/protocols/epaxos.md`.
+    /// It goes on in no ballot that it led. In the paper, where replicas do not come back, an initial
+    /// coordinator that answers a recovery has not committed, which is why the answer leads to Nop. Of
+    /// one that has come back this is true too, but for one case: what all replicas had answered as it
+    /// proposed it, it may have committed, executed, and told, and remembers only that it had
+    /// preaccepted it. Such an instance is *doubtful*. In all other cases it acted on no decision before it had
+    /// accepted it durably. What a recovery concludes is argued in `docs/protocols/epaxos.md`.
     pub(crate) fn recovered(
         context: &Context,
         config: Config,
@@ -65,7 +64,7 @@ impl EPaxos {
             offered: None,
             rewrite_due: false,
             adoption: durable.adoption,
-            missing: None,
+            missing: BTreeMap::new(),
             snapshot_wanted: false,
             untold: false,
             armed: [None; 3],
@@ -150,6 +149,7 @@ impl EPaxos {
         let mut known = self.instances.committed().clone();
         if let Some(adoption) = &self.adoption {
             known.union_with(&adoption.through);
+            known.union_with(&adoption.horizon);
         }
         if !known.covers(&snapshot.at) {
             if !self.is_acceptable(snapshot) {

@@ -33,25 +33,6 @@ pub(crate) struct Asking {
     reports: BTreeMap<ReplicaId, Report>,
 }
 
-impl Asking {
-    /// Takes the reports of a slow quorum, if as many have come. A coordinator that is not sure is
-    /// one of it only where nobody else may answer: any other says as much, and a recovery with it
-    /// may have to wait for what one without it decides. See `recover.rs`.
-    fn take_quorum(
-        &mut self,
-        slow: &impl Quorum,
-        others_may_answer: bool,
-    ) -> Option<BTreeMap<ReplicaId, Report>> {
-        let sure = self.reports.iter().filter(|(_, report)| !report.doubtful);
-        if slow.is_met(sure.map(|(from, _)| *from).collect()) {
-            self.reports.retain(|_, report| !report.doubtful);
-        } else if others_may_answer || !slow.is_met(self.reports.keys().copied().collect()) {
-            return None;
-        }
-        Some(std::mem::take(&mut self.reports))
-    }
-}
-
 /// A recovery that asks its quorum what speaks against a command.
 #[derive(Clone, Debug)]
 pub(crate) struct Validating {
@@ -119,7 +100,6 @@ impl EPaxos {
             Stage::Asking(asking) => {
                 let missing = missing(&asking.reports, ReplicaSet::EMPTY);
                 self.send_to(missing, &recover, out);
-                self.choose_if_enough(now, (id, ballot), out);
             }
             Stage::Validating(_) if tries >= VALIDATE_TRIES => self.recover(now, id, out),
             Stage::Validating(validating) => {
@@ -165,7 +145,11 @@ impl EPaxos {
             Stage::PreAccepting(_) | Stage::Accepting(_) => {}
             Stage::Asking(asking) => {
                 asking.reports.insert(from, report);
-                self.choose_if_enough(now, (id, ballot), out);
+                let slow = &self.sizes.quorums.slow;
+                if slow.is_met(asking.reports.keys().copied().collect()) {
+                    let reports = std::mem::take(&mut asking.reports);
+                    self.choose(now, (id, ballot), &reports, out);
+                }
             }
             Stage::Validating(validating) => {
                 validating.late.insert(from, report);
@@ -174,22 +158,6 @@ impl EPaxos {
                 waiting.late.insert(from, report);
                 self.resolve(now, id, out);
             }
-        }
-    }
-
-    /// Waits for the others as long as one round trip may take, before a coordinator that is not
-    /// sure makes a quorum.
-    fn choose_if_enough(&mut self, now: Time, (id, ballot): (EntryId, Ballot), out: &mut Out) {
-        let Some(leading) = self.leading.get_mut(&id) else {
-            return;
-        };
-        let Stage::Asking(asking) = &mut leading.stage else {
-            return;
-        };
-        let others_may_answer = leading.tries == 0 && asking.reports.len() < self.sizes.n;
-        let slow = &self.sizes.quorums.slow;
-        if let Some(reports) = asking.take_quorum(slow, others_may_answer) {
-            self.choose(now, (id, ballot), &reports, out);
         }
     }
 
@@ -213,12 +181,16 @@ impl EPaxos {
             let value = (report.value.clone(), dependencies);
             return self.propose_accept(now, (id, ballot), value, Tally::default(), out);
         }
-        // As a member of the quorum the initial coordinator does not go on at ballot 0, and has
-        // not committed. One that is not sure is a member like any other.
-        if reports.get(&coordinator(id)).is_some_and(|r| !r.doubtful) {
-            return self.accept_nop(now, id, ballot, out);
-        }
         let unchanged = || reports.iter().filter(|(_, report)| report.is_unchanged());
+        // As a member of the quorum the initial coordinator does not go on at ballot 0, and has
+        // not committed, unless it is in doubt.
+        if let Some(report) = reports
+            .get(&coordinator(id))
+            .filter(|r| self.ends_asking(r))
+        {
+            let all = unchanged().count() == reports.len();
+            return self.conclude_from_coordinator(now, (id, ballot), (report, all), out);
+        }
         let found = unchanged().find_map(|(_, report)| match &report.value {
             Value::Command(command) => Some((command.clone(), report.dependencies.clone())),
             Value::Nop | Value::Initial => None,
@@ -240,6 +212,33 @@ impl EPaxos {
             // Too few preaccepted it for a fast quorum.
             None => self.accept_nop(now, id, ballot, out),
         }
+    }
+
+    /// The initial coordinator has joined the recovery, and has accepted nothing. If it was in this life that
+    /// it proposed its command, it has not committed it, and will not. If it has restarted since, it may
+    /// have, but only once all replicas had answered D0 ([`EPaxos::recovered`]). So if `all` of a quorum have,
+    /// D0 is proposed, which is safe for another reason: their answers are those of the slow path, and
+    /// D0 is their union. If one of them has not, nothing was committed, and nothing will be.
+    pub(crate) fn conclude_from_coordinator(
+        &mut self,
+        now: Time,
+        (id, ballot): (EntryId, Ballot),
+        (report, all): (&Report, bool),
+        out: &mut Out,
+    ) {
+        let all = all || self.config.mutated(Mutant::DoubtBelieved);
+        match &report.value {
+            Value::Command(_) if report.doubtful && all => {
+                let value = (report.value.clone(), report.dependencies.clone());
+                self.propose_accept(now, (id, ballot), value, Tally::default(), out);
+            }
+            _ => self.accept_nop(now, id, ballot, out),
+        }
+    }
+
+    /// Whether the coordinator's report, which has accepted nothing, decides.
+    pub(crate) fn ends_asking(&self, report: &Report) -> bool {
+        !report.doubtful || !self.config.mutated(Mutant::DoubtWithoutEnd)
     }
 
     pub(crate) fn accept_nop(&mut self, now: Time, id: EntryId, ballot: Ballot, out: &mut Out) {
@@ -407,7 +406,7 @@ impl EPaxos {
         let trimmed = Dependencies::from(self.instances.trimmed());
         let impossible = !dependencies.covers(&trimmed);
         // Having installed a snapshot it may lack what speaks against the command.
-        if !impossible && !self.knows_what_it_executed(dependencies) {
+        if !impossible && !self.knows_what_it_adopted(dependencies) {
             return;
         }
         if self.instances.known(id).is_none_or(|i| i.bal != ballot) {

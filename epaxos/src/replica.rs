@@ -10,7 +10,7 @@ use quorate_core::protocol::{Dest, Input, ReadAnswer};
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
-use crate::checkpoint::{Adoption, Missing, Peer};
+use crate::checkpoint::{Adoption, Peer};
 use crate::config::{Config, Sizes};
 use crate::conflicts::Conflicts;
 use crate::graph::Graph;
@@ -61,7 +61,7 @@ pub struct EPaxos {
     pub(crate) wanted: Frontier,
     /// What the newest durable snapshot holds.
     pub(crate) snapshot: Frontier,
-    /// Snapshots of this replica's that are durable and not offered yet, oldest first.
+    /// Durable snapshots that are not known to be behind the fence, oldest first.
     pub(crate) snapshots: VecDeque<Frontier>,
     /// The snapshot that peers may have.
     pub(crate) offered: Option<Frontier>,
@@ -70,8 +70,8 @@ pub struct EPaxos {
     /// The snapshot that was installed says that these instances need not be known, and this
     /// replica may trim them too once it knows enough.
     pub(crate) adoption: Option<Adoption>,
-    /// Peers have trimmed what is not executed here.
-    pub(crate) missing: Option<Missing>,
+    /// Through which slots peers have trimmed what is not executed here.
+    pub(crate) missing: BTreeMap<ReplicaId, Frontier>,
     /// The next commit is to be followed by a snapshot, for somebody who lags behind.
     pub(crate) snapshot_wanted: bool,
     /// Whether there is something to tell the others.
@@ -108,7 +108,7 @@ impl EPaxos {
     pub(crate) fn dispatch(&mut self, now: Time, input: Input<EPaxos>, out: &mut Out) {
         match input {
             Input::Start => {
-                self.start(out);
+                self.start(now, out);
                 self.recover_own_gaps(now, out);
             }
             Input::Message(message) => {
@@ -132,7 +132,7 @@ impl EPaxos {
             // Nothing is held back until then, nor has anything happened since.
             Input::EndOfTurn => return,
             Input::Snapshotted(snapshot) => self.snapshotted(now, snapshot, out),
-            Input::Installed(snapshot) => self.installed(&snapshot, out),
+            Input::Installed(snapshot) => self.installed(now, &snapshot, out),
         }
         self.execute(out);
         self.watch_more(now);
@@ -191,7 +191,9 @@ impl EPaxos {
             Message::Waiting { id, preaccepted } => self.other_waits(now, id, preaccepted, out),
             Message::Rejected { id, ballot } => self.rejected(now, id, ballot),
             Message::Learn { ids } => self.tell(from, &ids, out),
-            Message::Trimmed { through, horizon } => self.too_far(from, &through, &horizon, out),
+            Message::Trimmed { through, horizon } => {
+                self.too_far(now, from, (&through, &horizon), out);
+            }
             Message::Behind { executed } => self.lags(now, from, &executed, out),
             Message::Progress(progress) => self.progressed(now, from, progress, out),
         }
@@ -234,10 +236,14 @@ impl EPaxos {
     /// Answers with what was decided, as far as it may be sent at once.
     fn tell(&self, to: ReplicaId, ids: &[EntryId], out: &mut Out) {
         let mut bytes = 0;
-        for id in ids {
-            if self.instances.is_trimmed(*id) {
-                return self.tell_trimmed(to, out);
+        let is_trimmed = |id: &EntryId| self.instances.is_trimmed(*id);
+        if ids.iter().any(is_trimmed) {
+            self.tell_trimmed(to, out);
+            if self.config.mutated(Mutant::TrimmedEndsAnswer) {
+                return;
             }
+        }
+        for id in ids {
             let Some(instance) = self.instances.known(*id).filter(|i| i.is_committed()) else {
                 continue;
             };

@@ -106,7 +106,7 @@ impl EPaxos {
         successors.into_iter().collect()
     }
 
-    fn pre_accepting(&mut self, id: EntryId) -> Option<&mut PreAccepting> {
+    pub(crate) fn pre_accepting(&mut self, id: EntryId) -> Option<&mut PreAccepting> {
         match &mut self.leading.get_mut(&id)?.stage {
             Stage::PreAccepting(answers) => Some(answers),
             _ => None,
@@ -138,7 +138,7 @@ impl EPaxos {
             .get(&id)
             .is_some_and(|leading| match &leading.stage {
                 Stage::PreAccepting(answers) => {
-                    !answers.asked.is_empty() && answers.asked != others
+                    !answers.fast && !answers.asked.is_empty() && answers.asked != others
                 }
                 _ => false,
             })

@@ -49,32 +49,10 @@ impl EPaxos {
         }
     }
 
-    /// Q and Rmax; once the initial coordinator has joined and is not sure, as they would be had Q
-    /// been all who have joined. In the paper the coordinator's report ends the waiting, and all
-    /// that Q alone leaves open with it. That of one which has restarted ends nothing, so that the
-    /// others must be heard: two commands of such coordinators could wait for each other for ever.
-    fn votes(&self, id: EntryId, waiting: &Waiting) -> (ReplicaSet, ReplicaSet) {
-        let (mut heard, mut unchanged) = (waiting.quorum, waiting.unchanged);
-        let coordinator = coordinator(id);
-        let joined = heard.contains(coordinator) || waiting.late.contains_key(&coordinator);
-        if joined && !self.config.mutated(Mutant::LateVotesIgnored) {
-            for (from, report) in &waiting.late {
-                heard.insert(*from);
-                if report.is_unchanged() {
-                    unchanged.insert(*from);
-                }
-            }
-        }
-        (heard, unchanged)
-    }
-
-    /// Rule (c) counts the initial coordinator for itself, whether it was heard or not.
+    /// The initial coordinator is none of Q: its report would have ended the recovery. Rule (c) counts
+    /// it for itself.
     pub(crate) fn tell_waiting(&self, id: EntryId, waiting: &Waiting, out: &mut Out) {
-        let (_, mut unchanged) = self.votes(id, waiting);
-        if !self.config.mutated(Mutant::CoordinatorCountedTwice) {
-            unchanged.remove(coordinator(id));
-        }
-        let preaccepted = unchanged.len();
+        let preaccepted = waiting.unchanged.len();
         if !self.config.mutated(Mutant::WaitingLeftOut) {
             out.send(Dest::All, Message::Waiting { id, preaccepted });
         }
@@ -82,18 +60,16 @@ impl EPaxos {
 
     /// Whether the command cannot have been committed on the fast path, by who had preaccepted it,
     /// or what it waits for.
-    fn is_ruled_out(&self, id: EntryId, waiting: &Waiting) -> bool {
-        let (heard, unchanged) = self.votes(id, waiting);
-        let outside = |other: &EntryId| !heard.contains(coordinator(*other));
+    fn is_ruled_out(&self, waiting: &Waiting) -> bool {
+        let outside = |other: &EntryId| !waiting.quorum.contains(coordinator(*other));
         let enough = self.sizes.n - self.sizes.f - self.sizes.e;
         let other_need_not = |other: &EntryId| {
             let most = self.heard_waiting.get(other);
             most.is_some_and(|preaccepted| *preaccepted > enough)
         };
-        // So many at least a fast quorum has among those heard; then it has all the others too.
-        let possible = unchanged.len() + self.sizes.e;
-        possible < heard.len()
-            || (possible == heard.len() && waiting.blockers.iter().any(outside))
+        // So many at least a fast quorum has in Q; then it has all the others too.
+        let least = waiting.unchanged.len() + self.sizes.e == waiting.quorum.len();
+        (least && waiting.blockers.iter().any(outside))
             || waiting.blockers.iter().any(other_need_not)
     }
 
@@ -118,8 +94,7 @@ impl EPaxos {
         }
     }
 
-    /// The four ways in which waiting ends, and a fifth where the coordinator has restarted.
-    /// \[Ryabinin25: Waiting\]
+    /// The four ways in which waiting ends. \[Ryabinin25: Waiting\]
     pub(crate) fn resolve(&mut self, now: Time, id: EntryId, out: &mut Out) {
         let Some(Leading {
             ballot,
@@ -136,6 +111,10 @@ impl EPaxos {
             return self.propose_accept(now, (id, ballot), value, Tally::default(), out);
         }
         let coordinator = waiting.late.get(&coordinator(id));
+        let coordinator = coordinator
+            .filter(|report| self.ends_asking(report))
+            .cloned();
+        let all = waiting.unchanged == waiting.quorum;
         let (mut against, mut all_settled) = (false, true);
         for other in &waiting.blockers {
             match self.speaks_against(id, *other) {
@@ -143,11 +122,11 @@ impl EPaxos {
                 None => all_settled = false,
             }
         }
-        if against
-            || coordinator.is_some_and(|report| !report.doubtful)
-            || self.is_ruled_out(id, waiting)
-        {
+        if against || self.is_ruled_out(waiting) {
             return self.accept_nop(now, id, ballot, out);
+        }
+        if let Some(report) = coordinator {
+            return self.conclude_from_coordinator(now, (id, ballot), (&report, all), out);
         }
         if all_settled {
             let value = (Value::Initial, waiting.dependencies.clone());

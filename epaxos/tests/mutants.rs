@@ -186,23 +186,24 @@ fn recoveries_that_do_not_hear_of_each_other_wait_for_ever() {
     });
 }
 
-/// r0 commits on the fast path, executes, and crashes before it remembers; nobody has heard of the
-/// commit. When it is back it does not know that it has not committed.
+/// r0 commits on the fast path with the answers of all, executes, and crashes before it remembers; nobody has
+/// heard of the commit. When it is back it does not know that it has not committed.
 #[test]
 fn a_coordinator_that_is_back_and_sure_contradicts_what_it_executed() {
     harms_only(Mutant::DoubtForgotten, |config| {
         let mut cluster = cluster(3, config);
         cluster.submit(0, "command", "k");
-        cluster.pass(0, 1, "pre_accept");
         cluster.node(0).syncs = false;
-        cluster.pass(1, 0, "pre_accept_ok");
+        for voter in [1, 2] {
+            cluster.pass(0, voter, "pre_accept");
+            cluster.pass(voter, 0, "pre_accept_ok");
+        }
         assert_eq!(cluster.node(0).executed(), ["command"]);
         cluster.restart(0, config);
         assert_eq!(cluster.node(0).phase(id(0, 1)), Phase::PreAccepted);
         for node in &mut cluster.nodes {
             node.sent.clear();
         }
-        // Also if r1 is slow: r0 and r2 are a quorum.
         cluster.node(2).recover_instance(id(0, 1));
         cluster.settle(&[0, 2]);
         cluster.pass_time(&[0, 1, 2], Duration::from_secs(5));
@@ -312,26 +313,6 @@ fn a_vote_that_passes_over_what_was_asked_about_is_lost_in_recovery() {
     });
 }
 
-/// r0 commits with the answers of both others, tells r2, and crashes before its own copy is
-/// durable. It is sure, then, that it has not committed.
-#[test]
-fn a_fast_quorum_without_the_coordinators_copy_is_undone_by_the_coordinator() {
-    harms_only(Mutant::FastWithoutOwnCopy, |config| {
-        let mut cluster = cluster(3, config);
-        cluster.submit(0, "earlier", "another");
-        cluster.deliver();
-        cluster.node(0).syncs = false;
-        cluster.submit(0, "command", "k");
-        for voter in [1, 2] {
-            cluster.pass(0, voter, "pre_accept");
-            cluster.pass(voter, 0, "pre_accept_ok");
-        }
-        cluster.pass(0, 2, "commit");
-        cluster.restart(0, config);
-        recovery_contradicts(&mut cluster, 1, id(0, 2), &[0, 1])
-    });
-}
-
 /// r0 and r1 have executed it and trimmed it; r2 has never heard of it, and recovers it.
 #[test]
 fn what_is_trimmed_and_taken_for_unknown_becomes_a_nop() {
@@ -372,22 +353,66 @@ fn a_floor_that_counts_before_what_came_with_it_is_known_undoes_a_commit() {
     });
 }
 
-/// r4, in doubt of its command, and r3 are all that preaccepted it: that is no more than leave room
-/// for the fast quorum that r0's had.
+/// r0 acts on what r1 has answered, and remembers nothing of it. Without r1 nobody else does.
 #[test]
-fn a_coordinator_counted_for_itself_and_as_a_voter_undoes_a_commit() {
-    harms_only(Mutant::CoordinatorCountedTwice, |config| {
-        scripts::committed_against_one_in_doubt(config)
-            .breach()
-            .is_some()
+fn a_fast_decision_acted_on_before_it_is_durable_is_undone_by_its_coordinator() {
+    harms_only(Mutant::FastDecisionForgotten, |config| {
+        let mut cluster = cluster(3, config);
+        cluster.submit(0, "command", "k");
+        cluster.pass(0, 1, "pre_accept");
+        cluster.node(0).syncs = false;
+        cluster.pass(1, 0, "pre_accept_ok");
+        let told = cluster.pass(0, 1, "commit") > 0;
+        cluster.restart(0, config);
+        cluster.node(2).recover_instance(id(0, 1));
+        cluster.settle(&[0, 2]);
+        told && cluster.breach().is_some()
     });
 }
 
-/// The only harm is that nothing happens any more, although nobody is down.
+/// r1 and r2 have each proposed a command, and restarted; neither had voted for the other's.
 #[test]
-fn two_coordinators_that_are_back_wait_for_each_other_unless_all_are_heard() {
-    harms_only(Mutant::LateVotesIgnored, |config| {
-        let cluster = scripts::two_in_doubt(config);
-        !cluster.all_decided(&[0, 1, 2, 3, 4], id(1, 1))
+fn a_coordinator_in_doubt_is_not_believed_alone() {
+    harms_only(Mutant::DoubtBelieved, |config| {
+        let mut cluster = scripts::restarted_alone(config).checking(false);
+        cluster.pass_time(&[1, 2], Duration::from_secs(5));
+        cluster.breach().is_some()
+    });
+}
+
+/// The only harm is that nothing happens any more.
+#[test]
+fn two_coordinators_in_doubt_that_end_no_recovery_wait_for_a_third() {
+    harms_only(Mutant::DoubtWithoutEnd, |config| {
+        let mut cluster = scripts::restarted_alone(config);
+        cluster.pass_time(&[1, 2], Duration::from_secs(20));
+        !cluster.all_decided(&[1, 2], id(1, 1))
+    });
+}
+
+/// It never starts again.
+#[test]
+fn a_command_left_out_of_the_records_is_missed_at_the_next_start() {
+    harms_only(Mutant::CommandOutOfRecords, |config| {
+        scripts::restart_after_a_rewrite(config).is_err()
+    });
+}
+
+/// The only harm is that nothing happens any more.
+#[test]
+fn a_snapshot_asked_of_one_peer_only_is_waited_for_as_long_as_it_is_gone() {
+    harms_only(Mutant::OnePeerAsked, |config| {
+        scripts::asked_for_snapshots(config) != [r(0), r(1)].into()
+    });
+}
+
+/// The only harm is that nothing happens any more.
+#[test]
+fn a_snapshot_that_waits_for_who_waits_for_it_never_comes() {
+    harms_only(Mutant::OfferedBehindFenceOnly, |config| {
+        let mut cluster = scripts::executed_what_the_snapshot_lacks(config);
+        scripts::pass_time_with_snapshots(&mut cluster, &[0, 2], 10 * scripts::LONG);
+        !cluster.node(2).protocol.trimmed().contains(id(0, 1))
+            && !cluster.node(2).order().contains(&id(0, 2))
     });
 }

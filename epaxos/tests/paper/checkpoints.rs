@@ -11,8 +11,9 @@ use quorate_simulator::harness::command;
 
 use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, r, set, writes};
 use crate::scripts::{
-    LONG, committed_before_the_floor, executed, left_behind, offered, recovery_of_trimmed_is_nop,
-    snapshot,
+    LONG, asked_for_snapshots, committed_before_the_floor, executed,
+    executed_what_the_snapshot_lacks, left_behind, offered, pass_time_with_snapshots,
+    recovery_of_trimmed_is_nop, snapshot,
 };
 
 /// Commands enough to be worth a snapshot, from all replicas.
@@ -271,4 +272,34 @@ fn a_floor_counts_once_what_was_told_with_it_is_known() {
     assert!(!cluster.node(3).protocol.trimmed().contains(id(1, 1)));
     cluster.pass_time(&[3], LONG);
     assert!(cluster.node(3).protocol.trimmed().contains(id(1, 1)));
+}
+
+/// Two peers have trimmed what is lacking here, neither all that the other has. A snapshot of either helps, and
+/// the one asked first may be gone.
+#[test]
+fn a_snapshot_is_asked_of_each_peer_that_has_trimmed_what_is_lacking() {
+    let asked = asked_for_snapshots(&Config::default());
+    assert_eq!(asked, [r(0), r(1)].into());
+}
+
+/// A later snapshot of r0's has both; r2 can name all that it holds only when it is installed, so that r0 cannot
+/// wait for that.
+#[test]
+fn a_replica_that_has_executed_what_the_snapshot_lacks_gets_a_later_one() {
+    let mut cluster = executed_what_the_snapshot_lacks(&Config::default());
+    pass_time_with_snapshots(&mut cluster, &[0, 2], 5 * LONG);
+    cluster.submit(2, "later", "k");
+    pass_time_with_snapshots(&mut cluster, &[0, 2], 5 * LONG);
+    for at in [0, 2] {
+        let executed = cluster.node(at).executed();
+        assert_eq!(executed.last().map(String::as_str), Some("later"), "{at}");
+    }
+    // r0 is gone, and r1 is back: nothing waits for what only the snapshot has told.
+    cluster.heal();
+    cluster.submit(1, "last", "k");
+    pass_time_with_snapshots(&mut cluster, &[1, 2], 10 * LONG);
+    for at in [1, 2] {
+        let executed = cluster.node(at).executed();
+        assert_eq!(executed.last().map(String::as_str), Some("last"), "{at}");
+    }
 }

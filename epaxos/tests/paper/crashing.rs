@@ -50,6 +50,8 @@ struct Case {
     after: After,
     /// Whether only a fast quorum is asked.
     thrifty: bool,
+    /// Whether all who live restart after it.
+    all_restart: bool,
 }
 
 impl Case {
@@ -59,19 +61,6 @@ impl Case {
             thrifty_requests: 1,
             ..Config::default()
         }
-    }
-
-    /// Where n = 2e + f - 1, a coordinator that has restarted counts among the f if a conflicting
-    /// command's is gone: the living could not tell which of the two was committed.
-    fn possible(mut self) -> Case {
-        let rival_gone = self.rival.is_some_and(|rival| self.gone().contains(&rival));
-        if let After::Back { others } = &mut self.after
-            && rival_gone
-            && self.n == 5
-        {
-            *others = 1;
-        }
-        self
     }
 
     fn others(&self) -> impl Iterator<Item = u8> + use<> {
@@ -146,6 +135,10 @@ impl Case {
             cluster.restart(0, &self.config());
             living.push(0);
         }
+        for at in living.iter().filter(|_| self.all_restart) {
+            cluster.node(*at).sent.clear();
+            cluster.restart(*at, &self.config());
+        }
         let mut took = Duration::ZERO;
         while let Some((who, what)) = uncommitted(&cluster, &living) {
             assert!(took < COMMITTED_WITHIN, "{self:?}: {what:?} at r{who}");
@@ -193,7 +186,7 @@ fn reached(n: u8) -> Vec<Vec<u8>> {
     first.chain(last).collect()
 }
 
-/// All cases of one size; f of the replicas are down in the end, if it is not said otherwise.
+/// All cases of one size; f of the replicas are down for good in the end, if it is not said otherwise.
 fn cases(n: u8, thrifty: bool) -> Vec<Case> {
     let f = usize::from(n - 1) / 2;
     let mut cases = Vec::new();
@@ -211,11 +204,13 @@ fn cases(n: u8, thrifty: bool) -> Vec<Case> {
             .into_iter()
             .flat_map(|r| [(r.clone(), false), (r, true)])
         {
-            for after in [
-                After::Gone { others: 0 },
-                After::Gone { others: f - 1 },
-                After::Back { others: 0 },
-                After::Back { others: f },
+            for (after, all_restart) in [
+                (After::Gone { others: 0 }, false),
+                (After::Gone { others: f - 1 }, false),
+                (After::Gone { others: f - 1 }, true),
+                (After::Back { others: 0 }, false),
+                (After::Back { others: f }, false),
+                (After::Back { others: f }, true),
             ] {
                 let reached = reached.clone();
                 let case = Case {
@@ -226,8 +221,9 @@ fn cases(n: u8, thrifty: bool) -> Vec<Case> {
                     synced,
                     after,
                     thrifty,
+                    all_restart,
                 };
-                cases.push(case.possible());
+                cases.push(case);
             }
         }
     }

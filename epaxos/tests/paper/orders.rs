@@ -51,7 +51,7 @@ impl History {
 }
 
 /// Commands, deliveries in any order, losses, crashes and time, in any mixture; then f replicas are
-/// gone for long, and then there is peace.
+/// gone for long, of the others some restart, and these decide all that they know of; and then there is peace.
 fn run(n: usize, seed: u64) {
     let random = &mut ChaCha8Rng::seed_from_u64(seed);
     let config = Config {
@@ -97,12 +97,20 @@ fn run(n: usize, seed: u64) {
     for node in &mut cluster.nodes {
         node.sent.clear();
     }
+    let living = &all[..n / 2 + 1];
+    for at in living.iter().filter(|_| random.random_ratio(1, 2)) {
+        cluster.restart(*at, &config);
+        cluster.node(*at).sent.clear();
+    }
     for _ in 0..20 {
-        cluster.pass_time(&all[..n / 2 + 1], Duration::from_millis(500));
-        history.check(
-            &cluster,
-            &format!("seed {seed}, {:?} alone", &all[..n / 2 + 1]),
-        );
+        cluster.pass_time(living, Duration::from_millis(500));
+        history.check(&cluster, &format!("seed {seed}, {living:?} alone"));
+    }
+    for at in living {
+        for view in cluster.nodes[usize::from(*at)].protocol.instances() {
+            let decided = cluster.all_decided(living, view.id);
+            assert!(decided, "seed {seed}: {view:?} at {at}, {living:?} alone");
+        }
     }
     let committed = |cluster: &Cluster| {
         let first = cluster.nodes[0].protocol.committed();

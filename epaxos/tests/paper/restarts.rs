@@ -6,8 +6,11 @@ use std::time::Duration;
 use quorate_epaxos::dependencies::Dependencies;
 use quorate_epaxos::{Config, Phase, Record};
 
-use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, r, set, writes};
-use crate::scripts::{committed_against_one_in_doubt, two_in_doubt};
+use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, set, writes};
+use crate::scripts::{
+    accepted_before_a_nop, committed_against_one_in_doubt, restart_after_a_rewrite,
+    restarted_alone, two_in_doubt,
+};
 
 fn config() -> Config {
     Config::default()
@@ -90,7 +93,7 @@ fn one_command_at_a_time_is_asked_about_before_it_is_durable() {
     }
 }
 
-/// Before its own copy is durable, the answers of others are no fast quorum; they are when it is.
+/// Before its own copy is durable, nobody hears of what others have answered.
 #[test]
 fn a_fast_quorum_has_the_coordinators_own_copy() {
     let mut cluster = Cluster::quiet(3, &config());
@@ -133,14 +136,67 @@ fn what_was_asked_about_and_forgotten_becomes_a_nop() {
     }
 }
 
-/// r0 has committed its command with r1's help, executed it, and does not remember; nobody else has
-/// heard of the commit.
-fn in_doubt() -> Cluster {
-    let mut cluster = Cluster::quiet(3, &config());
+fn x() -> Option<(Option<String>, Dependencies)> {
+    Some((Some("x".into()), set(&[])))
+}
+
+/// r0's command, which all of `voters` have answered; its own disk is slow from then on.
+fn answered(n: usize, voters: &[u8]) -> Cluster {
+    let mut cluster = Cluster::quiet(n, &config());
     cluster.submit(0, "x", "k");
-    cluster.pass(0, 1, "pre_accept");
     cluster.node(0).syncs = false;
-    cluster.pass(1, 0, "pre_accept_ok");
+    for voter in voters {
+        assert_eq!(cluster.pass(0, *voter, "pre_accept"), 1);
+        assert_eq!(cluster.pass(*voter, 0, "pre_accept_ok"), 1);
+    }
+    cluster
+}
+
+/// A fast quorum's answers are not acted on before they cannot be forgotten. [ADR 14]
+#[test]
+fn what_a_fast_quorum_has_answered_is_durable_before_anybody_hears_of_it() {
+    for (n, voters) in [(3, vec![1]), (5, vec![1, 2]), (7, vec![1, 2, 3, 4])] {
+        let mut cluster = answered(n, &voters);
+        assert_eq!(cluster.node(0).decided(id(0, 1)), None, "{n} replicas");
+        assert_eq!(cluster.pass(0, 1, "commit"), 0);
+        cluster.node(0).sync();
+        cluster.node(0).end_turn();
+        assert_eq!(cluster.node(0).decided(id(0, 1)), x());
+        assert_eq!(cluster.pass(0, 1, "commit"), 1);
+        // Nobody else is asked to accept it.
+        assert_eq!(cluster.pass(0, 1, "accept"), 0);
+    }
+}
+
+/// What all have answered needs no memory of the coordinator's.
+#[test]
+fn what_all_have_answered_is_acted_on_at_once() {
+    for n in [3, 5, 7] {
+        let voters: Vec<u8> = (1..n).collect();
+        let mut cluster = answered(usize::from(n), &voters);
+        assert_eq!(cluster.node(0).executed(), ["x"], "{n} replicas");
+        assert_eq!(cluster.pass(0, 1, "commit"), 1);
+    }
+}
+
+/// The coordinator's disk hangs after it has heard from a fast quorum. Others accept what it has found, and
+/// their disks do.
+#[test]
+fn a_disk_that_hangs_does_not_keep_what_a_fast_quorum_has_answered() {
+    let mut cluster = answered(5, &[1, 2]);
+    cluster.node(0).sent.clear();
+    cluster.node(0).pass(config().fast_wait);
+    for other in [2, 3, 4] {
+        assert_eq!(cluster.pass(0, other, "accept"), 1);
+        assert_eq!(cluster.pass(other, 0, "accept_ok"), 1);
+    }
+    assert_eq!(cluster.node(0).decided(id(0, 1)), x());
+}
+
+/// r0 has committed its command with the answers of both others, executed it, and does not remember; nobody
+/// else has heard of the commit.
+fn in_doubt() -> Cluster {
+    let mut cluster = answered(3, &[1, 2]);
     assert_eq!(cluster.node(0).executed(), ["x"]);
     cluster.restart(0, &config());
     assert_eq!(cluster.node(0).phase(id(0, 1)), Phase::PreAccepted);
@@ -150,40 +206,44 @@ fn in_doubt() -> Cluster {
     cluster
 }
 
-fn x() -> Option<(Option<String>, Dependencies)> {
-    Some((Some("x".into()), set(&[])))
-}
-
-/// It may have committed what it had coordinated. As one that has preaccepted it, and may not be
-/// sure of more, it is of the quorum when nobody else answers: also if that stays so.
+/// It may have committed what all had answered, and any quorum shows that they had.
 #[test]
-fn a_coordinator_that_is_back_is_a_voter_where_another_is_down_for_good() {
-    for recoverer in [0, 2] {
+fn what_all_had_answered_is_decided_so_whoever_is_gone() {
+    for (recoverer, among) in [
+        (0, [0, 1]),
+        (0, [0, 2]),
+        (1, [0, 1]),
+        (2, [0, 2]),
+        (1, [1, 2]),
+    ] {
         let mut cluster = in_doubt();
-        cluster.node(recoverer).recover_instance(id(0, 1));
-        cluster.settle(&[0, 2]);
-        assert_eq!(cluster.count("validate"), 0);
-        assert_eq!(cluster.node(2).decided(id(0, 1)), None, "r1 may answer");
         // Also after another restart.
         cluster.restart(0, &config());
-        cluster.pass_time(&[0, 2], Duration::from_secs(5));
-        for at in [0, 2] {
+        cluster.node(recoverer).recover_instance(id(0, 1));
+        cluster.settle(&among);
+        for at in among {
             assert_eq!(cluster.node(at).decided(id(0, 1)), x());
         }
     }
 }
 
-/// Where others are enough, they are asked first.
+/// One that has accepted what a fast quorum answered says so, and one that had not has done nothing that would
+/// have to be kept: two of three decide either, without the third that had answered.
 #[test]
-fn a_coordinator_that_is_back_is_waited_for_by_nobody() {
-    let mut cluster = in_doubt();
-    cluster.node(2).recover_instance(id(0, 1));
-    cluster.pass(2, 0, "recover");
-    cluster.pass(0, 2, "recover_ok");
-    assert!(cluster.node(2).sent.iter().all(|(to, _)| *to == r(1)));
-    cluster.isolate(0);
-    cluster.settle(&[1, 2]);
-    assert_eq!(cluster.node(2).decided(id(0, 1)), x());
+fn what_a_fast_quorum_had_answered_is_decided_by_the_coordinator_and_another() {
+    for durable in [false, true] {
+        let mut cluster = answered(3, &[1]);
+        if durable {
+            cluster.node(0).sync();
+        }
+        cluster.restart(0, &config());
+        cluster.node(2).recover_instance(id(0, 1));
+        cluster.settle(&[0, 2]);
+        let expected = if durable { x() } else { Some((None, set(&[]))) };
+        for at in [0, 2] {
+            assert_eq!(cluster.node(at).decided(id(0, 1)), expected);
+        }
+    }
 }
 
 /// What it was told last to be committed is in no record.
@@ -219,34 +279,27 @@ fn what_speaks_against_a_coordinator_that_is_back_is_decided_without_the_others(
     }
 }
 
-/// Neither coordinator can say that it has not committed. All the others together can: too few had
-/// preaccepted the one command without the other.
+/// The command whose coordinator is down was committed, which none of the living knows; the other's coordinator
+/// does not remember. It would if it had committed it.
+#[test]
+fn a_coordinator_that_is_back_is_sure_where_not_all_had_answered() {
+    let mut cluster = committed_against_one_in_doubt(&config());
+    cluster.pass_time(&[2, 3, 4], Duration::from_secs(5));
+    for at in [2, 3, 4] {
+        let node = cluster.node(at);
+        assert_eq!(node.decided(id(0, 1)), Some((Some("one".into()), set(&[]))));
+        assert_eq!(node.decided(id(4, 1)), Some((None, set(&[]))));
+    }
+    assert_eq!(cluster.breach(), None);
+}
+
+/// Neither coordinator can say at once that it has not committed. Whoever has not answered as it proposed can
+/// say it for them.
 #[test]
 fn two_coordinators_that_are_back_do_not_wait_for_each_other() {
     let cluster = two_in_doubt(&config());
     let all = [0, 1, 2, 3, 4];
     assert!(cluster.all_decided(&all, id(1, 1)) && cluster.all_decided(&all, id(2, 1)));
-    let decided = |of| cluster.nodes[0].decided(of).expect("a decision").0;
-    assert_eq!(decided(id(1, 1)), Some("one".into()));
-    assert_eq!(decided(id(2, 1)), None);
-}
-
-/// Too many are gone to tell which of two commands was committed: the one whose coordinator is down,
-/// or the one whose coordinator does not remember. Both wait until one that knows is back.
-#[test]
-fn what_the_living_cannot_tell_waits_for_the_others() {
-    for back in [0, 1] {
-        let mut cluster = committed_against_one_in_doubt(&config());
-        cluster.pass_time(&[2, 3, 4], Duration::from_secs(20));
-        for at in [2, 3, 4] {
-            assert_eq!(cluster.node(at).decided(id(0, 1)), None);
-            assert_eq!(cluster.node(at).decided(id(4, 1)), None);
-        }
-        let among = [back, 2, 3, 4];
-        cluster.pass_time(&among, Duration::from_secs(60));
-        assert!(cluster.all_decided(&among, id(0, 1)) && cluster.all_decided(&among, id(4, 1)));
-        assert_eq!(cluster.breach(), None);
-    }
 }
 
 /// One that had joined the recovery in its earlier life had not committed before, and is sure.
@@ -277,4 +330,28 @@ fn a_cluster_of_one_forgets_nothing() {
     cluster.restart(0, &config());
     cluster.pass_time(&[0], Duration::from_secs(5));
     assert_eq!(cluster.node(0).executed(), ["x", "", "y"]);
+}
+
+/// What is decided says only "the command" where that is known: the records must still have it.
+#[test]
+fn a_command_outlives_the_nop_accepted_after_it_and_a_rewrite() {
+    let node = restart_after_a_rewrite(&config()).expect("a good past");
+    let (of, _) = accepted_before_a_nop();
+    assert_eq!(node.decided(of), x());
+}
+
+/// The two are a majority, and nobody else knows more than they.
+#[test]
+fn a_majority_whose_members_restarted_alone_decides_everything() {
+    let mut cluster = restarted_alone(&config());
+    cluster.pass_time(&[1, 2], Duration::from_secs(5));
+    cluster.submit(1, "later", "elsewhere");
+    cluster.pass_time(&[1, 2], Duration::from_secs(5));
+    for at in [1, 2] {
+        for of in [id(1, 1), id(2, 1)] {
+            assert!(cluster.all_decided(&[1, 2], of), "{of:?}");
+        }
+        let executed = cluster.node(at).executed();
+        assert_eq!(executed.last().map(String::as_str), Some("later"));
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use quorate_core::output::Output;
 use quorate_core::protocol::{Dest, Input, Protocol as _};
 use quorate_core::request::Batch;
-use quorate_epaxos::{Config, Decision, Message, Phase, Value};
+use quorate_epaxos::{Ballot, Config, Decision, Message, Phase, Value};
 
 use quorate_simulator::harness::command;
 
@@ -248,11 +248,17 @@ fn decisions_linger_where_nothing_is_in_the_way() {
     for (after, at_once) in [(0, false), (u32::MAX, true)] {
         let mut node = Node::fresh(0, 3, &thrifty(after));
         node.propose_with("x", writes("k"));
+        node.syncs = false;
         let answer = Message::PreAcceptOk {
             id: id(0, 1),
             dependencies: set(&[]),
         };
-        let input = node.input(r(1), answer);
+        node.receive(r(1), answer);
+        let accepted = Message::AcceptOk {
+            id: id(0, 1),
+            ballot: Ballot::ZERO,
+        };
+        let input = node.input(r(0), accepted);
         let mut out = Output::default();
         node.protocol.step(node.now, input, &mut out);
         let commits = |messages: &[(Dest, Message)]| {

@@ -1,15 +1,18 @@
 //! Delivery orders from the literature, as far as the tests of claims and of mutants share them.
 #![allow(dead_code, reason = "each test file uses its own part of it")]
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_core::crypto::Digest;
 use quorate_core::frontier::Frontier;
-use quorate_core::protocol::{Input, SnapshotRef};
-use quorate_epaxos::{Config, Timer};
+use quorate_core::id::{EntryId, Lane, ReplicaId, Slot};
+use quorate_core::protocol::{Input, RecoverError, Recovered, SnapshotRef};
+use quorate_epaxos::{Ballot, Command, Config, Decision, Message, Timer, Value};
+use quorate_simulator::harness::command;
 
-use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id};
+use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, r, set, writes};
 
 /// What went wrong with one variable for two ballots. \[Sutra19\]
 ///
@@ -126,6 +129,36 @@ pub(crate) fn offered(node: &Node) -> SnapshotRef {
         at,
         digest: Digest::of(b"state"),
         anchor,
+    }
+}
+
+/// Lets time pass among `among`, with what a driver does about snapshots: those that were asked for with a
+/// commit are taken, and those wanted are fetched from who lives and offers as much.
+pub(crate) fn pass_time_with_snapshots(cluster: &mut Cluster, among: &[u8], time: Duration) {
+    const STEP: Duration = Duration::from_millis(100);
+    let mut taken = vec![0; cluster.nodes.len()];
+    for at in among {
+        cluster.node(*at).saves = false;
+    }
+    for _ in 0..time.as_millis() / STEP.as_millis() {
+        cluster.pass_time(among, STEP);
+        for at in among {
+            let node = cluster.node(*at);
+            let wanted = node.commits.iter().filter(|commit| commit.checkpoint);
+            let wanted = wanted.count();
+            if std::mem::replace(&mut taken[usize::from(*at)], wanted) < wanted {
+                snapshot(node);
+            }
+            let Some(fetch) = node.fetch.take() else {
+                continue;
+            };
+            let peer = &cluster.nodes[fetch.from.index()];
+            let held = peer.offer.is_some().then(|| offered(peer));
+            let held = held.filter(|held| held.at.covers(&fetch.at_least));
+            if let Some(held) = held.filter(|_| among.contains(&fetch.from.0)) {
+                cluster.node(*at).install(held);
+            }
+        }
     }
 }
 
@@ -271,7 +304,7 @@ pub(crate) fn committed_beyond_the_snapshot(config: &Config) -> Cluster {
 /// conflicts, is preaccepted by r3 and r4 alone, and r4 has restarted. r2 recovers the one, r3 the
 /// other, both from r2, r3 and r4.
 pub(crate) fn committed_against_one_in_doubt(config: &Config) -> Cluster {
-    let mut cluster = Cluster::quiet(5, config).checking(false);
+    let mut cluster = Cluster::quiet(5, config);
     cluster.submit(0, "one", "k");
     for to in [1, 2] {
         cluster.pass(0, to, "pre_accept");
@@ -286,7 +319,6 @@ pub(crate) fn committed_against_one_in_doubt(config: &Config) -> Cluster {
     }
     cluster.node(2).recover_instance(id(0, 1));
     cluster.node(3).recover_instance(id(4, 1));
-    only_send_again(&mut cluster, &[2, 3, 4], 10);
     cluster
 }
 
@@ -319,5 +351,108 @@ pub(crate) fn two_in_doubt(config: &Config) -> Cluster {
         }
     }
     only_send_again(&mut cluster, &[0, 1, 2, 3, 4], 10);
+    cluster
+}
+
+/// r0 is gone. r1 alone takes a command and restarts, and so does r2, of the same key. r0 may have voted for
+/// either.
+pub(crate) fn restarted_alone(config: &Config) -> Cluster {
+    let mut cluster = Cluster::quiet(3, config);
+    cluster.isolate(0);
+    for at in [1, 2] {
+        cluster.submit(at, &format!("of {at}"), "k");
+        cluster.node(at).sent.clear();
+        cluster.restart(at, config);
+        cluster.node(at).sent.clear();
+    }
+    cluster
+}
+
+/// The instance of [`restart_after_a_rewrite`], and its command.
+pub(crate) fn accepted_before_a_nop() -> (EntryId, Value) {
+    let command = Command::new(command("x"), &writes("k"));
+    (id(0, 9), Value::Command(command))
+}
+
+/// r2 has accepted a command that it had not preaccepted, then a Nop, and its records were written anew
+/// before it learnt that the command is decided. What it is when it has restarted.
+pub(crate) fn restart_after_a_rewrite(config: &Config) -> Result<Node, RecoverError> {
+    let mut cluster = left_behind(config);
+    let held = offered(cluster.node(0));
+    let (of, value) = accepted_before_a_nop();
+    let ballot = Ballot {
+        round: 1,
+        replica: r(1),
+    };
+    let mut node = cluster.nodes.remove(2);
+    for (from, ballot, value) in [(0, Ballot::ZERO, value.clone()), (1, ballot, Value::Nop)] {
+        let accept = Message::Accept {
+            id: of,
+            ballot,
+            value,
+            dependencies: set(&[]),
+        };
+        node.receive(r(from), accept);
+    }
+    node.install(held);
+    let decision = Decision {
+        id: of,
+        value,
+        dependencies: set(&[]),
+    };
+    node.receive(r(0), Message::Commit(decision));
+    let past = Recovered {
+        records: node.durable,
+        snapshot: node.saved,
+    };
+    Node::recover(node.context, config.clone(), past)
+}
+
+/// All slots of a lane through one.
+pub(crate) fn through(lane: u8, slot: u64) -> Frontier {
+    let mut frontier = Frontier::default();
+    frontier.complete(Lane(lane), Slot(slot));
+    frontier
+}
+
+/// Two peers have trimmed what is lacking at r2, neither all that the other has. Nobody answers; whom it asks.
+pub(crate) fn asked_for_snapshots(config: &Config) -> BTreeSet<ReplicaId> {
+    let mut node = Node::fresh(2, 3, config);
+    for (from, lane) in [(0, 0), (1, 1)] {
+        let trimmed = Message::Trimmed {
+            through: through(lane, 4),
+            horizon: through(lane, 4),
+        };
+        node.receive(r(from), trimmed);
+    }
+    let mut asked = BTreeSet::new();
+    for _ in 0..40 {
+        node.fire(Timer::Progress);
+        asked.extend(node.fetch.take().map(|fetch| fetch.from));
+    }
+    asked
+}
+
+/// r0 has trimmed a command that r2 lacks, and its snapshot lacks one that r2 has executed. r1, which has helped
+/// with both, is gone.
+pub(crate) fn executed_what_the_snapshot_lacks(config: &Config) -> Cluster {
+    let mut cluster = Cluster::quiet(3, config);
+    cluster.submit(2, "ahead", "elsewhere");
+    cluster.pass(2, 1, "pre_accept");
+    cluster.pass(1, 2, "pre_accept_ok");
+    assert_eq!(cluster.pass(2, 1, "commit"), 1);
+    for node in &mut cluster.nodes {
+        node.sent.clear();
+    }
+    cluster.isolate(2);
+    cluster.submit(0, "lacking", "k");
+    cluster.deliver();
+    let taken = snapshot(cluster.node(0));
+    assert_eq!(taken.at, through(0, 1));
+    cluster.pass_time(&[0, 1], config.patience + LONG);
+    assert!(cluster.node(0).protocol.trimmed().contains(id(0, 1)));
+    assert_eq!(offered(cluster.node(0)).at, taken.at);
+    cluster.heal();
+    cluster.isolate(1);
     cluster
 }
