@@ -66,7 +66,7 @@ pub(crate) struct Peer {
     behind: bool,
 }
 
-/// Instances that peers have trimmed, and that count as executed here since a snapshot was installed. They
+/// Instances that peers have trimmed, and that a durable snapshot holds here since one was installed. They
 /// may be unknown here.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Adoption {
@@ -431,6 +431,8 @@ impl EPaxos {
         self.untold = true;
         let through = through.complete_part();
         if self.graph.executed().covers(&through) {
+            // What is not in a snapshot here may be forgotten in a crash, and asked for again.
+            let through = within(&through, &self.snapshot);
             if !self.instances.trimmed().covers(&through) {
                 self.extend_adoption(&through, horizon);
             }

@@ -171,6 +171,11 @@ impl EPaxos {
         self.instances.trimmed()
     }
 
+    /// Through which slots everything is named in each answer.
+    pub fn floor(&self) -> &Frontier {
+        &self.floor
+    }
+
     /// All that is known committed here.
     pub fn committed(&self) -> &Frontier {
         self.instances.committed()

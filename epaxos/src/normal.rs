@@ -236,8 +236,17 @@ impl EPaxos {
         }
         if !before {
             self.unanswered.set(id, now + self.config.fast_wait);
-            let ballot = (id, Ballot::ZERO);
-            self.accept(self.me, ballot, Value::Initial, dependencies, out);
+            self.answered_fast.push(id);
+        }
+    }
+
+    /// Accepts what a fast quorum has answered, unless the others have in the same turn.
+    pub(crate) fn accept_fast(&mut self, out: &mut Out) {
+        for id in std::mem::take(&mut self.answered_fast) {
+            if let Some(answers) = self.pre_accepting(id) {
+                let (value, dependencies) = (Value::Initial, answers.initial.clone());
+                self.accept(self.me, (id, Ballot::ZERO), value, dependencies, out);
+            }
         }
     }
 

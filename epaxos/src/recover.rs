@@ -45,6 +45,7 @@ impl EPaxos {
             rng: ChaCha8Rng::from_seed(context.seed),
             next: durable.next(me),
             durable: None,
+            answered_fast: Vec::new(),
             calm: Calm::default(),
             instances: durable.instances,
             floor: durable.floor,

@@ -39,6 +39,8 @@ pub struct EPaxos {
     pub(crate) next: Slot,
     /// The highest slot of this replica's lane whose command it has made durable in this life.
     pub(crate) durable: Option<Slot>,
+    /// Commands of its own that a fast quorum has answered in this turn.
+    pub(crate) answered_fast: Vec<EntryId>,
     /// How the last commands went that it coordinated.
     pub(crate) calm: Calm,
     pub(crate) conflicts: Conflicts,
@@ -129,8 +131,8 @@ impl EPaxos {
             }
             Input::Propose { batch, keys } => self.propose(now, batch, &keys, out),
             Input::Read { id, keys: _ } => out.answer(id, ReadAnswer::ThroughLog),
-            // Nothing is held back until then, nor has anything happened since.
-            Input::EndOfTurn => return,
+            // Nothing else is held back until then, nor has anything happened since.
+            Input::EndOfTurn => return self.accept_fast(out),
             Input::Snapshotted(snapshot) => self.snapshotted(now, snapshot, out),
             Input::Installed(snapshot) => self.installed(now, &snapshot, out),
         }

@@ -1,12 +1,14 @@
 //! When to look at which instance again: who recovers what, and when.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use quorate_core::id::{EntryId, Lane, ReplicaId, Slot, Time};
 use quorate_core::protocol::Dest;
 
 use crate::instances::lane_of;
 use crate::message::{MAX_ASKED, Message};
+use crate::mutant::Mutant;
 use crate::replica::{EPaxos, Out};
 
 /// How often an instance is asked for before it is recovered, where others know it committed.
@@ -150,11 +152,16 @@ impl EPaxos {
         let watched = self.watched_through.get(&part).copied().unwrap_or_default();
         let limit = Slot(through.0 + self.config.max_watched as u64);
         let height = self.instances.height(lane).min(limit);
+        // What there was no room for has waited already, as long as those before it took.
+        let far_behind = height == limit && !self.config.mutated(Mutant::EachLookedAfterLate);
         for slot in watched.max(through).0 + 1..=height.0 {
             let slot = Slot(slot);
             let id = EntryId { lane, slot };
             if !self.instances.is_committed(id) && !self.watched.contains(id) {
-                let wait = self.drawn(self.config.recover_after, 0);
+                let wait = match far_behind && self.who_knows(id, 0).is_some() {
+                    true => Duration::ZERO,
+                    false => self.drawn(self.config.recover_after, 0),
+                };
                 self.watched.set(id, now + wait);
             }
         }

@@ -416,3 +416,37 @@ fn a_snapshot_that_waits_for_who_waits_for_it_never_comes() {
             && !cluster.node(2).order().contains(&id(0, 2))
     });
 }
+
+/// r4 trims what its snapshot holds, and nobody else has. Asked what speaks against the command, which does not name
+/// it, r4 speaks for Nop.
+#[test]
+fn a_snapshot_taken_for_what_is_trimmed_undoes_a_commit() {
+    harms_only(Mutant::SnapshotTakenForTrimmed, |config| {
+        let cluster = scripts::committed_beside_the_snapshot(config);
+        cluster.breach().is_some()
+    });
+}
+
+/// The only harm is that nothing is trimmed as long as snapshots come faster than floors rise.
+#[test]
+fn the_oldest_snapshot_forgotten_is_never_trimmed() {
+    harms_only(Mutant::OldestSnapshotForgotten, |config| {
+        !scripts::trims_the_oldest_of(5, config)
+    });
+}
+
+/// The only harm is that the rest is asked for again and again.
+#[test]
+fn what_is_asked_about_beside_what_is_trimmed_is_answered_too() {
+    harms_only(Mutant::TrimmedEndsAnswer, |config| {
+        !scripts::answers_beside_what_is_trimmed(config)
+    });
+}
+
+/// The only harm is that whoever falls behind further than it looks stays behind where commands come fast.
+#[test]
+fn one_that_waits_for_each_instance_does_not_catch_up() {
+    harms_only(Mutant::EachLookedAfterLate, |config| {
+        !scripts::catches_up(config)
+    });
+}

@@ -10,6 +10,8 @@ use quorate_epaxos::{Config, EPaxos, Phase};
 use quorate_simulator::register::Change;
 use quorate_simulator::seeds::{OTHER_SIZES, assert_covered, assert_repeatable, from_first, told};
 use quorate_simulator::{Conditions, SimulationConfig, Summary, World, drawn, simulate};
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
 use worlds::config;
 
 /// After the faults have ended and the clients are served, every instance that any replica knows
@@ -35,6 +37,47 @@ fn uncommitted(world: &World<EPaxos>) -> Option<(ReplicaId, EntryId)> {
     })
 }
 
+/// The limits of a seed's world, each drawn by itself from a few values down to the least: so each exceeds
+/// each other somewhere.
+fn limits(seed: u64, config: &SimulationConfig<EPaxos>) -> SimulationConfig<EPaxos> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0x6c69_6d69_7473);
+    let mut config = config.clone();
+    let millis = |random: &mut ChaCha8Rng, of: [u64; 4]| Duration::from_millis(one_of(random, of));
+    let (protocol, settings) = (&mut config.protocol, &mut config.settings);
+    protocol.max_window = one_of(&mut random, [1, 2, 32, 4_096]);
+    protocol.max_watched = one_of(&mut random, [1, 3, 16, 1_024]);
+    protocol.max_answer_bytes = one_of(&mut random, [1, 100, 600, 1 << 20]);
+    protocol.patience = millis(&mut random, [0, 150, 600, 10_000]);
+    protocol.fast_wait = millis(&mut random, [0, 1, 10, 100]);
+    protocol.progress = millis(&mut random, [10, 40, 100, 200]);
+    protocol.thrifty_after = one_of(&mut random, [0, 2, 20, u32::MAX]);
+    settings.snapshot_every_bytes = one_of(&mut random, [1, 200, 1_500, 1 << 30]);
+    settings.max_batch_bytes = one_of(&mut random, [1, 300, 4_000, 256 << 10]);
+    settings.max_batches_in_flight = Some(one_of(&mut random, [1, 2, 5, 40]));
+    settings.max_pending = one_of(&mut random, [1, 8, 100, 16_384]);
+    config
+}
+
+fn one_of<T>(random: &mut ChaCha8Rng, of: [T; 4]) -> T {
+    let [a, b, c, d] = of;
+    match random.random_range(0..4) {
+        0 => a,
+        1 => b,
+        2 => c,
+        _ => d,
+    }
+}
+
+#[test]
+fn limits_that_exceed_each_other_survive_all_faults() {
+    for (replicas, base) in [(3, 6_000_000), (5, 7_000_000), (7, 8_000_000)] {
+        let sum: Summary = (base..base + seeds())
+            .map(|seed| run(seed, &limits(seed, &config(replicas))))
+            .sum();
+        println!("{replicas} replicas, limits drawn: {sum}");
+    }
+}
+
 /// Runs a seed; what fails is run again, for its plan to be made shorter.
 fn run(seed: u64, config: &SimulationConfig<EPaxos>) -> Summary {
     let (conditions, plan) = drawn(seed, config);
@@ -42,8 +85,8 @@ fn run(seed: u64, config: &SimulationConfig<EPaxos>) -> Summary {
     world.run();
     if world.broken().is_some() {
         match simulate(seed, config).failure {
-            Some(failure) => panic!("seed {seed}: {failure}"),
-            None => panic!("seed {seed} fails once: {:?}", world.broken()),
+            Some(failure) => panic!("seed {seed}: {failure}\n{config:?}"),
+            None => panic!("seed {seed} fails once: {:?}, {config:?}", world.broken()),
         }
     }
     let summary = world.summary();
@@ -244,6 +287,44 @@ fn after_a_coordinators_restart_another_replica_may_be_down_for_good() {
                 assert_eq!(uncommitted(&world), None, "{case}");
                 assert_eq!(world.broken(), None, "{case}");
             }
+        }
+    }
+}
+
+/// What the facade tells its users, with nobody's help: f are down for good, and the others have each taken a command of the
+/// same key while they were alone, and restarted, in every order. The commands are answered, and those after them.
+#[test]
+fn any_majority_serves_whatever_restarted_before() {
+    for (replicas, rounds) in [(3, 1), (3, 2), (5, 1), (7, 1)] {
+        let down = replicas / 2;
+        let living: Vec<ReplicaId> = ReplicaId::all(replicas).skip(down).collect();
+        for first in 0..living.len() {
+            let case = format!("{replicas} replicas, {first} first, {rounds} rounds");
+            let mut world = scripted(replicas);
+            ReplicaId::all(down).for_each(|gone| world.crash(gone));
+            let mut puts = Vec::new();
+            let order = living.iter().cycle().skip(first);
+            let order = order.take(rounds * living.len()).copied();
+            for at in order {
+                // Nobody hears it, or all of the living do.
+                if at.index() % 2 == 0 {
+                    world.isolate(at);
+                }
+                puts.push(world.submit(at, 1, Change::Put(at.index() as u64)));
+                world.run_for(DELAY / 2);
+                world.crash(at);
+                world.mend();
+                world.restart(at);
+            }
+            let at = ReplicaId(down as u8);
+            for put in puts {
+                world.submit_again(put, at);
+                let answered = world.run_until(COMMITTED_WITHIN, |w| w.answered(put).is_some());
+                assert!(answered, "{case}: {put:?}");
+            }
+            let committed = world.run_until(COMMITTED_WITHIN, |w| uncommitted(w).is_none());
+            assert!(committed, "{case}: {:?}", uncommitted(&world));
+            assert_eq!(world.broken(), None, "{case}");
         }
     }
 }

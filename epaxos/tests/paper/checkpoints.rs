@@ -11,9 +11,10 @@ use quorate_simulator::harness::command;
 
 use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, r, set, writes};
 use crate::scripts::{
-    LONG, asked_for_snapshots, committed_before_the_floor, executed,
+    LONG, answers_beside_what_is_trimmed, asked_for_snapshots, catches_up,
+    committed_before_the_floor, committed_beside_the_snapshot, executed,
     executed_what_the_snapshot_lacks, left_behind, offered, pass_time_with_snapshots,
-    recovery_of_trimmed_is_nop, snapshot,
+    recovery_of_trimmed_is_nop, snapshot, trims_the_oldest_of,
 };
 
 /// Commands enough to be worth a snapshot, from all replicas.
@@ -302,4 +303,41 @@ fn a_replica_that_has_executed_what_the_snapshot_lacks_gets_a_later_one() {
         let executed = cluster.node(at).executed();
         assert_eq!(executed.last().map(String::as_str), Some("last"), "{at}");
     }
+}
+
+/// One that looks after one instance of a lane at a time asks for the next as soon as it has one: those have
+/// been known of for long.
+#[test]
+fn one_that_is_far_behind_does_not_wait_for_each_instance() {
+    assert!(catches_up(&Config::default()));
+}
+
+/// What its snapshot holds beyond what is trimmed where that is from it does not trim, and speaks against nothing
+/// because of it.
+#[test]
+fn only_what_is_trimmed_elsewhere_is_taken_over_as_trimmed() {
+    let mut cluster = committed_beside_the_snapshot(&Config::default());
+    assert_eq!(cluster.breach(), None);
+    assert!(!cluster.node(4).protocol.trimmed().contains(id(1, 1)));
+    // Nor does its floor cover it before it knows it.
+    let floor = |node: &Node| node.protocol.floor().contains(id(1, 1));
+    cluster.node(4).pass(LONG);
+    assert!(!floor(cluster.node(4)));
+    cluster.pass_time(&[2, 3, 4], 5 * LONG);
+    let known = cluster.node(4).protocol.committed().contains(id(1, 1));
+    assert!(known && floor(cluster.node(4)));
+}
+
+/// So many wait for the fence at most; the oldest is always among them, and the newest.
+#[test]
+fn the_oldest_snapshot_waits_for_the_fence_whatever_comes_after_it() {
+    for snapshots in [1, 4, 5, 6, 20] {
+        assert!(trims_the_oldest_of(snapshots, &Config::default()));
+    }
+}
+
+/// One answer says all that can be said.
+#[test]
+fn what_is_trimmed_keeps_nobody_from_the_rest() {
+    assert!(answers_beside_what_is_trimmed(&Config::default()));
 }

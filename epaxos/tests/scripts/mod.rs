@@ -9,7 +9,7 @@ use quorate_core::crypto::Digest;
 use quorate_core::frontier::Frontier;
 use quorate_core::id::{EntryId, Lane, ReplicaId, Slot};
 use quorate_core::protocol::{Input, RecoverError, Recovered, SnapshotRef};
-use quorate_epaxos::{Ballot, Command, Config, Decision, Message, Timer, Value};
+use quorate_epaxos::{Ballot, Command, Config, Decision, Message, Progress, Timer, Value};
 use quorate_simulator::harness::command;
 
 use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, r, set, writes};
@@ -455,4 +455,90 @@ pub(crate) fn executed_what_the_snapshot_lacks(config: &Config) -> Cluster {
     cluster.heal();
     cluster.isolate(1);
     cluster
+}
+
+/// A command that was committed on the fast path, and a snapshot that holds an older one that it does not name.
+///
+/// r1's is old; r4 has not heard of it. r0's does not name it, and is committed at r0 with the votes of r1 and r2. r1 has a
+/// snapshot of the old one, and the fence does not cover it; r4 needs it none the less. r0 and r1 are gone
+/// then, and r2 recovers the command from r2, r3 and r4.
+pub(crate) fn committed_beside_the_snapshot(config: &Config) -> Cluster {
+    let mut cluster = Cluster::quiet(5, config).checking(false);
+    cluster.submit(1, "old", "k");
+    cluster.settle(&[0, 1, 2, 3]);
+    cluster.submit(0, "command", "elsewhere");
+    for to in [1, 2] {
+        cluster.pass(0, to, "pre_accept");
+        cluster.pass(to, 0, "pre_accept_ok");
+    }
+    assert!(cluster.node(0).decided(id(0, 1)).is_some());
+    let taken = snapshot(cluster.node(1));
+    let executed = Frontier::default();
+    cluster.node(1).receive(r(4), Message::Behind { executed });
+    let held = offered(cluster.node(1));
+    assert_eq!(held.at, taken.at);
+    assert!(!cluster.node(1).protocol.trimmed().contains(id(1, 1)));
+    cluster.node(4).install(held);
+    for node in &mut cluster.nodes {
+        node.sent.clear();
+    }
+    cluster.node(2).recover_instance(id(0, 1));
+    cluster.settle(&[2, 3, 4]);
+    assert!(cluster.all_decided(&[2, 3, 4], id(0, 1)));
+    cluster
+}
+
+/// r0 has more snapshots that wait for the fence than it keeps count of, and r1's floor covers the first: whether r0
+/// trims what that holds.
+pub(crate) fn trims_the_oldest_of(snapshots: u64, config: &Config) -> bool {
+    let mut cluster = Cluster::quiet(3, config);
+    for name in 0..snapshots {
+        cluster.submit(0, &name.to_string(), "k");
+        cluster.deliver();
+        snapshot(cluster.node(0));
+    }
+    let committed = executed(cluster.node(0));
+    for (from, floor) in [(1, through(0, 1)), (2, Frontier::default())] {
+        let progress = Progress {
+            committed: committed.clone(),
+            wanted: floor.clone(),
+            floor,
+            behind: false,
+        };
+        cluster
+            .node(0)
+            .receive(r(from), Message::Progress(progress));
+    }
+    cluster.node(0).protocol.trimmed().contains(id(0, 1))
+}
+
+/// Whether one that is asked about what it has trimmed, and with it about what it knows, says both.
+pub(crate) fn answers_beside_what_is_trimmed(config: &Config) -> bool {
+    let mut cluster = left_behind(config);
+    cluster.isolate(2);
+    cluster.submit(0, "later", "k");
+    cluster.deliver();
+    let (trimmed, later) = (id(0, 1), id(0, 5));
+    let ids = vec![trimmed, later];
+    let answers = cluster.node(0).answer(r(2), Message::Learn { ids });
+    let says = |of: fn(&Message) -> bool| answers.iter().any(of);
+    assert!(says(|message| matches!(message, Message::Trimmed { .. })));
+    says(|message| matches!(message, Message::Commit(_)))
+}
+
+/// Whether r2, which has missed many commands and looks after one at a time, soon knows them all.
+pub(crate) fn catches_up(config: &Config) -> bool {
+    let config = Config {
+        max_watched: 1,
+        ..config.clone()
+    };
+    let mut cluster = Cluster::quiet(3, &config);
+    cluster.isolate(2);
+    for name in 0..40 {
+        cluster.submit(0, &name.to_string(), "k");
+        cluster.deliver();
+    }
+    cluster.heal();
+    cluster.pass_time(&[0, 1, 2], 2 * LONG);
+    cluster.node(2).decided(id(0, 40)).is_some()
 }
