@@ -34,6 +34,8 @@ pub enum Operation<'a> {
     Apply(&'a [u8]),
     /// Answer a query at this point of the order: a read through the log.
     Query(&'a [u8]),
+    /// End the session: the client has all answers.
+    Close,
 }
 
 /// A request: (session, sequence, operation).
@@ -56,6 +58,7 @@ impl fmt::Debug for Request<'_> {
             Operation::Open => ("open", 0),
             Operation::Apply(command) => ("apply", command.len()),
             Operation::Query(query) => ("query", query.len()),
+            Operation::Close => ("close", 0),
         };
         write!(f, "{:?}#{} {name}({length} B)", self.session, self.sequence)
     }
@@ -85,6 +88,7 @@ const SIGNED: u32 = 1 << 31;
 const OPEN: u8 = 0;
 const APPLY: u8 = 1;
 const QUERY: u8 = 2;
+const CLOSE: u8 = 3;
 
 impl Batch {
     /// The batch without requests.
@@ -348,6 +352,7 @@ impl BatchBuilder {
             Operation::Open => (OPEN, &[]),
             Operation::Apply(command) => (APPLY, command),
             Operation::Query(query) => (QUERY, query),
+            Operation::Close => (CLOSE, &[]),
         };
         self.buffer.put_u64_le(request.sequence);
         self.buffer.put_u64_le(request.answered);
@@ -464,6 +469,7 @@ impl<'a> Iterator for Cursor<'a> {
                 OPEN if payload.is_empty() => Operation::Open,
                 APPLY => Operation::Apply(payload),
                 QUERY => Operation::Query(payload),
+                CLOSE if payload.is_empty() => Operation::Close,
                 _ => return None,
             },
         })

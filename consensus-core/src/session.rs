@@ -5,32 +5,58 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::crypto::PublicKey;
 use crate::request::{Request, SessionId};
 
 /// How far a client may run ahead of its oldest request without an answer.
 pub const WINDOW: u64 = 4096;
 
-/// How many bytes of answers a session keeps, though always the last one. A client that takes in
-/// what it is told ([`Request::answered`]) never has that many outstanding.
+/// How many bytes of answers a session keeps, at most. A client that takes in what it is told
+/// ([`Request::answered`]) never has that many outstanding. An answer larger than this is not kept.
 pub const ANSWER_BYTES: usize = 1 << 20;
 
-/// How many sessions are kept. Opening one more forgets the one unused for the most openings.
+/// How many bytes of answers all sessions keep together: each its share, if there are many.
+pub const ALL_ANSWER_BYTES: usize = 128 << 20;
+
+/// What an answer takes beside its bytes, and is counted for it.
+const ANSWER_OVERHEAD: usize = 64;
+
+/// How many sessions are remembered, closed ones among them. One more has the one forgotten that
+/// the client with the most of them has not used for the most openings.
 pub const MAX_SESSIONS: usize = 16_384;
+
+/// How many of them may be one client's. One more has another of its own forgotten.
+pub const SESSIONS_PER_CLIENT: usize = MAX_SESSIONS / 4;
 
 /// What has been executed for whom, with the answers. \[Ongaro14 §6.3\]
 ///
 /// The table is replicated state: part of every snapshot, and equal on all replicas that have
 /// executed the same entries. It does not depend on the order in which commands of one session
-/// inside its [`WINDOW`] were executed, for a protocol that orders only what conflicts may
-/// execute them in either order. Opening a session conflicts with everything, so that its effects
-/// on others (the age of sessions, and which is forgotten) are at the same point of every
-/// replica's order.
+/// inside its [`WINDOW`] were executed, nor on that of commands of several sessions, for a protocol
+/// that orders only what conflicts may execute them in either order. Opening and closing a session
+/// conflict with everything, so that their effects on others (the age of sessions, which is
+/// forgotten, how many bytes of answers each keeps) are at the same point of every replica's order.
+///
+/// Answers to queries are not kept: a query changes nothing, and one that is asked again is
+/// answered again, from the state where it is ordered then.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sessions {
     opened: u64,
-    /// The highest [`Session::since`] of all that were forgotten.
+    /// The highest [`Session::since`] of all that were forgotten of clients that have none now.
     forgotten: u64,
     table: BTreeMap<SessionId, Session>,
+    clients: BTreeMap<PublicKey, Holder>,
+    /// How many in the table are open.
+    open: usize,
+}
+
+/// What is known of a client that has sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Holder {
+    sessions: usize,
+    /// The highest [`Session::since`] of those that were forgotten. Kept apart from those of
+    /// others, so that none can have the openings of another come too late.
+    forgotten: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,12 +65,17 @@ struct Session {
     since: u64,
     /// How many sessions had been opened when this one was last used.
     used: u64,
+    /// Nothing is executed for it any more. It is remembered so that a late copy of the request
+    /// that opened it does not open it again.
+    closed: bool,
     /// The highest sequence executed.
     highest: u64,
     /// All through this one are executed, or too old to be.
     through: u64,
     /// What else is executed.
     beyond: BTreeSet<u64>,
+    /// The client has all answers below this one.
+    taken: u64,
     /// Answers below this one are not kept: they have reached the client, or were too many.
     answered: u64,
     answers: BTreeMap<u64, Bytes>,
@@ -64,14 +95,21 @@ impl Session {
         }
     }
 
-    /// Records an answer, and that the client has all answers below `answered`.
-    fn executed(&mut self, sequence: u64, answered: u64, answer: Bytes) {
+    /// Whether a query may be answered, for the first time or again: its client may wait for it.
+    fn may_ask(&self, sequence: u64) -> bool {
+        sequence >= self.taken && sequence > self.too_old()
+    }
+
+    fn too_old(&self) -> u64 {
+        self.highest.saturating_sub(WINDOW)
+    }
+
+    /// Notes that a request was executed, whose client has all answers below `answered`.
+    fn executed(&mut self, sequence: u64, answered: u64) {
         self.highest = self.highest.max(sequence);
-        self.answered = self.answered.max(answered);
-        self.answer_bytes += answer.len();
-        self.answers.insert(sequence, answer);
+        self.taken = self.taken.max(answered);
         self.beyond.insert(sequence);
-        let too_old = self.highest.saturating_sub(WINDOW);
+        let too_old = self.too_old();
         self.through = self.through.max(too_old);
         while let Some(first) = self.beyond.first().copied()
             && first <= self.through + 1
@@ -79,24 +117,34 @@ impl Session {
             self.beyond.pop_first();
             self.through = self.through.max(first);
         }
-        self.answered = self.answered.max(too_old + 1);
+        self.answered = self.answered.max(self.taken).max(too_old + 1);
+    }
+
+    fn keep(&mut self, sequence: u64, answer: Bytes) {
+        self.answer_bytes += ANSWER_OVERHEAD + answer.len();
+        self.answers.insert(sequence, answer);
+    }
+
+    /// Forgets the answers that need not be kept, and the first ones that have more than `most`
+    /// bytes together with all later ones. What is below a forgotten answer is not kept either, in
+    /// whatever order it comes.
+    fn trim(&mut self, most: usize) {
         while let Some((first, _)) = self.answers.first_key_value()
-            && (*first < self.answered || self.keeps_too_much())
+            && (*first < self.answered || self.answer_bytes > most)
+            && let Some((sequence, answer)) = self.answers.pop_first()
         {
-            self.forget_first_answer();
-        }
-    }
-
-    fn keeps_too_much(&self) -> bool {
-        self.answer_bytes > ANSWER_BYTES && self.answers.len() > 1
-    }
-
-    /// What is below a forgotten answer is not kept either, in whatever order it comes.
-    fn forget_first_answer(&mut self) {
-        if let Some((sequence, answer)) = self.answers.pop_first() {
             self.answered = self.answered.max(sequence + 1);
-            self.answer_bytes -= answer.len();
+            self.answer_bytes -= ANSWER_OVERHEAD + answer.len();
         }
+    }
+
+    fn close(&mut self, used: u64) {
+        *self = Session {
+            since: self.since,
+            used,
+            closed: true,
+            ..Session::default()
+        };
     }
 }
 
@@ -109,42 +157,89 @@ pub enum Standing {
     Executed(Bytes),
     /// Below what is kept: it may have been executed, and must not be now.
     Dropped,
-    /// The session is unknown.
+    /// The session is unknown, or closed.
     Expired,
 }
 
 impl Sessions {
-    /// Where a request stands.
-    pub fn standing(&self, session: SessionId, sequence: u64) -> Standing {
+    fn session(&self, session: SessionId) -> Option<&Session> {
         let session = self.table.get(&session);
+        session.filter(|session| !session.closed)
+    }
+
+    /// Where a command stands.
+    pub fn standing(&self, session: SessionId, sequence: u64) -> Standing {
+        let session = self.session(session);
         session.map_or(Standing::Expired, |session| session.standing(sequence))
     }
 
-    /// Executes a request by `apply`, unless it must not be: then where it stands, which is never
+    /// Where a query stands: it is new for as long as its client may wait for an answer.
+    pub fn query_standing(&self, session: SessionId, sequence: u64) -> Standing {
+        match self.session(session) {
+            None => Standing::Expired,
+            Some(session) if session.may_ask(sequence) => Standing::New,
+            Some(_) => Standing::Dropped,
+        }
+    }
+
+    /// Executes a command by `apply`, unless it must not be: then where it stands, which is never
     /// [`Standing::New`].
     pub fn execute(
         &mut self,
         request: &Request<'_>,
         apply: impl FnOnce() -> Bytes,
     ) -> Result<Bytes, Standing> {
-        let used = self.opened;
-        let Some(session) = self.table.get_mut(&request.session) else {
+        let (used, most) = (self.opened, self.answer_bytes_each());
+        let session = self.table.get_mut(&request.session);
+        let Some(session) = session.filter(|session| !session.closed) else {
             return Err(Standing::Expired);
         };
         match session.standing(request.sequence) {
             Standing::New => {
                 let answer = apply();
                 session.used = used;
-                session.executed(request.sequence, request.answered, answer.clone());
+                session.executed(request.sequence, request.answered);
+                session.keep(request.sequence, answer.clone());
+                session.trim(most);
                 Ok(answer)
             }
             standing => Err(standing),
         }
     }
 
+    /// Answers a query by `ask`, as often as it is ordered while its client may wait for it. All
+    /// replicas that execute it at one point of the order give one answer, so that a client that
+    /// must count equal ones gets as many as there are correct replicas, each time.
+    pub fn query(
+        &mut self,
+        request: &Request<'_>,
+        ask: impl FnOnce() -> Bytes,
+    ) -> Result<Bytes, Standing> {
+        let (used, most) = (self.opened, self.answer_bytes_each());
+        let session = self.table.get_mut(&request.session);
+        let Some(session) = session.filter(|session| !session.closed) else {
+            return Err(Standing::Expired);
+        };
+        if !session.may_ask(request.sequence) {
+            return Err(Standing::Dropped);
+        }
+        session.used = used;
+        session.executed(request.sequence, request.answered);
+        session.trim(most);
+        Ok(ask())
+    }
+
+    /// How many bytes of answers a session may keep. Between the openings and closings of sessions
+    /// it is one number, so that it does not matter in which order others are executed there; and
+    /// it changes only when the number of sessions has doubled or halved, which is rare.
+    fn answer_bytes_each(&self) -> usize {
+        let share = ALL_ANSWER_BYTES / self.open.max(1).next_power_of_two();
+        share.min(ANSWER_BYTES)
+    }
+
     /// Whether a session is open.
     pub fn is_open(&self, session: SessionId) -> bool {
-        self.table.contains_key(&session)
+        self.session(session).is_some()
     }
 
     /// How many sessions have been opened so far: what a request to open another must say.
@@ -155,183 +250,108 @@ impl Sessions {
     /// Opens a session; opening it again changes nothing. `seen` is [`Sessions::opened`] of the
     /// replica that took the request, when it did, or that told the client.
     ///
-    /// False if a session younger than that has been forgotten, for it may have been this one:
-    /// a late copy of the request that opened it must not open it again, for late copies of its
-    /// commands would then be executed twice. False, too, if nobody can have seen so many, for a
-    /// late copy of that request would never be too late.
+    /// False if a session of this client younger than that has been forgotten, for it may have been
+    /// this one, and if it was closed: a late copy of the request that opened it must not open it
+    /// again, for late copies of its commands would then be executed twice. False, too, if nobody
+    /// can have seen so many, for a late copy of that request would never be too late.
     pub fn open(&mut self, session: SessionId, seen: u64) -> bool {
-        if self.table.contains_key(&session) {
-            return true;
+        if let Some(known) = self.table.get(&session) {
+            return !known.closed;
         }
-        if seen < self.forgotten || seen > self.opened {
+        let client = self.clients.get(&session.client);
+        let forgotten = client.map_or(0, |client| client.forgotten);
+        if seen < forgotten.max(self.forgotten) || seen > self.opened {
             return false;
         }
-        self.opened += 1;
-        if self.table.len() >= MAX_SESSIONS {
-            let oldest = self.table.iter().min_by_key(|(id, s)| (s.used, **id));
-            if let Some(id) = oldest.map(|(id, _)| *id)
-                && let Some(forgotten) = self.table.remove(&id)
-            {
-                self.forgotten = self.forgotten.max(forgotten.since);
-            }
+        if client.is_some_and(|client| client.sessions >= SESSIONS_PER_CLIENT) {
+            self.forget_one_of(session.client);
+        } else if self.table.len() >= MAX_SESSIONS {
+            self.forget_one_of_the_most();
         }
+        self.opened += 1;
+        self.open += 1;
+        self.clients.entry(session.client).or_default().sessions += 1;
         let new = Session {
             since: self.opened,
             used: self.opened,
             ..Session::default()
         };
         self.table.insert(session, new);
+        if (self.open - 1).is_power_of_two() {
+            self.trim();
+        }
         true
     }
 
-    /// How many sessions are open.
+    /// The share of each has become smaller.
+    fn trim(&mut self) {
+        let most = self.answer_bytes_each();
+        for session in self.table.values_mut() {
+            session.trim(most);
+        }
+    }
+
+    /// Forgets a session of the client that has the most: no other can make it forget one.
+    fn forget_one_of_the_most(&mut self) {
+        let most = self
+            .clients
+            .iter()
+            .max_by_key(|(key, c)| (c.sessions, **key));
+        if let Some(key) = most.map(|(key, _)| *key) {
+            self.forget_one_of(key);
+        }
+    }
+
+    /// Forgets the closed or else open session that a client has not used for longest.
+    fn forget_one_of(&mut self, client: PublicKey) {
+        let own = self.table.iter().filter(|(id, _)| id.client == client);
+        let oldest = own.min_by_key(|(id, s)| (!s.closed, s.used, **id));
+        let Some(forgotten) = oldest
+            .map(|(id, _)| *id)
+            .and_then(|id| self.table.remove(&id))
+        else {
+            return;
+        };
+        self.open -= usize::from(!forgotten.closed);
+        if let Some(holder) = self.clients.get_mut(&client) {
+            holder.sessions -= 1;
+            holder.forgotten = holder.forgotten.max(forgotten.since);
+            if holder.sessions == 0 {
+                self.forgotten = self.forgotten.max(holder.forgotten);
+                self.clients.remove(&client);
+            }
+        }
+    }
+
+    /// Closes a session, whose client has all answers. What is left of it takes next to nothing.
+    pub fn close(&mut self, session: SessionId) {
+        let used = self.opened;
+        if let Some(session) = self.table.get_mut(&session)
+            && !session.closed
+        {
+            session.close(used);
+            self.open -= 1;
+        }
+    }
+
+    /// How many bytes of answers are kept, with what they take beside.
+    pub fn answer_bytes(&self) -> usize {
+        self.table
+            .values()
+            .map(|session| session.answer_bytes)
+            .sum()
+    }
+
+    /// How many sessions are remembered.
     pub fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// Whether no session is open.
+    /// Whether no session is remembered.
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::crypto::PublicKey;
-    use crate::request::Operation;
-
-    fn id(number: u64) -> SessionId {
-        SessionId {
-            client: PublicKey([1; 32]),
-            number,
-        }
-    }
-
-    fn answer(text: &'static str) -> Bytes {
-        Bytes::from_static(text.as_bytes())
-    }
-
-    fn execute(
-        sessions: &mut Sessions,
-        number: u64,
-        sequence: u64,
-        answered: u64,
-        text: &'static str,
-    ) {
-        let request = Request {
-            session: id(number),
-            sequence,
-            answered,
-            operation: Operation::Apply(b""),
-        };
-        assert_eq!(
-            sessions.execute(&request, || answer(text)),
-            Ok(answer(text))
-        );
-        let again = sessions.execute(&request, || answer("again"));
-        assert_ne!(again, Ok(answer("again")), "{request:?}");
-    }
-
-    #[test]
-    fn a_request_is_new_once() {
-        let mut sessions = Sessions::default();
-        assert_eq!(sessions.standing(id(1), 1), Standing::Expired);
-        assert!(sessions.open(id(1), 0));
-        assert_eq!(sessions.standing(id(1), 1), Standing::New);
-        execute(&mut sessions, 1, 1, 0, "one");
-        assert!(sessions.open(id(1), 0));
-        assert_eq!(
-            sessions.standing(id(1), 1),
-            Standing::Executed(answer("one"))
-        );
-    }
-
-    #[test]
-    fn order_inside_the_window_does_not_matter() {
-        let run = |order: [(u64, u64); 3]| {
-            let mut sessions = Sessions::default();
-            assert!(sessions.open(id(1), 0));
-            for (sequence, answered) in order {
-                execute(&mut sessions, 1, sequence, answered, "x");
-            }
-            sessions
-        };
-        let one = run([(1, 0), (2, 1), (3, 2)]);
-        assert_eq!(one, run([(3, 2), (1, 0), (2, 1)]));
-        assert_eq!(one.standing(id(1), 1), Standing::Dropped);
-        assert_eq!(one.standing(id(1), 2), Standing::Executed(answer("x")));
-    }
-
-    #[test]
-    fn answers_are_kept_for_a_window() {
-        let mut sessions = Sessions::default();
-        assert!(sessions.open(id(1), 0));
-        for sequence in 1..=WINDOW + 10 {
-            execute(&mut sessions, 1, sequence, 0, "x");
-        }
-        assert_eq!(sessions.standing(id(1), 10), Standing::Dropped);
-        assert_eq!(
-            sessions.standing(id(1), 11),
-            Standing::Executed(answer("x"))
-        );
-    }
-
-    #[test]
-    fn answers_that_are_too_large_are_dropped_in_any_order_alike() {
-        let large = Bytes::from(vec![b'x'; ANSWER_BYTES / 2 + 1]);
-        let run = |order: [u64; 3]| {
-            let mut sessions = Sessions::default();
-            assert!(sessions.open(id(1), 0));
-            for sequence in order {
-                let request = Request {
-                    session: id(1),
-                    sequence,
-                    answered: 0,
-                    operation: Operation::Apply(b""),
-                };
-                let answer = if sequence == 1 {
-                    answer("x")
-                } else {
-                    large.clone()
-                };
-                assert_eq!(sessions.execute(&request, || answer.clone()), Ok(answer));
-            }
-            sessions
-        };
-        let one = run([1, 2, 3]);
-        for order in [[1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]] {
-            assert_eq!(one, run(order), "{order:?}");
-        }
-        assert_eq!(one.standing(id(1), 1), Standing::Dropped);
-        assert_eq!(one.standing(id(1), 2), Standing::Dropped);
-        assert_eq!(one.standing(id(1), 3), Standing::Executed(large));
-    }
-
-    #[test]
-    fn the_session_longest_unused_is_forgotten() {
-        let mut sessions = Sessions::default();
-        for number in 0..MAX_SESSIONS as u64 {
-            assert!(sessions.open(id(number), number));
-        }
-        execute(&mut sessions, 0, 1, 0, "x");
-        assert!(sessions.open(id(u64::MAX), sessions.opened()));
-        assert_eq!(sessions.len(), MAX_SESSIONS);
-        assert_eq!(sessions.standing(id(1), 1), Standing::Expired);
-        assert_ne!(sessions.standing(id(0), 2), Standing::Expired);
-    }
-
-    #[test]
-    fn a_late_copy_of_an_opening_does_not_bring_a_forgotten_session_back() {
-        let mut sessions = Sessions::default();
-        assert!(sessions.open(id(0), 0));
-        execute(&mut sessions, 0, 1, 0, "x");
-        for number in 1..=MAX_SESSIONS as u64 {
-            assert!(sessions.open(id(number), sessions.opened()));
-        }
-        assert_eq!(sessions.standing(id(0), 1), Standing::Expired);
-        assert!(!sessions.open(id(0), 0));
-        assert_eq!(sessions.standing(id(0), 1), Standing::Expired);
-        assert!(sessions.open(id(u64::MAX), sessions.opened()));
-    }
-}
+mod tests;

@@ -110,7 +110,7 @@ impl KeyOrder {
 fn touched(batch: &Batch) -> Option<Keys> {
     let machine = Register::default();
     let keys = batch.requests().map(|request| match request.operation {
-        Operation::Open => Keys::All,
+        Operation::Open | Operation::Close => Keys::All,
         Operation::Apply(command) => machine.keys(command),
         Operation::Query(query) => machine.query_keys(query),
     });

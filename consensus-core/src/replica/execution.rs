@@ -5,7 +5,7 @@ use std::io::Read as _;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{self, FORMAT_VERSION, TABLE_LIMIT};
+use crate::codec::{self, TABLE_LIMIT};
 use crate::consensus::ProposeError;
 use crate::crypto::Digest;
 use crate::frontier::Frontier;
@@ -31,6 +31,10 @@ pub(super) struct Execution<S> {
     /// The time agreed on last, as the machine was told it.
     agreed: Option<UnixTime>,
 }
+
+/// The format of a snapshot's body: another is refused. 2: sessions keep no answers to queries, and
+/// are counted by client.
+const SNAPSHOT_VERSION: u8 = 2;
 
 /// What precedes the application's state in a snapshot's body.
 #[derive(Serialize, Deserialize)]
@@ -68,11 +72,14 @@ impl<S: StateMachine> Execution<S> {
             }
             Operation::Open => Standing::New,
             Operation::Query(_) => {
-                match self.sessions.standing(request.session, request.sequence) {
+                let (session, sequence) = (request.session, request.sequence);
+                match self.sessions.query_standing(session, sequence) {
                     Standing::Expired => Standing::New,
                     standing => standing,
                 }
             }
+            Operation::Close if self.sessions.is_open(request.session) => Standing::New,
+            Operation::Close => Standing::Executed(Bytes::new()),
         }
     }
 
@@ -84,7 +91,7 @@ impl<S: StateMachine> Execution<S> {
                 answered: self.sessions.opened(),
                 ..request
             },
-            Operation::Apply(_) | Operation::Query(_) => request,
+            Operation::Apply(_) | Operation::Query(_) | Operation::Close => request,
         }
     }
 
@@ -165,6 +172,10 @@ impl<S: StateMachine> Execution<S> {
                     false => Err(ProposeError::SessionExpired),
                 };
             }
+            Operation::Close => {
+                self.sessions.close(request.session);
+                return Ok(Bytes::new());
+            }
             Operation::Apply(command) => command,
         };
         let (machine, requests) = (&mut self.machine, &mut self.requests);
@@ -181,11 +192,11 @@ impl<S: StateMachine> Execution<S> {
         }
     }
 
-    /// A query of an open session is answered once, like a command, so that a client can count
-    /// equal answers; what a replica asks for itself has no session.
+    /// A query of an open session is answered as often as it is ordered while its client may wait;
+    /// what a replica asks for itself has no session.
     fn query(&mut self, request: &Request<'_>, query: &[u8]) -> Result<Bytes, ProposeError> {
         let machine = &self.machine;
-        match self.sessions.execute(request, || machine.query(query)) {
+        match self.sessions.query(request, || machine.query(query)) {
             Ok(answer) | Err(Standing::Executed(answer)) => Ok(answer),
             Err(Standing::Expired) => Ok(self.machine.query(query)),
             Err(Standing::Dropped | Standing::New) => Err(ProposeError::AnswerDropped),
@@ -206,13 +217,14 @@ impl<S: StateMachine> Execution<S> {
         })
     }
 
-    fn body(&self, settings: &Settings) -> Result<Bytes, Halt> {
+    /// Sessions and application state, as snapshots hold them.
+    pub(super) fn body(&self, settings: &Settings) -> Result<Bytes, Halt> {
         let sessions = match settings.mutated(Mutant::SessionsLeftOutOfSnapshot) {
             true => Sessions::default(),
             false => self.sessions.clone(),
         };
         let head = Head {
-            version: FORMAT_VERSION,
+            version: SNAPSHOT_VERSION,
             entries: self.entries,
             at: self.applied.clone(),
             sessions,
@@ -247,7 +259,7 @@ impl<S: StateMachine> Execution<S> {
         let (head, mut state) = rest.split_at_checked(length).ok_or_else(short)?;
         let head: Head = codec::decode_limited::<Head, TABLE_LIMIT>("snapshot", head)
             .map_err(|error| RestoreError::new(error.to_string()))?;
-        if head.version != FORMAT_VERSION || head.at != snapshot.id.at {
+        if head.version != SNAPSHOT_VERSION || head.at != snapshot.id.at {
             return Err(RestoreError::new(
                 "the body is not that of the snapshot named",
             ));

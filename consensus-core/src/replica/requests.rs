@@ -57,7 +57,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
     fn is_new(&mut self, request: &Request<'_>) -> Result<bool, ProposeError> {
         let size = match request.operation {
             Operation::Apply(bytes) | Operation::Query(bytes) => bytes.len(),
-            Operation::Open => 0,
+            Operation::Open | Operation::Close => 0,
         };
         if size > self.settings.max_command_bytes {
             let limit = self.settings.max_command_bytes;
