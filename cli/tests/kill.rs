@@ -135,6 +135,7 @@ impl Load {
             let mut config = config.clone();
             config.options.first = Some(replica);
             config.options.follow_leader = false;
+            config.options.fail_over = false;
             config.options.timeout = support::PATIENCE;
             let client = quorate::connect(&config).unwrap();
             for number in 0..KEYS {

@@ -18,11 +18,14 @@ mod back_off;
 mod dial;
 mod gathering;
 mod in_process;
+mod lateness;
 mod link;
 mod outstanding;
 mod peeks;
 mod questions;
 mod quorum;
+#[cfg(test)]
+mod scripted;
 mod unread;
 
 pub use crate::client_wire::Report;
@@ -45,6 +48,9 @@ pub struct ClientOptions {
     pub first: Option<ReplicaId>,
     /// Whether to move to the leader when it is known.
     pub follow_leader: bool,
+    /// Whether another replica is asked as well when an answer is late, and instead when the one
+    /// that was asked is gone. Where replicas may lie, all are asked in any case.
+    pub fail_over: bool,
     /// What the cluster's protocol survives: where replicas may lie, requests are signed, sent to
     /// all replicas if need be, and an answer counts when f + 1 replicas give it.
     pub faults: FaultModel,
@@ -61,6 +67,7 @@ impl Default for ClientOptions {
             patience: Duration::from_secs(2),
             first: None,
             follow_leader: true,
+            fail_over: true,
             faults: FaultModel::Crash,
             fast_reads: false,
         }
@@ -83,6 +90,7 @@ enum Call {
     Propose(Bytes, oneshot::Sender<Result<Bytes, ProposeError>>),
     Read(Bytes, ReadLevel, oneshot::Sender<Result<Bytes, ReadError>>),
     Status(bool, oneshot::Sender<Result<Report, ReadError>>),
+    Close(oneshot::Sender<Result<Bytes, ProposeError>>),
 }
 
 impl Client {
@@ -111,6 +119,13 @@ impl Client {
     ) -> Self {
         let (calls, receiver) = mpsc::channel(CALLS);
         let key = signer.public();
+        // There is no other within reach.
+        let options = ClientOptions {
+            first: Some(node.me()),
+            follow_leader: false,
+            fail_over: false,
+            ..options
+        };
         let signer = (faults == FaultModel::Byzantine).then_some(signer);
         let link = Link::new(Arc::new(node), key, signer, options);
         tokio::spawn(link.run(receiver));
@@ -143,6 +158,17 @@ impl Client {
     /// state, if asked for.
     pub async fn status(&self, digest: bool) -> Result<Report, ReadError> {
         self.ask(|sender| Call::Status(digest, sender)).await
+    }
+
+    /// Closes the session, so that replicas need not remember it: for a client that has the answers
+    /// to all it asked, and asks nothing more. One that asks all the same opens another; while
+    /// something waits for its answer nothing is closed.
+    pub async fn close(&self) -> Result<(), ProposeError> {
+        let (caller, closed) = oneshot::channel();
+        let stopped = || ProposeError::Stopped(String::from("the client has stopped"));
+        let sent = self.calls.send(Call::Close(caller)).await;
+        sent.map_err(|_| stopped())?;
+        closed.await.map_err(|_| stopped())?.map(drop)
     }
 
     async fn ask<T>(

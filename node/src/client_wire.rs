@@ -46,6 +46,8 @@ pub(crate) enum Reply {
     Opened(u64),
     /// The answer to a query from what has been executed, and how many entries that is.
     Peeked(u64, u64, Bytes),
+    /// No leader is known here, of whom there should be one: others may know better.
+    Leaderless,
 }
 
 /// Where a replica stands, in full.

@@ -120,7 +120,9 @@ impl Reach {
 
     async fn write(&self, what: String, command: &Command) -> Result<Answer> {
         let client = self.connect()?;
-        match client.propose(command.encode()).await {
+        let answer = client.propose(command.encode()).await;
+        close(&client).await;
+        match answer {
             Ok(answer) => understood(&answer).context(what),
             Err(error) => {
                 let may_have_happened = error.may_have_happened();
@@ -142,6 +144,7 @@ impl Reach {
     async fn read(&self, what: String, query: &Query) -> Result<Answer> {
         let client = self.connect()?;
         let answer = client.read(query.encode(), ReadLevel::Linearizable).await;
+        close(&client).await;
         match answer {
             Ok(answer) => understood(&answer).context(what),
             Err(error) => {
@@ -152,6 +155,17 @@ impl Reach {
                 Err(Error::new(error).context(what))
             }
         }
+    }
+}
+
+/// How long to wait for the session to be closed: the answer is here, and a session that stays open
+/// is forgotten some day.
+const CLOSING: Duration = Duration::from_millis(200);
+
+/// Tells the replicas that the session is not needed any more.
+async fn close(client: &Client) {
+    if let Ok(Err(error)) = tokio::time::timeout(CLOSING, client.close()).await {
+        tracing::debug!(%error, "the session was not closed");
     }
 }
 

@@ -69,6 +69,7 @@ async fn ask(config: &ClientConfig, timeout: Duration, digest: bool) -> Result<V
         let mut own = config.clone();
         own.options.first = Some(replica);
         own.options.follow_leader = false;
+        own.options.fail_over = false;
         own.options.timeout = timeout;
         let client = quorate::connect(&own)?;
         asked.push(tokio::spawn(async move {

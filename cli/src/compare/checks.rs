@@ -54,6 +54,7 @@ pub(crate) async fn read_back(
         let client = cluster.client(ClientOptions {
             first: Some(replica),
             follow_leader: false,
+            fail_over: false,
             ..ClientOptions::default()
         })?;
         for reader in 0..READERS {

@@ -153,6 +153,11 @@ impl Dialer {
         }
     }
 
+    /// A connection was good, and is ended because it is not needed: the next call need not wait.
+    pub(super) fn hung_up(&mut self, on: ReplicaId) {
+        self.called.remove(&on);
+    }
+
     /// Calls a replica; what becomes of it is news.
     pub(super) fn call(&mut self, to: ReplicaId) -> CallId {
         self.calls += 1;

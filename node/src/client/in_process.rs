@@ -22,6 +22,11 @@ impl InProcess {
     pub(crate) fn new(me: ReplicaId, key: PublicKey, service: Arc<dyn Service>) -> Self {
         InProcess { me, key, service }
     }
+
+    /// The node.
+    pub(crate) fn me(&self) -> ReplicaId {
+        self.me
+    }
 }
 
 #[async_trait]

@@ -77,8 +77,9 @@ struct Command {
     what: What,
     caller: Caller,
     deadline: Instant,
-    /// How often it was sent.
+    /// How often it was sent, and when first.
     sent: u32,
+    first_sent: Option<Instant>,
     votes: Votes,
 }
 
@@ -87,12 +88,14 @@ struct Command {
 pub(super) enum What {
     Apply(Bytes),
     Query(Bytes),
+    Close,
 }
 
 impl What {
     fn len(&self) -> usize {
         match self {
             What::Apply(bytes) | What::Query(bytes) => bytes.len(),
+            What::Close => 0,
         }
     }
 
@@ -100,6 +103,7 @@ impl What {
         match self {
             What::Apply(command) => Operation::Apply(command),
             What::Query(query) => Operation::Query(query),
+            What::Close => Operation::Close,
         }
     }
 }
@@ -211,10 +215,24 @@ impl Commands {
             caller,
             deadline,
             sent: 0,
+            first_sent: None,
             votes: Votes::default(),
         };
         self.waiting.insert(self.next, command);
         self.next += 1;
+    }
+
+    /// Closes the session, if it is open and nothing waits.
+    pub(super) fn close(
+        &mut self,
+        caller: oneshot::Sender<Result<Bytes, ProposeError>>,
+        deadline: Instant,
+    ) {
+        let caller = Caller::Propose(caller);
+        match self.standing == Standing::Open && self.waiting.is_empty() {
+            true => self.add(What::Close, caller, deadline),
+            false => caller.tell(Ok(Bytes::new())),
+        }
     }
 
     /// The sequence that has waited longest for its answer.
@@ -274,18 +292,44 @@ impl Commands {
         if self.is_held_back() {
             return Vec::new();
         }
-        let answered = self.waiting.keys().next().copied().unwrap_or(self.next);
-        let (session, limit) = (self.session, self.batch_bytes());
-        let mut batches = Vec::new();
-        let mut builder = BatchBuilder::default();
         let mut first_unsent = self.next;
-        for (sequence, command) in self.waiting.range_mut(self.first_unsent..) {
+        for (sequence, command) in self.waiting.range(self.first_unsent..) {
             if self.in_flight >= IN_FLIGHT {
                 first_unsent = *sequence;
                 break;
             }
             self.in_flight += command.what.len();
+        }
+        let unsent = self.first_unsent..first_unsent;
+        let asks = self.send(unsent.clone());
+        if self.signs() && !unsent.is_empty() {
+            self.groups.push_back(unsent);
+        }
+        self.first_unsent = first_unsent;
+        asks
+    }
+
+    /// All that was sent and is not answered, to be asked of another replica as well.
+    pub(super) fn late(&mut self) -> Vec<Ask> {
+        match self.standing {
+            Standing::Closed => Vec::new(),
+            Standing::Opening => {
+                self.standing = Standing::Closed;
+                self.open()
+            }
+            Standing::Open => self.send(OPEN + 1..self.first_unsent),
+        }
+    }
+
+    /// The commands in a range of sequences, in batches.
+    fn send(&mut self, range: Range<u64>) -> Vec<Ask> {
+        let answered = self.waiting.keys().next().copied().unwrap_or(self.next);
+        let (session, limit, now) = (self.session, self.batch_bytes(), Instant::now());
+        let mut batches = Vec::new();
+        let mut builder = BatchBuilder::default();
+        for (sequence, command) in self.waiting.range_mut(range) {
             command.sent += 1;
+            command.first_sent.get_or_insert(now);
             if !builder.is_empty() && builder.size() + command.what.len() > limit {
                 batches.push(std::mem::take(&mut builder).finish());
             }
@@ -299,10 +343,6 @@ impl Commands {
         if !builder.is_empty() {
             batches.push(builder.finish());
         }
-        if self.signs() && self.first_unsent < first_unsent {
-            self.groups.push_back(self.first_unsent..first_unsent);
-        }
-        self.first_unsent = first_unsent;
         batches.into_iter().map(|batch| self.ask(batch)).collect()
     }
 
@@ -357,6 +397,20 @@ impl Commands {
         vec![self.ask(Batch::of_one(open))]
     }
 
+    /// When a command was sent, if it waits and was sent once only: of any other nobody knows which
+    /// copy an answer is to.
+    pub(super) fn sent_once(&self, (session, sequence): (u64, u64)) -> Option<Instant> {
+        let command = self.waiting.get(&sequence)?;
+        let once = session == self.session.number && command.sent == 1;
+        command.first_sent.filter(|_| once)
+    }
+
+    /// Whether an answer is waited for: of a command, or the request that opens the session.
+    pub(super) fn waits_for(&self, (session, sequence): (u64, u64)) -> bool {
+        let opening = sequence == OPEN && self.standing == Standing::Opening;
+        session == self.session.number && (opening || self.waiting.contains_key(&sequence))
+    }
+
     /// Takes an answer. True if the session must be given up.
     ///
     /// Where replicas may lie, that one is overloaded is passed over, as if it were silent: what
@@ -399,8 +453,9 @@ impl Commands {
             }
             result => result,
         };
-        let expired = result == Err(ProposeError::SessionExpired);
+        let mut expired = result == Err(ProposeError::SessionExpired);
         if let Some(command) = self.waiting.remove(&sequence) {
+            expired |= matches!(command.what, What::Close) && result.is_ok();
             self.landed(sequence, command.what.len());
             command.caller.tell(result);
         }

@@ -23,13 +23,30 @@ pub(super) struct Questions {
 struct Question {
     kind: Kind,
     deadline: Instant,
-    sent: bool,
+    /// How often it was sent, and when first.
+    sent: u32,
+    first_sent: Option<Instant>,
 }
 
 /// What is asked, and who waits for the answer.
 pub(super) enum Kind {
     Read(Bytes, ReadLevel, oneshot::Sender<Result<Bytes, ReadError>>),
     Status(bool, oneshot::Sender<Result<Report, ReadError>>),
+}
+
+impl Question {
+    fn ask(&mut self, number: u64, now: Instant) -> Ask {
+        self.sent += 1;
+        self.first_sent.get_or_insert(now);
+        match &self.kind {
+            Kind::Read(query, level, _) => Ask::Read(number, *level, query.clone()),
+            Kind::Status(digest, _) => Ask::Status(number, *digest),
+        }
+    }
+
+    fn is_for_any(&self) -> bool {
+        matches!(self.kind, Kind::Read(_, ReadLevel::Linearizable, _))
+    }
 }
 
 impl Questions {
@@ -39,7 +56,8 @@ impl Questions {
             Question {
                 kind,
                 deadline,
-                sent: false,
+                sent: 0,
+                first_sent: None,
             },
         );
         self.next += 1;
@@ -59,16 +77,32 @@ impl Questions {
     }
 
     pub(super) fn unsent(&mut self) -> Vec<Ask> {
-        let unsent = self.waiting.range_mut(self.first_unsent..);
+        let (first, now) = (self.first_unsent, Instant::now());
         self.first_unsent = self.next;
-        let ask = |(number, question): (&u64, &mut Question)| {
-            question.sent = true;
-            match &question.kind {
-                Kind::Read(query, level, _) => Ask::Read(*number, *level, query.clone()),
-                Kind::Status(digest, _) => Ask::Status(*number, *digest),
-            }
-        };
-        unsent.map(ask).collect()
+        let unsent = self.waiting.range_mut(first..);
+        unsent.map(|(n, question)| question.ask(*n, now)).collect()
+    }
+
+    /// The reads that were sent and are not answered, to be asked of another replica as well: not
+    /// those that are about one replica.
+    pub(super) fn late(&mut self) -> Vec<Ask> {
+        let now = Instant::now();
+        let sent = self.waiting.range_mut(..self.first_unsent);
+        let late = sent.filter(|(_, question)| question.is_for_any());
+        late.map(|(n, question)| question.ask(*n, now)).collect()
+    }
+
+    /// When a read was sent that any replica may answer, if it waits and was sent once only.
+    pub(super) fn sent_once(&self, number: u64) -> Option<Instant> {
+        let question = self.waiting.get(&number)?;
+        let once = question.sent == 1 && question.is_for_any();
+        question.first_sent.filter(|_| once)
+    }
+
+    /// Whether a read waits that any replica may answer.
+    pub(super) fn waits_for(&self, number: u64) -> bool {
+        let question = self.waiting.get(&number);
+        question.is_some_and(Question::is_for_any)
     }
 
     pub(super) fn read(&mut self, number: u64, result: Result<Bytes, ReadError>) {
@@ -91,8 +125,8 @@ impl Questions {
     pub(super) fn expire(&mut self, now: Instant, reason: &str) {
         for (_, question) in self.waiting.extract_if(.., |_, q| q.deadline <= now) {
             let error = match question.sent {
-                true => ReadError::Timeout,
-                false => ReadError::Unreachable(String::from(reason)),
+                0 => ReadError::Unreachable(String::from(reason)),
+                _ => ReadError::Timeout,
             };
             match question.kind {
                 Kind::Read(.., caller) => drop(caller.send(Err(error))),

@@ -195,6 +195,7 @@ impl QuorumLink {
                 Call::Status(digest, caller) => {
                     self.questions.add(Kind::Status(digest, caller), deadline);
                 }
+                Call::Close(caller) => self.commands.close(caller, deadline),
             }
         }
     }
@@ -295,6 +296,8 @@ impl QuorumLink {
                 self.count_sessions();
             }
             Reply::Peeked(number, at, answer) => self.peeks.answer(from, number, (at, answer)),
+            // Nobody's word alone has a client give up the primary.
+            Reply::Leaderless => {}
         }
     }
 

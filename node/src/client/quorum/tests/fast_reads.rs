@@ -2,6 +2,8 @@
 
 use quorate_core::session::WINDOW;
 
+use tokio::task::JoinHandle;
+
 use super::*;
 
 impl World {

@@ -1,5 +1,7 @@
 //! Connections that fail, close, or carry garbage.
 
+use quorate_core::transport::ClientReplies;
+
 use super::*;
 
 impl World {
