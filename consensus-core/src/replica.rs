@@ -67,6 +67,8 @@ pub struct Replica<P: Protocol, S> {
     reads: Reads,
     through_log: BTreeMap<u64, ReadToken>,
     reads_through_log: u64,
+    /// The bytes of the answers to reads in this turn.
+    read_bytes: usize,
     snapshots: Snapshots,
     leader_changed: bool,
     ledger: Ledger,
@@ -119,6 +121,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             reads: Reads::default(),
             through_log: BTreeMap::new(),
             reads_through_log: 0,
+            read_bytes: 0,
             snapshots: Snapshots::recovered(stored.snapshot),
             leader_changed: false,
             ledger: Ledger::default(),
@@ -139,6 +142,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
 
     /// Fires the timers that are due.
     pub fn tick(&mut self, now: Time) {
+        self.reads.resume();
         let due = |(timer, at): (&P::Timer, &Time)| (*at <= now).then_some(*timer);
         let due: Vec<P::Timer> = self.timers.iter().filter_map(due).collect();
         for timer in due {
@@ -160,7 +164,8 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
     /// When [`Replica::tick`] is to be called next, at the latest.
     pub fn deadline(&self) -> Option<Time> {
         let timers = self.timers.values().copied();
-        let others = [self.retry_deadline(), self.lingering.deadline()];
+        let postponed = self.reads.is_one_postponed().then_some(Time::ZERO);
+        let others = [self.retry_deadline(), self.lingering.deadline(), postponed];
         timers.chain(others.into_iter().flatten()).min()
     }
 
@@ -185,7 +190,9 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         if size > limit {
             return Err(ReadError::TooLarge { size, limit });
         }
-        if self.reads.len() + self.through_log.len() >= self.settings.max_pending {
+        let count = self.reads.len() + self.through_log.len();
+        let bytes = self.reads.bytes().saturating_add(size);
+        if count >= self.settings.max_pending || bytes > self.settings.max_pending_bytes {
             return Err(ReadError::Overloaded);
         }
         self.reads.add(Query { token, query });
@@ -272,6 +279,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             let others = self.others().collect();
             self.lingering.join(now, others, &mut self.effects.send);
         }
+        self.read_bytes = 0;
         let effects = std::mem::take(&mut self.effects);
         match effects.halt {
             // Nothing leaves a replica whose state cannot be trusted.
@@ -328,7 +336,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         let keys = match P::ORDER {
             Order::Total => Keys::All,
             Order::PerKey => merged(batch.requests().map(|request| match request.operation {
-                Operation::Open => Keys::All,
+                Operation::Open | Operation::Close => Keys::All,
                 Operation::Apply(command) => machine.keys(command),
                 Operation::Query(query) => machine.query_keys(query),
             })),
@@ -534,8 +542,13 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
     fn answer_reads(&mut self, id: ReadId, answer: ReadAnswer) {
         for Query { token, query } in self.reads.take(id) {
             match answer {
+                // What it would be answered later is as good.
+                ReadAnswer::Ready if self.read_bytes >= self.settings.max_read_bytes => {
+                    self.reads.postpone(Query { token, query });
+                }
                 ReadAnswer::Ready => {
                     let answer = self.execution.machine().query(&query);
+                    self.read_bytes += answer.len();
                     self.effects.reads.push((token, Ok(answer)));
                 }
                 ReadAnswer::ThroughLog => self.read_through_log(token, &query),

@@ -54,6 +54,11 @@ pub trait FrameSink: Send + Sync + 'static {
     /// Queues `frame`, and returns at once. False if it was dropped: the connection is closed, or
     /// its queue full.
     fn send(&self, frame: Bytes) -> bool;
+
+    /// How many bytes are queued that the other end has not taken, as far as that is known.
+    fn backlog(&self) -> usize {
+        0
+    }
 }
 
 /// How a client reaches the replicas.

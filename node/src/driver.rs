@@ -3,24 +3,28 @@
 //! It sleeps until something happens, takes all that has happened as one turn, and carries out
 //! the turn's effects: messages first, so that they travel while the disk works.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use quorate_core::consensus::{ProposeError, ReadLevel};
-use quorate_core::id::Time;
+use quorate_core::crypto::Digest;
+use quorate_core::id::{ReplicaId, Time};
 use quorate_core::machine::StateMachine;
-use quorate_core::protocol::{Dest, Event, Fetch, Protocol, Status};
+use quorate_core::protocol::{Dest, Event, Fetch, Protocol, Role, Status};
 use quorate_core::replica::{Effects, Halt, ReadToken, Replica};
 use quorate_core::request::{Batch, Request};
 use quorate_core::storage::Storage;
 use quorate_core::transport::Transport;
 use quorate_core::wire::Envelope;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use crate::client_wire::{Reply, Report};
+use crate::digests::{Asker, Digests};
 use crate::gate::{self, Offer};
-use crate::inbox::{Completed, Happening};
+use crate::inbox::{Completed, Happening, Inbox};
+use crate::lanes::Sender;
 use crate::replies::{ConnectionId, Replies};
 
 /// How many happenings make a turn at most, so that no effect waits for a flood to end.
@@ -31,11 +35,23 @@ const TURN_LIMIT: usize = 1024;
 /// costs microseconds. `docs/performance.md` has what it brings.
 const YIELDS: usize = 16;
 
+/// How soon to look again whether a client has taken its answers, whose reads wait for that.
+const HELD: std::time::Duration = std::time::Duration::from_millis(2);
+
 /// How long to wait for a turn when no timer is armed.
 const IDLE: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// Names the driver's own read; connections' reads are numbered from below.
 const CATCH_UP: ReadToken = ReadToken(u64::MAX);
+
+/// The driver's end of the inbox: nothing is brought to a driver that has gone.
+pub(crate) struct Closing<P: Protocol>(pub(crate) Arc<Inbox<P>>);
+
+impl<P: Protocol> Drop for Closing<P> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
 
 /// Whether a query that was ordered after the start has been answered.
 #[derive(Clone, Copy, Default)]
@@ -52,13 +68,25 @@ pub(crate) struct Driver<P: Protocol, S: StateMachine> {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) envelope: Envelope,
     pub(crate) completed: Arc<Completed>,
-    pub(crate) happenings: mpsc::Receiver<Happening<P>>,
-    pub(crate) inbox: mpsc::WeakSender<Happening<P>>,
+    pub(crate) inbox: Closing<P>,
     pub(crate) offer: Arc<Offer>,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) replies: Replies,
+    pub(crate) digests: Digests,
+    /// Reads that were taken in a turn that had answered enough.
+    pub(crate) postponed: VecDeque<Happening<P>>,
     pub(crate) caught_up: CaughtUp,
-    pub(crate) origin: Instant,
+    /// Whether something was left in the inbox that could not be taken yet.
+    pub(crate) held: bool,
+    pub(crate) origin: std::time::Instant,
+}
+
+/// What clients are told of who leads; nothing where nobody ever does.
+fn leadership(leader: Option<ReplicaId>, role: Role) -> Option<Reply> {
+    match leader {
+        Some(leader) => Some(Reply::Leader(leader)),
+        None => (role != Role::Peer).then_some(Reply::Leaderless),
+    }
 }
 
 impl<P: Protocol, S: StateMachine> Driver<P, S> {
@@ -68,7 +96,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
 
     /// Runs until told to stop, or until the replica must stop by itself.
     pub(crate) async fn run(mut self, mut stop: oneshot::Receiver<()>) -> Result<(), Halt> {
-        let completed = self.completed.clone();
+        let (completed, inbox) = (self.completed.clone(), self.inbox.0.clone());
         let mut gathered = Vec::with_capacity(TURN_LIMIT);
         self.replica.start(self.now());
         let sleep = tokio::time::sleep_until(self.deadline());
@@ -84,11 +112,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 biased;
                 _ = &mut stop => return Ok(()),
                 () = completed.news.notified() => {}
-                count = self.happenings.recv_many(&mut gathered, TURN_LIMIT) => {
-                    if count == 0 {
-                        return Ok(());
-                    }
-                }
+                () = inbox.news.notified() => self.gather(&mut gathered),
                 () = &mut sleep => {}
             }
             if !gathered.is_empty() && gathered.iter().all(Happening::is_request) {
@@ -104,17 +128,26 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             Some(at) => at.since(Time::ZERO),
             None => self.origin.elapsed() + IDLE,
         };
-        tokio::time::Instant::from_std(self.origin + wait)
+        let replica = tokio::time::Instant::from_std(self.origin + wait);
+        let held = self.held.then(|| tokio::time::Instant::now() + HELD);
+        let postponed = (!self.postponed.is_empty()).then(Instant::now);
+        let others = [self.digests.due(), held, postponed].into_iter().flatten();
+        others.fold(replica, Instant::min)
+    }
+
+    /// Takes what waits, but for reads of clients that have not taken their answers.
+    fn gather(&mut self, gathered: &mut Vec<Happening<P>>) {
+        let replies = &mut self.replies;
+        let admit = |happening: &Happening<P>| match happening {
+            Happening::Read(id, ..) | Happening::Peek(id, ..) => replies.admit_read(*id),
+            _ => true,
+        };
+        self.held = self.inbox.0.take(gathered, TURN_LIMIT, admit);
     }
 
     /// One turn: all that has happened, then its end.
     fn turn(&mut self, gathered: &mut Vec<Happening<P>>) -> Effects<P> {
-        while gathered.len() < TURN_LIMIT {
-            let Ok(happening) = self.happenings.try_recv() else {
-                break;
-            };
-            gathered.push(happening);
-        }
+        self.gather(gathered);
         // Not before: a lease that was good then may be over by the time a read has come.
         let now = self.now();
         if let Some(error) = self.completed.failure() {
@@ -122,9 +155,13 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         }
         self.replica.durable(self.completed.durable_through());
         self.replica.saved(now, self.completed.saved_through());
+        for happening in std::mem::take(&mut self.postponed) {
+            self.take(now, happening);
+        }
         for happening in gathered.drain(..) {
             self.take(now, happening);
         }
+        self.make_digest();
         self.replica.tick(now);
         self.replica.end_turn(now)
     }
@@ -134,11 +171,16 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             Happening::Message(message) => self.replica.message(now, message),
             Happening::Connected(id, sink) => {
                 self.replies.connected(id, sink);
-                if let Some(leader) = self.status.borrow().leader {
-                    self.replies.reply(id, Reply::Leader(leader));
+                let status = self.replica.status();
+                if let Some(reply) = leadership(status.leader, status.role) {
+                    self.replies.reply(id, reply);
                 }
             }
-            Happening::Disconnected(id) => self.replies.disconnected(id),
+            Happening::Disconnected(id) => {
+                self.replies.disconnected(id);
+                self.digests.forget(id);
+                self.inbox.0.forget(Sender::Client(id));
+            }
             Happening::Propose(id, batch) => self.propose(id, &batch),
             Happening::Refused(id, batch, forged) => {
                 let refused = ProposeError::Refused(forged.to_string());
@@ -151,19 +193,31 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 let opened = self.replica.opened();
                 self.replies.reply(id, Reply::Opened(opened));
             }
+            Happening::Peek(..) | Happening::Read(..) if self.replies.has_answered_enough() => {
+                self.postponed.push_back(happening);
+            }
             Happening::Peek(id, number, query) => self.peek(id, number, &query),
             Happening::Read(id, number, level, query) => {
                 let token = self.replies.expect_read(id, number);
                 if let Err(error) = self.replica.read(token, query, level) {
                     self.replies.reader(token);
-                    self.replies.reply(id, Reply::Read(number, Err(error)));
+                    self.replies.read(id, Reply::Read(number, Err(error)), 0);
                 }
             }
-            Happening::Status(id, number, digest) => self.report(id, number, digest),
+            Happening::Status(id, number, false) => self.report(id, number),
+            Happening::Status(id, number, true) => {
+                if self.digests.ask(Asker::Client(id, number)).is_err() {
+                    self.report(id, number);
+                }
+            }
             Happening::Fetched(snapshot) => self.replica.fetched(snapshot),
             Happening::Ledger(asker) => drop(asker.send(self.ledger())),
-            // An asker who has gone needs no answer.
-            Happening::Digest(asker) => drop(asker.send(self.replica.digest())),
+            // Too many wait: that it is dropped tells the asker.
+            Happening::Digest(asker) => drop(self.digests.ask(Asker::Own(asker))),
+            Happening::Digested(digest) => {
+                let made = self.digests.made(digest);
+                self.tell_digest(made);
+            }
         }
     }
 
@@ -175,8 +229,9 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         match self.caught_up {
             CaughtUp::Yes => {
                 let answer = self.replica.machine().query(query);
+                let bytes = answer.len();
                 let peeked = Reply::Peeked(number, self.replica.executed(), answer);
-                self.replies.reply(id, peeked);
+                return self.replies.read(id, peeked, bytes);
             }
             CaughtUp::Asked => {}
             CaughtUp::Unknown => {
@@ -187,6 +242,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 }
             }
         }
+        self.replies.unread(id);
     }
 
     fn propose(&mut self, id: ConnectionId, batch: &Batch) {
@@ -211,16 +267,70 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         ledger
     }
 
-    fn report(&mut self, id: ConnectionId, number: u64, digest: bool) {
-        let digest = digest.then(|| self.replica.digest().ok()).flatten();
-        let report = Report {
+    fn standing(&self) -> Report {
+        Report {
             status: self.replica.status(),
             executed: self.replica.executed(),
-            digest: digest.map(|(_, digest)| digest),
+            digest: None,
             sent: self.replica.ledger().total_sent(),
+        }
+    }
+
+    fn report(&mut self, id: ConnectionId, number: u64) {
+        let report = Box::new(self.standing());
+        self.replies.reply(id, Reply::Status(number, report));
+    }
+
+    /// Begins with the digest of the state if it is time for one.
+    fn make_digest(&mut self) {
+        let known = self.digests.answered(self.replica.executed());
+        self.tell_digest(known);
+        if self.digests.due().is_none_or(|due| due > Instant::now()) {
+            return;
+        }
+        match self.replica.state() {
+            Ok(state) => {
+                self.digests.begin(self.standing());
+                let inbox = self.inbox.0.clone();
+                tokio::task::spawn_blocking(move || {
+                    let digested = Happening::Digested(Digest::of(&state));
+                    // A driver that has gone needs no digest.
+                    let _gone = inbox.bring_now(Sender::Own, digested);
+                });
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                for asker in self.digests.failed() {
+                    self.tell_no_digest(asker, &reason);
+                }
+            }
+        }
+    }
+
+    fn tell_digest(&mut self, made: Option<(Vec<Asker>, Report)>) {
+        let Some((askers, report)) = made else {
+            return;
         };
-        self.replies
-            .reply(id, Reply::Status(number, Box::new(report)));
+        for asker in askers {
+            match (asker, report.digest) {
+                (Asker::Client(id, number), _) => {
+                    let report = Box::new(report.clone());
+                    self.replies.reply(id, Reply::Status(number, report));
+                }
+                // An asker who has gone needs no answer.
+                (Asker::Own(asker), Some(digest)) => {
+                    drop(asker.send(Ok((report.executed, digest))));
+                }
+                (Asker::Own(_), None) => {}
+            }
+        }
+    }
+
+    fn tell_no_digest(&mut self, asker: Asker, reason: &str) {
+        match asker {
+            Asker::Client(id, number) => self.report(id, number),
+            Asker::Own(asker) => drop(asker.send(Err(Halt::Encode(String::from(reason))))),
+        }
     }
 
     async fn carry_out(&mut self, effects: Effects<P>) -> Result<(), Halt> {
@@ -255,7 +365,8 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 continue;
             }
             if let Some((id, number)) = self.replies.reader(token) {
-                self.replies.reply(id, Reply::Read(number, result));
+                let bytes = result.as_ref().map_or(0, Bytes::len);
+                self.replies.read(id, Reply::Read(number, result), bytes);
             }
         }
         for event in effects.events {
@@ -283,7 +394,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
 
     fn fetch(&self, fetch: &Fetch) {
         let from = fetch.from;
-        let (transport, inbox) = (self.transport.clone(), self.inbox.clone());
+        let (transport, inbox) = (self.transport.clone(), self.inbox.0.clone());
         tokio::spawn(async move {
             let answer = transport.bulk(from, bytes::Bytes::new()).await;
             let snapshot = match answer {
@@ -293,9 +404,8 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                     None
                 }
             };
-            if let Some(inbox) = inbox.upgrade() {
-                drop(inbox.send(Happening::Fetched(snapshot)).await);
-            }
+            // A driver that has gone needs no snapshot.
+            let _gone = inbox.bring_now(Sender::Own, Happening::Fetched(snapshot));
         });
     }
 
@@ -307,8 +417,12 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             }
             Event::RegimeChanged { regime, leader } => {
                 tracing::info!(regime, ?leader, "regime changed");
-                if let Some(leader) = leader {
-                    self.replies.leader(*leader);
+                // HotStuff names nobody here, for the next view has another, and has a leader all
+                // the same.
+                let status = self.replica.status();
+                let told = leadership(*leader, status.role);
+                if leader.is_some() || status.leader.is_none() {
+                    told.iter().for_each(|reply| self.replies.tell_all(reply));
                 }
             }
             Event::HandsOver { regime, to } => {

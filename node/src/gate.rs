@@ -1,7 +1,8 @@
 //! What the transport delivers to.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,11 +14,11 @@ use quorate_core::request::{Batch, SessionId};
 use quorate_core::storage::Snapshot;
 use quorate_core::transport::{ClientService, FrameSink, Service};
 use quorate_core::wire::Envelope;
-use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 
+use crate::budget::Budget;
 use crate::client_wire::{self, Ask};
-use crate::inbox::Happening;
+use crate::inbox::{Happening, Inbox};
+use crate::lanes::Sender;
 use crate::replies::ConnectionId;
 
 /// Opens, verifies and queues what arrives, on the task that received it.
@@ -25,9 +26,25 @@ pub(crate) struct Gate<P: Protocol> {
     pub(crate) envelope: Envelope,
     pub(crate) verifier: Verifier,
     pub(crate) own: PublicKey,
-    pub(crate) inbox: mpsc::Sender<Happening<P>>,
+    pub(crate) inbox: Arc<Inbox<P>>,
     pub(crate) offer: Arc<Offer>,
     pub(crate) connections: AtomicU64,
+    /// The account of each replica.
+    pub(crate) peers: Vec<Mutex<Budget>>,
+}
+
+impl<P: Protocol> Gate<P> {
+    fn budget(&self, of: ReplicaId) -> Option<MutexGuard<'_, Budget>> {
+        let budget = self.peers.get(of.index())?;
+        Some(budget.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Has the sender of a frame wait that has overdrawn its account.
+async fn rest(wait: Option<Duration>) {
+    if let Some(wait) = wait {
+        tokio::time::sleep(wait).await;
+    }
 }
 
 /// The snapshot that peers may fetch.
@@ -70,9 +87,26 @@ pub(crate) fn unpack(bytes: &Bytes) -> Option<Snapshot> {
 #[async_trait]
 impl<P: Protocol> Service for Gate<P> {
     async fn deliver(&self, from: ReplicaId, frame: Bytes) {
-        match self.envelope.open(from, &frame, &self.verifier) {
-            Ok(message) => drop(self.inbox.send(Happening::Message(message)).await),
-            Err(rejected) => tracing::warn!(%from, %rejected, "a frame was rejected"),
+        let begun = Instant::now();
+        let opened = self.envelope.open(from, &frame, &self.verifier);
+        let took = begun.elapsed();
+        match opened {
+            Ok(message) => {
+                let wait = self.budget(from).and_then(|mut budget| budget.spend(took));
+                let happening = Happening::Message(message);
+                let brought = self.inbox.bring(Sender::Peer(from), happening, frame.len());
+                // A driver that has gone needs nothing.
+                let _gone = brought.await;
+                rest(wait).await;
+            }
+            Err(rejected) => {
+                let outcome = self.budget(from).map(|mut budget| budget.reject(took));
+                let (wait, frames) = outcome.unwrap_or_default();
+                if let Some(frames) = frames {
+                    tracing::warn!(%from, %rejected, frames, "frames were rejected");
+                }
+                rest(wait).await;
+            }
         }
     }
 
@@ -86,7 +120,7 @@ impl<P: Protocol> Service for Gate<P> {
         replies: Arc<dyn FrameSink>,
     ) -> Option<Arc<dyn ClientService>> {
         if key != self.own && !self.verifier.admission().admits(key) {
-            tracing::warn!(%key, "a client was turned away: its key is not on the list");
+            tracing::debug!(%key, "a client was turned away: its key is not on the list");
             return None;
         }
         let id = ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed));
@@ -95,9 +129,10 @@ impl<P: Protocol> Service for Gate<P> {
             key,
             verifier: self.verifier.clone(),
             inbox: self.inbox.clone(),
+            budget: Mutex::new(Budget::new()),
         };
         let connected = Happening::Connected(id, replies);
-        self.inbox.try_send(connected).ok()?;
+        self.inbox.bring_now(Sender::Client(id), connected).ok()?;
         Some(Arc::new(connection))
     }
 }
@@ -107,10 +142,24 @@ struct Connection<P: Protocol> {
     id: ConnectionId,
     key: PublicKey,
     verifier: Verifier,
-    inbox: mpsc::Sender<Happening<P>>,
+    inbox: Arc<Inbox<P>>,
+    budget: Mutex<Budget>,
 }
 
 impl<P: Protocol> Connection<P> {
+    fn budget(&self) -> MutexGuard<'_, Budget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The frame is not one that a correct client sends.
+    async fn reject(&self, took: Duration, why: &str) {
+        let (wait, frames) = self.budget().reject(took);
+        if let Some(frames) = frames {
+            tracing::warn!(key = ?self.key, why, frames, "a client sent what is rejected");
+        }
+        rest(wait).await;
+    }
+
     fn happening(&self, ask: Ask) -> Option<Happening<P>> {
         match ask {
             Ask::Propose(batch) => {
@@ -146,34 +195,35 @@ impl<P: Protocol> Connection<P> {
 #[async_trait]
 impl<P: Protocol> ClientService for Connection<P> {
     async fn deliver(&self, frame: Bytes) {
+        let begun = Instant::now();
         let asks: Vec<Ask> = match client_wire::open(&frame) {
             Ok(asks) => asks,
-            Err(error) => {
-                tracing::warn!(key = ?self.key, %error, "a client sent what cannot be read");
-                return;
-            }
+            Err(error) => return self.reject(begun.elapsed(), &error.to_string()).await,
         };
+        drop(frame);
+        let mut wait = self.budget().spend(begun.elapsed());
         for ask in asks {
+            let begun = Instant::now();
             let Some(happening) = self.happening(ask) else {
-                tracing::warn!(key = ?self.key, "a client asked in another's name");
+                self.reject(begun.elapsed(), "asks in another's name").await;
                 continue;
             };
-            drop(self.inbox.send(happening).await);
+            wait = self.budget().spend(begun.elapsed()).or(wait);
+            let bytes = happening.size();
+            let brought = self.inbox.bring(Sender::Client(self.id), happening, bytes);
+            if brought.await.is_err() {
+                return;
+            }
         }
+        rest(wait).await;
     }
 }
 
 impl<P: Protocol> Drop for Connection<P> {
     fn drop(&mut self) {
         let gone = Happening::Disconnected(self.id);
-        let sent = self.inbox.try_send(gone);
-        // Without a runtime any more there is no driver that would have to know.
-        if let Err(mpsc::error::TrySendError::Full(gone)) = sent
-            && let Ok(runtime) = Handle::try_current()
-        {
-            let inbox = self.inbox.clone();
-            runtime.spawn(async move { drop(inbox.send(gone).await) });
-        }
+        // A driver that has gone needs no news.
+        let _gone = self.inbox.bring_now(Sender::Client(self.id), gone);
     }
 }
 

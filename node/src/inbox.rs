@@ -13,6 +13,7 @@ use quorate_core::request::{Batch, Forged, SessionId};
 use quorate_core::storage::{Completions, Snapshot, StorageError, Ticket};
 use tokio::sync::{Notify, oneshot};
 
+use crate::lanes::Lanes;
 use crate::replies::ConnectionId;
 
 /// One thing that happened.
@@ -41,17 +42,32 @@ pub(crate) enum Happening<P: Protocol> {
     Ledger(oneshot::Sender<Ledger>),
     /// The application asks for the state's digest.
     Digest(oneshot::Sender<Result<(u64, Digest), Halt>>),
+    /// The digest of the state is made, as it was when that began.
+    Digested(Digest),
 }
 
 impl<P: Protocol> Happening<P> {
+    /// How many bytes it takes while it waits, as sent.
+    pub(crate) fn size(&self) -> usize {
+        let bytes = match self {
+            Happening::Propose(_, batch) | Happening::Refused(_, batch, _) => batch.size(),
+            Happening::Peek(.., query) | Happening::Read(.., query) => query.len(),
+            _ => 0,
+        };
+        OVERHEAD + bytes
+    }
+
     /// Whether a client asks for requests to be ordered, which can wait for others of its kind.
     pub(crate) fn is_request(&self) -> bool {
         matches!(self, Happening::Propose(..))
     }
 }
 
-/// How many happenings may wait; who brings one more waits itself.
-pub(crate) const INBOX_LIMIT: usize = 8192;
+/// What happened and was not looked at yet.
+pub(crate) type Inbox<P> = Lanes<Happening<P>>;
+
+/// What a happening takes beside its bytes.
+const OVERHEAD: usize = 64;
 
 /// What storage has completed: each word replaces the one before, so that nothing queues.
 #[derive(Debug, Default)]

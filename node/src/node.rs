@@ -1,5 +1,6 @@
 //! Starting a node, and the handle that the application holds.
 
+use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,13 +17,16 @@ use quorate_core::replica::{Halt, Replica, Settings};
 use quorate_core::storage::{Completions, Storage, StorageError, Stored};
 use quorate_core::transport::{Service, Transport, TransportError};
 use quorate_core::wire::Envelope;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinError;
 
+use crate::budget::Budget;
 use crate::client::{Client, ClientOptions, InProcess};
-use crate::driver::{CaughtUp, Driver};
+use crate::digests::Digests;
+use crate::driver::{CaughtUp, Closing, Driver};
 use crate::gate::{Gate, Offer};
-use crate::inbox::{Completed, Happening, INBOX_LIMIT};
+use crate::inbox::{Completed, Happening, Inbox};
+use crate::lanes::{LIMITS, Sender};
 use crate::replies::Replies;
 
 /// What a node is made of, besides storage and transport.
@@ -74,7 +78,7 @@ type Ended = watch::Receiver<Option<Result<(), String>>>;
 pub struct Node<P: Protocol> {
     key: PublicKey,
     client: Client,
-    inbox: mpsc::Sender<Happening<P>>,
+    inbox: Arc<Inbox<P>>,
     status: watch::Receiver<Status>,
     stop: Mutex<Option<oneshot::Sender<()>>>,
     ended: Ended,
@@ -103,7 +107,7 @@ impl<P: Protocol> Node<P> {
         let key = signer.public();
         let admitted = context.verifier.admission().admits(key);
         let envelope = Envelope::new(context.members.group(), 0);
-        let (inbox, happenings) = mpsc::channel(INBOX_LIMIT);
+        let inbox = Arc::new(Inbox::new(LIMITS));
         let offer = Arc::new(Offer::default());
         let gate = Arc::new(Gate {
             envelope,
@@ -112,6 +116,9 @@ impl<P: Protocol> Node<P> {
             inbox: inbox.clone(),
             offer: offer.clone(),
             connections: AtomicU64::new(0),
+            peers: (0..context.n())
+                .map(|_| Mutex::new(Budget::new()))
+                .collect(),
         });
         let (config, settings) = (parts.config, parts.settings);
         let replica = Replica::recover(context, config, settings, parts.machine, stored)?;
@@ -122,11 +129,13 @@ impl<P: Protocol> Node<P> {
             transport: transport(gate.clone()).await?,
             envelope,
             completed,
-            happenings,
-            inbox: inbox.downgrade(),
+            inbox: Closing(inbox.clone()),
             offer,
             status,
             replies: Replies::default(),
+            digests: Digests::new(),
+            postponed: VecDeque::new(),
+            held: false,
             caught_up: CaughtUp::default(),
             origin,
         });
@@ -160,7 +169,7 @@ impl<P: Protocol> Node<P> {
         question: impl FnOnce(oneshot::Sender<T>) -> Happening<P>,
     ) -> Result<T, ReadError> {
         let (asker, answer) = oneshot::channel();
-        let sent = self.inbox.send(question(asker)).await;
+        let sent = self.inbox.bring_now(Sender::Own, question(asker));
         if sent.is_ok()
             && let Ok(answer) = answer.await
         {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use quorate_core::id::ReplicaId;
 use quorate_core::replica::{Answer, ReadToken};
 use quorate_core::request::SessionId;
 use quorate_core::transport::FrameSink;
@@ -17,6 +16,11 @@ pub(crate) struct ConnectionId(pub(crate) u64);
 struct Connection {
     sink: Arc<dyn FrameSink>,
     gathered: Vec<Reply>,
+    /// Reads under way, and the bytes of those answered in this turn.
+    reads: usize,
+    read_bytes: usize,
+    /// How many bytes the next answer to a read is expected to have, by the largest of late.
+    expected: usize,
     /// The one used last comes last.
     sessions: Vec<SessionId>,
 }
@@ -30,7 +34,22 @@ pub(crate) struct Replies {
     reads: BTreeMap<ReadToken, (ConnectionId, u64)>,
     next_read: u64,
     waiting: Vec<ConnectionId>,
+    /// The bytes of all reads answered in this turn.
+    read_bytes: usize,
 }
+
+/// How many bytes of answers to reads may be under way to one client. What it asks beyond that
+/// waits, with all that it asks after it: a client that reads is slowed down, and not cut off.
+const READ_BYTES: usize = 8 << 20;
+
+/// How many bytes an answer is expected to have before there was one.
+const EXPECTED_FIRST: usize = 256 << 10;
+
+/// And at least, ever.
+const EXPECTED_LEAST: usize = 1 << 10;
+
+/// How many bytes of reads are answered in a turn, but for one answer more.
+const TURN_BYTES: usize = 16 << 20;
 
 /// How many sessions of one connection are answered. A client uses one at a time, and needs no more
 /// answers to the one before when it opens the next.
@@ -41,6 +60,9 @@ impl Replies {
         let connection = Connection {
             sink,
             gathered: Vec::new(),
+            reads: 0,
+            read_bytes: 0,
+            expected: EXPECTED_FIRST,
             sessions: Vec::new(),
         };
         self.connections.insert(id, connection);
@@ -50,6 +72,7 @@ impl Replies {
         let Some(connection) = self.connections.remove(&id) else {
             return;
         };
+        self.reads.retain(|_, (reader, _)| *reader != id);
         for session in connection.sessions {
             if self.sessions.get(&session) == Some(&id) {
                 self.sessions.remove(&session);
@@ -75,6 +98,44 @@ impl Replies {
         }
         bound.push(session);
         self.sessions.insert(session, id);
+    }
+
+    /// Whether a read of this connection may be taken: it is under way then, until
+    /// [`Replies::read`] or [`Replies::unread`].
+    pub(crate) fn admit_read(&mut self, id: ConnectionId) -> bool {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return true;
+        };
+        let ready = connection.sink.backlog() + connection.read_bytes;
+        let expected = connection.expected.saturating_mul(connection.reads + 1);
+        let nothing = ready == 0 && connection.reads == 0;
+        let admitted = nothing || ready.saturating_add(expected) <= READ_BYTES;
+        connection.reads += usize::from(admitted);
+        admitted
+    }
+
+    /// Whether other reads should wait for the next turn.
+    pub(crate) fn has_answered_enough(&self) -> bool {
+        self.read_bytes >= TURN_BYTES
+    }
+
+    /// A read is answered, by so many bytes.
+    pub(crate) fn read(&mut self, id: ConnectionId, reply: Reply, bytes: usize) {
+        self.read_bytes += bytes;
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.read_bytes += bytes;
+            let faded = connection.expected - connection.expected / 8;
+            connection.expected = faded.max(bytes).max(EXPECTED_LEAST);
+        }
+        self.unread(id);
+        self.reply(id, reply);
+    }
+
+    /// A read is not to be answered.
+    pub(crate) fn unread(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.reads = connection.reads.saturating_sub(1);
+        }
     }
 
     /// Names a read of this connection.
@@ -111,20 +172,22 @@ impl Replies {
         }
     }
 
-    /// Tells every client who leads.
-    pub(crate) fn leader(&mut self, leader: ReplicaId) {
+    /// Tells every client.
+    pub(crate) fn tell_all(&mut self, reply: &Reply) {
         let ids: Vec<ConnectionId> = self.connections.keys().copied().collect();
         for id in ids {
-            self.reply(id, Reply::Leader(leader));
+            self.reply(id, reply.clone());
         }
     }
 
     /// Sends what has gathered.
     pub(crate) fn flush(&mut self) {
+        self.read_bytes = 0;
         for id in std::mem::take(&mut self.waiting) {
             let Some(connection) = self.connections.get_mut(&id) else {
                 continue;
             };
+            connection.read_bytes = 0;
             let replies = std::mem::take(&mut connection.gathered);
             match client_wire::seal(&replies) {
                 // A client that does not read loses its connection, and asks again on the next.
@@ -208,6 +271,82 @@ mod tests {
         assert_eq!(heard.take(), kept);
         replies.disconnected(A);
         assert!(replies.sessions.is_empty());
+    }
+
+    /// Takes frames, and tells how much of them was not taken from it.
+    #[derive(Default)]
+    struct Slow(Mutex<usize>);
+
+    impl FrameSink for Slow {
+        fn send(&self, frame: Bytes) -> bool {
+            *self.0.lock().unwrap() += frame.len();
+            true
+        }
+
+        fn backlog(&self) -> usize {
+            *self.0.lock().unwrap()
+        }
+    }
+
+    /// Takes as many reads as are admitted, and gives how many that were.
+    fn admitted(replies: &mut Replies) -> usize {
+        (0..10_000).take_while(|_| replies.admit_read(A)).count()
+    }
+
+    fn answer_reads(replies: &mut Replies, count: usize, bytes: usize) {
+        for number in 0..count {
+            let answer = Reply::Read(number as u64, Ok(Bytes::from(vec![0; bytes])));
+            replies.read(A, answer, bytes);
+        }
+        replies.flush();
+    }
+
+    #[test]
+    fn reads_under_way_are_bounded_in_bytes_and_go_on_when_their_answers_are_taken() {
+        let (mut replies, slow) = (Replies::default(), Arc::new(Slow::default()));
+        replies.connected(A, slow.clone());
+        let mut most = 0;
+        let mut left: usize = 100;
+        while left > 0 {
+            let count = admitted(&mut replies).min(left);
+            // Reads that were admitted and not asked for are not under way.
+            answer_reads(&mut replies, count, 1 << 20);
+            let over = replies.connections[&A].reads;
+            (0..over).for_each(|_| replies.unread(A));
+            left -= count;
+            most = most.max(slow.backlog());
+            // The client takes one answer.
+            *slow.0.lock().unwrap() = slow.backlog().saturating_sub((1 << 20) + 100);
+        }
+        let first = (READ_BYTES / EXPECTED_FIRST) << 20;
+        assert!(most <= first + READ_BYTES, "{most}");
+    }
+
+    #[test]
+    fn one_who_takes_nothing_has_no_read_admitted_beyond_the_bound() {
+        let (mut replies, slow) = (Replies::default(), Arc::new(Slow::default()));
+        replies.connected(A, slow);
+        let first = admitted(&mut replies);
+        assert_eq!(first, READ_BYTES / EXPECTED_FIRST);
+        answer_reads(&mut replies, first, 1 << 20);
+        assert_eq!(admitted(&mut replies), 0);
+    }
+
+    #[test]
+    fn small_answers_let_many_reads_share_a_turn() {
+        let mut replies = Replies::default();
+        let _heard = connect(&mut replies, A);
+        for _ in 0..100 {
+            let count = admitted(&mut replies).min(1000);
+            for number in 0..count {
+                let answer = Reply::Read(number as u64, Ok(Bytes::new()));
+                replies.read(A, answer, 0);
+            }
+            let over = replies.connections[&A].reads;
+            (0..over).for_each(|_| replies.unread(A));
+            replies.connections.get_mut(&A).unwrap().gathered.clear();
+        }
+        assert_eq!(admitted(&mut replies), READ_BYTES / EXPECTED_LEAST);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Whoever calls this replica: members, and clients.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use quinn::{Connection, Endpoint, Incoming};
@@ -12,31 +15,160 @@ use tokio::time::timeout;
 use crate::close::Close;
 use crate::identity::{self, Caller};
 use crate::link::{self, End, Opened, Outlet};
-use crate::outbox::Dropped;
+use crate::outbox::{Dropped, Together};
 use crate::peer::{PeerState, Shared, run_link};
+use crate::settings::{CLIENT_SEND_WINDOW_BYTES, Settings};
 
-/// How many may be in the handshake at a time.
+/// How many may be in the handshake at a time that call from elsewhere than a member's address.
 const HANDSHAKES: usize = 256;
+
+/// How many that call from a member's address.
+const MEMBERS_HANDSHAKES: usize = 64;
 
 /// Who may call, and what becomes of them.
 pub(crate) struct Reception {
     pub(crate) shared: Arc<Shared>,
     pub(crate) group: GroupId,
     pub(crate) peers: Vec<Option<Arc<PeerState>>>,
-    pub(crate) clients: Arc<Semaphore>,
+    pub(crate) clients: Clients,
+    pub(crate) complaints: Complaints,
 }
 
 /// Takes calls until the endpoint closes.
 pub(crate) async fn keep_accepting(reception: Arc<Reception>, endpoint: Endpoint) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let handshakes = Handshakes::new(&reception.peers);
     while let Some(incoming) = endpoint.accept().await {
-        let Ok(permit) = handshakes.clone().try_acquire_owned() else {
+        let slots = handshakes.of(incoming.remote_address());
+        // Under load a caller must show that it is where it says: who does not take part in the
+        // handshake holds no slot then. [RFC9000 §8.1.2]
+        if slots.are_short() && !incoming.remote_address_validated() && incoming.may_retry() {
+            // Fails only where it may not be done.
+            let _sent = incoming.retry();
+            continue;
+        }
+        let Ok(permit) = slots.free.clone().try_acquire_owned() else {
             incoming.refuse();
             continue;
         };
         let tasks = &reception.shared.tasks;
         tasks.spawn(receive(reception.clone(), incoming, permit));
     }
+}
+
+/// The handshakes that may go on at a time: those of members have slots of their own. A member
+/// calls from the address at which it listens.
+struct Handshakes {
+    addresses: Vec<SocketAddr>,
+    members: Slots,
+    others: Slots,
+}
+
+struct Slots {
+    all: usize,
+    free: Arc<Semaphore>,
+}
+
+impl Slots {
+    fn new(all: usize) -> Self {
+        let free = Arc::new(Semaphore::new(all));
+        Slots { all, free }
+    }
+
+    fn are_short(&self) -> bool {
+        self.free.available_permits() <= self.all * 3 / 4
+    }
+}
+
+impl Handshakes {
+    fn new(peers: &[Option<Arc<PeerState>>]) -> Self {
+        let peers = peers.iter().flatten();
+        Handshakes {
+            addresses: peers.filter_map(|peer| peer.address.parse().ok()).collect(),
+            members: Slots::new(MEMBERS_HANDSHAKES),
+            others: Slots::new(HANDSHAKES),
+        }
+    }
+
+    fn of(&self, address: SocketAddr) -> &Slots {
+        match self.addresses.contains(&address) {
+            true => &self.members,
+            false => &self.others,
+        }
+    }
+}
+
+/// The clients that are connected.
+pub(crate) struct Clients {
+    slots: Arc<Semaphore>,
+    /// How many there are of each key.
+    of_key: Mutex<BTreeMap<PublicKey, usize>>,
+    most_of_a_key: usize,
+    /// What waits for them.
+    waiting: Arc<Together>,
+}
+
+impl Clients {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        Clients {
+            slots: Arc::new(Semaphore::new(settings.clients)),
+            of_key: Mutex::default(),
+            most_of_a_key: settings.clients_of_a_key,
+            waiting: Arc::new(Together::new(settings.clients_queue_bytes)),
+        }
+    }
+
+    fn of_key(&self) -> MutexGuard<'_, BTreeMap<PublicKey, usize>> {
+        self.of_key.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place(&self, key: PublicKey) -> Option<Place<'_>> {
+        let permit = self.slots.clone().try_acquire_owned().ok()?;
+        let mut of_key = self.of_key();
+        let count = of_key.entry(key).or_default();
+        if *count >= self.most_of_a_key {
+            return None;
+        }
+        *count += 1;
+        Some(Place {
+            clients: self,
+            key,
+            _permit: permit,
+        })
+    }
+}
+
+/// Room for one client, until it is dropped.
+struct Place<'a> {
+    clients: &'a Clients,
+    key: PublicKey,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut of_key = self.clients.of_key();
+        if let Some(count) = of_key.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                of_key.remove(&self.key);
+            }
+        }
+    }
+}
+
+/// What callers did wrong, counted: each kind is said the 1st, 2nd, 4th, 8th ... time.
+#[derive(Debug, Default)]
+pub(crate) struct Complaints {
+    handshakes: AtomicU64,
+    strangers: AtomicU64,
+    too_many: AtomicU64,
+    not_admitted: AtomicU64,
+}
+
+/// Counts one; the count, if it is to be said.
+fn worth_saying(counter: &AtomicU64) -> Option<u64> {
+    let count = counter.fetch_add(1, Ordering::Relaxed) + 1;
+    count.is_power_of_two().then_some(count)
 }
 
 async fn receive(reception: Arc<Reception>, incoming: Incoming, handshake: OwnedSemaphorePermit) {
@@ -46,7 +178,9 @@ async fn receive(reception: Arc<Reception>, incoming: Incoming, handshake: Owned
     let connection = match timeout(limit, connecting).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
-            tracing::warn!(%address, %error, "a caller failed the handshake");
+            if let Some(times) = worth_saying(&reception.complaints.handshakes) {
+                tracing::warn!(%address, %error, times, "a caller failed the handshake");
+            }
             return;
         }
         Err(_) => {
@@ -76,7 +210,9 @@ async fn receive_replica(
     let mut peers = reception.peers.iter().flatten();
     let Some(peer) = peers.find(|peer| peer.key == key) else {
         let address = connection.remote_address();
-        tracing::warn!(me = %shared.me, %address, %key, "refused: the key is not a member's");
+        if let Some(times) = worth_saying(&reception.complaints.strangers) {
+            tracing::warn!(me = %shared.me, %address, %key, times, "refused: the key is not a member's");
+        }
         Close::NotMember.apply(&connection);
         return;
     };
@@ -118,8 +254,10 @@ async fn receive_client(
 ) {
     let shared = &reception.shared;
     let address = connection.remote_address();
-    let Ok(_permit) = reception.clients.clone().try_acquire_owned() else {
-        tracing::warn!(me = %shared.me, %address, %key, "a client was refused: too many");
+    let Some(_place) = reception.clients.place(key) else {
+        if let Some(times) = worth_saying(&reception.complaints.too_many) {
+            tracing::warn!(me = %shared.me, %address, %key, times, "a client was refused: too many");
+        }
         Close::Busy.apply(&connection);
         return;
     };
@@ -130,15 +268,19 @@ async fn receive_client(
         return;
     };
     drop(handshake);
+    connection.set_send_window(CLIENT_SEND_WINDOW_BYTES);
     let limit = shared.settings.client_queue;
+    let waiting = reception.clients.waiting.clone();
     let session = Session {
         sink: Arc::new(ClientSink {
             key,
-            outlet: Outlet::new(connection.clone(), limit),
+            outlet: Outlet::sharing(connection.clone(), limit, waiting),
         }),
     };
     let Some(service) = shared.service.client(key, session.sink.clone()) else {
-        tracing::warn!(me = %shared.me, %address, %key, "a client was refused: not admitted");
+        if let Some(times) = worth_saying(&reception.complaints.not_admitted) {
+            tracing::warn!(me = %shared.me, %address, %key, times, "a client was refused: not admitted");
+        }
         session.sink.outlet.close(Close::NotAdmitted);
         return;
     };
@@ -192,6 +334,10 @@ impl FrameSink for ClientSink {
                 false
             }
         }
+    }
+
+    fn backlog(&self) -> usize {
+        self.outlet.backlog()
     }
 }
 

@@ -9,7 +9,7 @@
 //! know in what they differ, and the connection ends.
 
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use quorate_core::epoch::{Epoch, TEXT_LIMIT};
 
 use crate::close::Close;
 use crate::frame::{self, Decoder, Oversized};
-use crate::outbox::{Dropped, Outbox, QueueLimit};
+use crate::outbox::{Dropped, Outbox, QueueLimit, Together};
 use crate::stats::Counters;
 
 const HELLO: u8 = 1;
@@ -48,6 +48,24 @@ impl Outlet {
             connection: Mutex::new(Some(connection)),
             since: Instant::now(),
         }
+    }
+
+    /// The half of a client's link, which shares a bound with those of other clients.
+    pub(crate) fn sharing(
+        connection: Connection,
+        limit: QueueLimit,
+        together: Arc<Together>,
+    ) -> Self {
+        Outlet {
+            outbox: Outbox::sharing(limit, together),
+            connection: Mutex::new(Some(connection)),
+            since: Instant::now(),
+        }
+    }
+
+    /// How many bytes wait to be written.
+    pub(crate) fn backlog(&self) -> usize {
+        self.outbox.backlog()
     }
 
     fn slot(&self) -> MutexGuard<'_, Option<Connection>> {

@@ -367,6 +367,10 @@ impl FrameSink for ClientSink {
         }
         outcome.is_ok()
     }
+
+    fn backlog(&self) -> usize {
+        self.answers.backlog()
+    }
 }
 
 /// Frames for one replica; the connection lasts as long as this.

@@ -1,7 +1,8 @@
 //! The bounded queue of frames that wait for one connection.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
@@ -17,6 +18,37 @@ pub struct QueueLimit {
     pub bytes: usize,
 }
 
+/// What all clients together may have waiting.
+#[derive(Debug)]
+pub(crate) struct Together {
+    limit: usize,
+    bytes: AtomicUsize,
+}
+
+/// How much each client may have waiting whatever the others have.
+const EACH: usize = 64 << 10;
+
+impl Together {
+    pub(crate) fn new(limit: usize) -> Self {
+        Together {
+            limit,
+            bytes: AtomicUsize::new(0),
+        }
+    }
+
+    fn has_room(&self, own: usize, more: usize) -> bool {
+        own + more <= EACH || self.bytes.load(Ordering::Relaxed) + more <= self.limit
+    }
+
+    fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn remove(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
 /// The most bytes handed to the writer at a time, but for a single larger frame: what it holds
 /// is no longer counted against the limit.
 const BATCH_BYTES: usize = 1 << 20;
@@ -25,6 +57,7 @@ const BATCH_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Outbox {
     limit: QueueLimit,
+    together: Option<Arc<Together>>,
     state: Mutex<State>,
     ready: Notify,
 }
@@ -50,8 +83,13 @@ pub(crate) struct Ended;
 
 impl Outbox {
     pub(crate) fn new(limit: QueueLimit) -> Self {
+        Outbox::of(limit, None)
+    }
+
+    fn of(limit: QueueLimit, together: Option<Arc<Together>>) -> Self {
         Outbox {
             limit,
+            together,
             state: Mutex::new(State {
                 open: true,
                 frames: VecDeque::new(),
@@ -59,6 +97,16 @@ impl Outbox {
             }),
             ready: Notify::new(),
         }
+    }
+
+    /// One of several that have a bound together.
+    pub(crate) fn sharing(limit: QueueLimit, together: Arc<Together>) -> Self {
+        Outbox::of(limit, Some(together))
+    }
+
+    /// How many bytes wait.
+    pub(crate) fn backlog(&self) -> usize {
+        self.state().bytes
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -76,9 +124,12 @@ impl Outbox {
             return Err(Dropped::Closed);
         }
         let bytes = state.bytes + frame.len();
-        if state.frames.len() >= self.limit.frames || bytes > self.limit.bytes {
+        let together = self.together.as_ref();
+        let room = together.is_none_or(|all| all.has_room(state.bytes, frame.len()));
+        if state.frames.len() >= self.limit.frames || bytes > self.limit.bytes || !room {
             return Err(Dropped::Full);
         }
+        together.inspect(|all| all.add(frame.len()));
         let first = state.frames.is_empty();
         state.bytes = bytes;
         state.frames.push_back(frame);
@@ -98,7 +149,9 @@ impl Outbox {
                     return Err(Ended);
                 }
                 if !state.frames.is_empty() {
+                    let before = state.bytes;
                     state.move_batch(batch);
+                    self.leave(before - state.bytes);
                     return Ok(());
                 }
             }
@@ -111,9 +164,21 @@ impl Outbox {
         let mut state = self.state();
         state.open = false;
         state.frames = VecDeque::new();
-        state.bytes = 0;
+        self.leave(std::mem::take(&mut state.bytes));
         drop(state);
         self.ready.notify_one();
+    }
+}
+
+impl Outbox {
+    fn leave(&self, bytes: usize) {
+        self.together.iter().for_each(|all| all.remove(bytes));
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -179,6 +244,30 @@ mod tests {
         assert_eq!(batch.len(), 2);
         outbox.take(&mut batch).await.unwrap();
         assert_eq!(batch.len(), 4);
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_all_together_is_bounded_and_each_has_some_room() {
+        let together = Arc::new(Together::new(10 * EACH));
+        let limit = QueueLimit {
+            frames: 1000,
+            bytes: 100 * EACH,
+        };
+        let outbox = || Outbox::sharing(limit, together.clone());
+        let fill = |outbox: &Outbox| {
+            let frame = Bytes::from(vec![0; EACH / 2]);
+            (0..1000)
+                .take_while(|_| outbox.push(frame.clone()).is_ok())
+                .count()
+        };
+        let (greedy, other) = (outbox(), outbox());
+        assert_eq!((fill(&greedy), fill(&other)), (20, 2));
+        assert_eq!(greedy.backlog(), 10 * EACH);
+        greedy.take(&mut Vec::new()).await.unwrap();
+        let left = greedy.backlog();
+        assert_eq!(fill(&other), (10 * EACH - left) / (EACH / 2) - 2);
+        drop((greedy, other));
+        assert_eq!(together.bytes.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]

@@ -13,10 +13,9 @@ use quorate_core::id::{MAX_REPLICAS, ReplicaId, ReplicaSet};
 use quorate_core::transport::{Service, Transport, TransportError};
 use ring::hkdf;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::accept::{Reception, keep_accepting};
+use crate::accept::{Clients, Complaints, Reception, keep_accepting};
 use crate::bulk;
 use crate::close::{Close, unreachable};
 use crate::identity::{self, Caller};
@@ -89,7 +88,7 @@ impl QuicEndpoint {
             .map(|(id, peer)| (id != me).then(|| self.peer_state(id, peer)).transpose())
             .collect::<Result<Vec<_>, _>>()?;
         let settings = self.config.settings;
-        let clients = Arc::new(Semaphore::new(settings.clients));
+        let clients = Clients::new(&settings);
         let shared = Arc::new(Shared {
             me,
             settings,
@@ -111,6 +110,7 @@ impl QuicEndpoint {
             group,
             peers: states.clone(),
             clients,
+            complaints: Complaints::default(),
         });
         tasks.spawn(keep_accepting(reception, self.endpoint.clone()));
         Ok(Arc::new(QuicTransport {

@@ -40,6 +40,10 @@ pub struct Settings {
     pub bulk_requests: u32,
     /// How many clients may be connected at a time.
     pub clients: usize,
+    /// How many of them may have one key.
+    pub clients_of_a_key: usize,
+    /// What may wait for all clients together, in bytes; each may have 64 KiB waiting all the same.
+    pub clients_queue_bytes: usize,
 }
 
 impl Default for Settings {
@@ -62,6 +66,8 @@ impl Default for Settings {
             socket_buffer_bytes: 4 << 20,
             bulk_requests: 8,
             clients: 4_096,
+            clients_of_a_key: 1_024,
+            clients_queue_bytes: 256 << 20,
         }
     }
 }
@@ -77,6 +83,9 @@ pub(crate) const MEMBER_WINDOW_BYTES: u32 = 64 << 20;
 
 /// Bytes handed to QUIC and not yet acknowledged, for one connection.
 const SEND_WINDOW_BYTES: u64 = 16 << 20;
+
+/// The same for a connection of a client: there may be many.
+pub(crate) const CLIENT_SEND_WINDOW_BYTES: u64 = 1 << 20;
 
 /// The first guess of the round trip, which sets when a lost first packet is sent again. The
 /// standard's third of a second would make each call to a replica that is just starting slow.

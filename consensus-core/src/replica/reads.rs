@@ -26,7 +26,10 @@ pub(super) struct Query {
 pub(super) struct Reads {
     gathering: Vec<Query>,
     groups: BTreeMap<ReadId, Group>,
+    /// To be asked again in the next turn: in this one enough was answered.
+    postponed: Vec<Query>,
     count: usize,
+    bytes: usize,
     next: u64,
 }
 
@@ -39,8 +42,31 @@ struct Group {
 
 impl Reads {
     pub(super) fn add(&mut self, query: Query) {
-        self.gathering.push(query);
         self.count += 1;
+        self.bytes += query.query.len();
+        self.gathering.push(query);
+    }
+
+    /// Has a read asked in the next turn, that was under way.
+    pub(super) fn postpone(&mut self, query: Query) {
+        self.count += 1;
+        self.bytes += query.query.len();
+        self.postponed.push(query);
+    }
+
+    /// Whether a read waits for the next turn.
+    pub(super) fn is_one_postponed(&self) -> bool {
+        !self.postponed.is_empty()
+    }
+
+    /// The next turn has begun.
+    pub(super) fn resume(&mut self) {
+        self.gathering.append(&mut self.postponed);
+    }
+
+    /// How many bytes the reads under way have.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// How many reads are under way.
@@ -94,6 +120,7 @@ impl Reads {
     pub(super) fn take(&mut self, id: ReadId) -> Vec<Query> {
         let queries = self.groups.remove(&id).map_or(Vec::new(), |g| g.queries);
         self.count -= queries.len();
+        self.bytes -= queries.iter().map(|q| q.query.len()).sum::<usize>();
         queries
     }
 }

@@ -16,11 +16,14 @@ pub struct Settings {
     pub max_command_bytes: usize,
     /// The most requests and reads that may be under way through this node; one more is refused.
     pub max_pending: usize,
-    /// The most bytes of requests that may be under way through this node.
+    /// The most bytes of requests that may be under way through this node, and of reads.
     pub max_pending_bytes: usize,
     /// The most bytes of records that are written and not durable while new requests are taken.
     /// Beyond it the disk is too slow or hangs, and they are refused.
     pub max_unsynced_bytes: usize,
+    /// When so many bytes of reads have been answered in a turn, the others are asked again in the
+    /// next.
+    pub max_read_bytes: usize,
     /// A batch is closed when it has reached this many bytes.
     pub max_batch_bytes: usize,
     /// How many batches this node has under way at most, while they are not full: what arrives
@@ -48,6 +51,7 @@ impl Default for Settings {
             max_pending: 16_384,
             max_pending_bytes: 64 << 20,
             max_unsynced_bytes: 64 << 20,
+            max_read_bytes: 16 << 20,
             max_batch_bytes: 256 << 10,
             max_batches_in_flight: None,
             retry_after: Duration::from_secs(1),
@@ -67,6 +71,7 @@ impl Settings {
             max_pending: _,
             max_pending_bytes: _,
             max_unsynced_bytes: _,
+            max_read_bytes: _,
             max_batch_bytes: _,
             max_batches_in_flight: _,
             retry_after: _,
@@ -92,6 +97,7 @@ impl Settings {
             ("max_pending", self.max_pending > 0),
             ("max_pending_bytes", self.max_pending_bytes > 0),
             ("max_unsynced_bytes", self.max_unsynced_bytes > 0),
+            ("max_read_bytes", self.max_read_bytes > 0),
             (
                 "max_batches_in_flight",
                 self.max_batches_in_flight != Some(0),

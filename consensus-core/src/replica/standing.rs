@@ -1,5 +1,7 @@
 //! What a replica says of itself.
 
+use bytes::Bytes;
+
 use crate::crypto::Digest;
 use crate::frontier::Frontier;
 use crate::id::ReplicaId;
@@ -70,6 +72,11 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
     /// How many requests and reads are under way through this node.
     pub fn under_way(&self) -> usize {
         self.pending.len() + self.reads.len()
+    }
+
+    /// Sessions and application state, as snapshots hold them.
+    pub fn state(&self) -> Result<Bytes, Halt> {
+        self.execution.body(&self.settings)
     }
 
     /// How many entries have been executed, and the digest of the state that they made: equal
