@@ -7,6 +7,7 @@
 //! | whose a directory is, and how it is made | `identity.rs` |
 //! | the files, and how they come to be and are written | `segment.rs`, `maker.rs`, `disk.rs`, `blocks.rs` |
 //! | group commit | `writer.rs` |
+//! | what vouches for the end of the log | `mark.rs` |
 //! | what is read, and put in order, after a restart | `recovery.rs` |
 //! | snapshots | `snapshot.rs` |
 
@@ -14,7 +15,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quorate_core::epoch::Epoch;
 use quorate_core::storage::{
@@ -27,6 +28,7 @@ mod files;
 mod frame;
 mod identity;
 mod maker;
+mod mark;
 mod recovery;
 mod report;
 mod segment;
@@ -42,6 +44,7 @@ use disk::Disk;
 use files::Files;
 use identity::Deed;
 use maker::{Maker, Order};
+use mark::Marks;
 use recovery::Found;
 use report::{Alarm, Reporter};
 use segment::Segment;
@@ -169,10 +172,11 @@ impl Wal {
             files.begin_log(&disk, &deed, options.segment_size())?;
             files = Files::list(&disk)?;
         }
-        let mut found = recovery::read(&disk, &files.segments)?;
+        let mut found = recovery::read(&disk, &files.segments, mark::read(&disk)?)?;
         deed.claim(&disk, epoch, &found, snapshot.is_some())?;
         files.tidy(&disk)?;
         let tail = recovery::settle(&disk, &found)?;
+        let marks = Marks::begin(&disk, tail.mark(found.log))?;
         let stored = Stored {
             records: std::mem::take(&mut found.records),
             snapshot,
@@ -193,7 +197,14 @@ impl Wal {
             _lock: lock,
         };
         let newest = files.snapshots.last().copied();
-        wal.start_log(&disk, options, files.spares, &found, tail, &reporter)?;
+        wal.start_log(
+            &disk,
+            options,
+            files.spares,
+            &found,
+            (tail, marks),
+            &reporter,
+        )?;
         wal.start_saver(&disk, newest, &reporter)?;
         Ok((wal, stored))
     }
@@ -214,7 +225,7 @@ impl Wal {
         options: &WalOptions,
         spares: Vec<String>,
         found: &Found,
-        tail: Segment,
+        (tail, marks): (Segment, Marks),
         reporter: &Reporter,
     ) -> Result<(), StorageError> {
         let (appends, work) = channel();
@@ -243,6 +254,9 @@ impl Wal {
             reporter: reporter.clone(),
             stats: self.stats.clone(),
             mark_after: options.mark_after,
+            log: found.log,
+            marks,
+            marked: Instant::now(),
             first: found.first,
             segment: tail,
             pending: Pending::default(),

@@ -7,6 +7,7 @@ use quorate_core::storage::StorageError;
 
 use crate::disk::Disk;
 use crate::frame::{self, Frame, Kind, Place};
+use crate::mark::Mark;
 use crate::segment::{self, HEADER_BYTES, Header, LOG_OFFSET, Segment};
 
 /// A log as it was found.
@@ -34,6 +35,36 @@ pub(crate) struct Tail {
     unsettled: Unsettled,
     end: u64,
     capacity: u64,
+    cut: Option<Cut>,
+}
+
+/// What lies behind the end of the log, and is to be cleared.
+#[derive(Debug)]
+struct Cut {
+    bytes: u64,
+    /// Why it counts for nothing.
+    reason: &'static str,
+}
+
+impl Cut {
+    /// What is cut behind a scan. Where the log was closed before, what is there that is no frame of
+    /// the segment is known to be left over from when its file was another's.
+    fn of(bytes: &[u8], place: &Place, scan: &Scan, closed: bool) -> Option<Cut> {
+        let rest = bytes.get(scan.end..).unwrap_or_default();
+        let last = rest.iter().rposition(|byte| *byte != 0)?;
+        let frames = frame::any(bytes, place, scan.end);
+        let reason = match (frames, closed) {
+            (true, _) => "a write was torn by a crash",
+            (false, false) => {
+                "a write was torn by a crash, or the file holds what is left of an earlier use"
+            }
+            (false, true) => return None,
+        };
+        Some(Cut {
+            bytes: last as u64 + 1,
+            reason,
+        })
+    }
 }
 
 /// The end of a segment of which nothing proves that it is durable: after a crash of the process
@@ -57,8 +88,13 @@ struct Scan {
     flaw: &'static str,
 }
 
-/// Reads the log whose segments have these numbers, in ascending order.
-pub(crate) fn read(disk: &Disk, numbers: &[u64]) -> Result<Found, StorageError> {
+/// Reads the log whose segments have these numbers, in ascending order, and of which `mark` says how
+/// far it was durable, if there is one.
+pub(crate) fn read(
+    disk: &Disk,
+    numbers: &[u64],
+    mark: Option<Mark>,
+) -> Result<Found, StorageError> {
     let mut headers: Vec<Header> = Vec::new();
     let mut bases = Vec::new();
     for (index, number) in numbers.iter().enumerate() {
@@ -72,7 +108,7 @@ pub(crate) fn read(disk: &Disk, numbers: &[u64]) -> Result<Found, StorageError> 
     }
     for base in bases.into_iter().rev() {
         let (obsolete, live) = headers.split_at(base);
-        if let Some(mut found) = replay(disk, live)? {
+        if let Some(mut found) = replay(disk, live, mark)? {
             found.obsolete = obsolete.iter().map(|header| header.number).collect();
             return Ok(found);
         }
@@ -94,7 +130,11 @@ fn read_start(disk: &Disk, number: u64) -> Result<(Header, bool), StorageError> 
 }
 
 /// Reads on from the segment in which a base begins; none if no base is complete.
-fn replay(disk: &Disk, headers: &[Header]) -> Result<Option<Found>, StorageError> {
+fn replay(
+    disk: &Disk,
+    headers: &[Header],
+    mark: Option<Mark>,
+) -> Result<Option<Found>, StorageError> {
     let mut replay = Replay::default();
     let mut before = None;
     let Some(first) = headers.first() else {
@@ -114,7 +154,8 @@ fn replay(disk: &Disk, headers: &[Header]) -> Result<Option<Found>, StorageError
             continue;
         }
         let later = headers.get(index + 1..).unwrap_or_default();
-        check_tail(disk, &scan, &place, &bytes, expected, later)?;
+        let mark = mark.filter(|mark| mark.log == header.log);
+        check_tail(disk, &scan, &place, &bytes, (expected, mark), later)?;
         let empty = scan.end == HEADER_BYTES;
         return Ok(replay.based.then_some(Found {
             records: replay.records,
@@ -125,6 +166,7 @@ fn replay(disk: &Disk, headers: &[Header]) -> Result<Option<Found>, StorageError
                 unsettled,
                 end: scan.end as u64,
                 capacity: bytes.len() as u64,
+                cut: Cut::of(&bytes, &place, &scan, mark.is_some_and(|mark| mark.closed)),
             },
             before_tail: before.filter(|_| empty),
             prepared: later.first().copied(),
@@ -216,10 +258,14 @@ fn check_tail(
     scan: &Scan,
     place: &Place,
     bytes: &[u8],
-    number: u64,
+    (number, mark): (u64, Option<Mark>),
     later: &[Header],
 ) -> Result<(), StorageError> {
     let name = segment::name(number);
+    if mark.is_some_and(|mark| mark.is_beyond(number, scan.end as u64)) {
+        let reason = format!("{}, and it is marked as durable", scan.flaw);
+        return Err(disk.damaged(&name, scan.end as u64, &reason));
+    }
     let mut was_durable = frame::claims_more_than(scan.end as u64, bytes, place, scan.end);
     if let Some(next) = later.first() {
         if next.number != number + 1 {
@@ -255,8 +301,13 @@ pub(crate) fn settle(disk: &Disk, found: &Found) -> Result<Segment, StorageError
         before.settle(disk)?;
     }
     let tail = &found.tail;
-    tail.unsettled.settle(disk)?;
     let number = tail.unsettled.number;
+    if let Some(Cut { bytes, reason }) = tail.cut {
+        let path = disk.path(&segment::name(number));
+        let (path, offset) = (path.display(), tail.end);
+        tracing::warn!(%path, offset, bytes, reason, "the log is cut");
+    }
+    tail.unsettled.settle(disk)?;
     let mut segment = Segment {
         number,
         file: disk.open_at(&segment::name(number), tail.end)?,

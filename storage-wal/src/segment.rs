@@ -5,6 +5,7 @@ use quorate_core::storage::StorageError;
 
 use crate::disk::{Disk, DiskFile};
 use crate::frame::{self, Kind, Place, u32_at, u64_at};
+use crate::mark::Mark;
 
 /// The bytes of a segment's header; the first frame starts there.
 pub(crate) const HEADER_BYTES: usize = 40;
@@ -125,6 +126,18 @@ pub(crate) struct Segment {
     pub(crate) position: u64,
     /// All before this offset is durable.
     pub(crate) synced: u64,
+}
+
+impl Segment {
+    /// Says that all before what is not yet synced is durable, in the log of this identity.
+    pub(crate) fn mark(&self, log: u64) -> Mark {
+        Mark {
+            log,
+            segment: self.number,
+            offset: self.synced,
+            closed: false,
+        }
+    }
 }
 
 /// Makes the segment that `header` tells of: in the file of the name `spare`, or else in a new

@@ -1,12 +1,13 @@
 //! The thread that writes the log: whatever has gathered while it was syncing goes out together.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quorate_core::storage::{Records, StorageError, Ticket};
 
 use crate::frame::{self, FRAME_BYTES, Kind};
 use crate::maker::Order;
+use crate::mark::{Mark, Marks};
 use crate::report::{Reporter, Stopped};
 use crate::segment::{HEADER_BYTES, Segment};
 use crate::stats::WalStats;
@@ -20,6 +21,9 @@ const GROUP_BYTES: usize = 8 << 20;
 
 /// A buffer that one large record made larger than this is given back.
 const BUFFER_BYTES: usize = 2 << 20;
+
+/// While work never ceases, a mark is written when so many times [`Writer::mark_after`] have passed.
+const BUSY: u32 = 50;
 
 /// Work for the writer.
 #[derive(Debug)]
@@ -56,6 +60,11 @@ pub(crate) struct Writer {
     pub(crate) reporter: Reporter,
     pub(crate) stats: WalStats,
     pub(crate) mark_after: Duration,
+    /// The log's identity.
+    pub(crate) log: u64,
+    pub(crate) marks: Marks,
+    /// When the last of them was written.
+    pub(crate) marked: Instant,
     /// The oldest segment that is needed.
     pub(crate) first: u64,
     /// The segment being written.
@@ -86,9 +95,30 @@ impl Writer {
         while let Some(append) = self.next()? {
             let last = self.commit(append)?;
             self.reporter.durable(last)?;
+            if self.marked.elapsed() >= self.mark_after.saturating_mul(BUSY) {
+                self.vouch(false);
+            }
         }
-        self.mark()?;
+        self.mark(true)?;
         self.sync()
+    }
+
+    /// Says beside the log how far it is durable. It is no failure if that cannot be written: it was
+    /// said before, of less.
+    fn vouch(&mut self, closed: bool) {
+        let mark = Mark {
+            closed,
+            ..self.segment.mark(self.log)
+        };
+        let written = self.marks.write(mark);
+        let durable = match closed {
+            true => written.and_then(|()| self.marks.sync()),
+            false => written,
+        };
+        if let Err(error) = durable {
+            tracing::warn!(%error, "how far the log is durable cannot be marked");
+        }
+        self.marked = Instant::now();
     }
 
     /// Waits for work. When there is none for a while, says in the log that all of it is durable,
@@ -98,7 +128,7 @@ impl Writer {
             match self.work.recv_timeout(self.mark_after) {
                 Ok(append) => return Ok(Some(append)),
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
-                Err(RecvTimeoutError::Timeout) => self.mark()?,
+                Err(RecvTimeoutError::Timeout) => self.mark(false)?,
             }
         }
         Ok(self.work.recv().ok())
@@ -198,6 +228,7 @@ impl Writer {
         self.push(Kind::Seal, &[])?;
         self.sync()?;
         self.segment = next;
+        self.vouch(false);
         self.order(Order::Make(self.segment.number + 1))
     }
 
@@ -205,8 +236,11 @@ impl Writer {
         self.orders.send(order).map_err(|_| Failure::Told)
     }
 
-    /// Says that all before this place is durable.
-    fn mark(&mut self) -> Result<(), Failure> {
+    /// Says that all before this place is durable, in the log and beside it.
+    fn mark(&mut self, closed: bool) -> Result<(), Failure> {
+        if self.pending.unmarked || closed {
+            self.vouch(closed);
+        }
         if self.pending.unmarked && self.fits(0) {
             self.push(Kind::Mark, &[])?;
             self.write()?;

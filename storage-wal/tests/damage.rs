@@ -236,3 +236,114 @@ fn a_directory_is_opened_once() {
     drop(log);
     open(home.path());
 }
+
+/// Records of which a block holds many, closed; and where the last block begins that has any.
+fn blocks() -> (tempfile::TempDir, Vec<Vec<u8>>, usize) {
+    let home = tempfile::tempdir().unwrap();
+    let mut log = try_open(home.path(), &large()).unwrap();
+    let records: Vec<Vec<u8>> = (0..100).map(|n: u8| vec![n + 1; 200]).collect();
+    records.iter().for_each(|record| log.append(&[record]));
+    drop(log);
+    let end = extent(&fs::read(segment(home.path(), 1)).unwrap());
+    (home, records, (end - 1) / 4096 * 4096)
+}
+
+fn large() -> WalOptions {
+    WalOptions {
+        segment_bytes: 64 << 10,
+        ..options()
+    }
+}
+
+#[test]
+fn a_last_block_that_is_lost_after_a_clean_stop_is_reported() {
+    let (home, _, last) = blocks();
+    let file = segment(home.path(), 1);
+    let sound = fs::read(&file).unwrap();
+    for (from, fill) in [(last, 0), (last, 0xff), (last - 4096, 0), (4096, 0)] {
+        let mut damaged = sound.clone();
+        damaged[from..last + 4096].fill(fill);
+        fs::write(&file, damaged).unwrap();
+        let before = contents(home.path());
+        match try_open(home.path(), &large()).err() {
+            Some(StorageError::Damaged { path, offset, .. }) => {
+                assert_eq!(Path::new(&path), file);
+                assert!(
+                    offset <= from as u64 && offset + 224 > from as u64,
+                    "{offset}"
+                );
+            }
+            other => panic!("{from}: {other:?}"),
+        }
+        assert!(before == contents(home.path()), "something was changed");
+    }
+}
+
+#[test]
+fn the_end_of_a_segment_is_vouched_for_before_there_is_anything_in_the_next() {
+    let home = tempfile::tempdir().unwrap();
+    let mut log = try_open(home.path(), &small()).unwrap();
+    log.append(&[RECORDS[0]]);
+    // The third needs the next segment, and the disk dies once that has been begun.
+    log.append(&[RECORDS[1]]);
+    log.append(&[RECORDS[2]]);
+    let crashed = image(home.path());
+    let next = segment(crashed.path(), 2);
+    let mut nothing = fs::read(&next).unwrap();
+    nothing[40..].fill(0);
+    fs::write(&next, nothing).unwrap();
+    let file = segment(crashed.path(), 1);
+    let mut damaged = fs::read(&file).unwrap();
+    let end = extent(&damaged);
+    damaged[end - 24..].fill(0);
+    fs::write(&file, damaged).unwrap();
+    let error = try_open(crashed.path(), &small()).err();
+    assert!(
+        matches!(error, Some(StorageError::Damaged { .. })),
+        "{error:?}"
+    );
+}
+
+/// It takes damage to both, the log and the mark beside it, to lose what was durable: and then it is
+/// said.
+#[test]
+fn what_is_cut_is_said_with_its_place_and_size() {
+    let (home, records, last) = blocks();
+    let file = segment(home.path(), 1);
+    let mut damaged = fs::read(&file).unwrap();
+    let end = extent(&damaged);
+    damaged[last..last + 100].fill(0);
+    fs::write(&file, damaged).unwrap();
+    // The frames behind say what was durable when they were written, of the place that is lost too.
+    let error = try_open(home.path(), &large()).err();
+    assert!(
+        matches!(error, Some(StorageError::Damaged { .. })),
+        "{error:?}"
+    );
+
+    let mut log = try_open(home.path().join("again").as_path(), &large()).unwrap();
+    let given: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
+    log.append(&given);
+    let crashed = image(&home.path().join("again"));
+    let file = segment(crashed.path(), 1);
+    let mut torn = fs::read(&file).unwrap();
+    torn[last..last + 100].fill(0);
+    fs::write(&file, torn).unwrap();
+    let (said, log) = support::said(|| try_open(crashed.path(), &large()).unwrap());
+    let kept = log.stored.records.len();
+    assert!(kept < 100 && log.stored.records == records[..kept]);
+    let offset = 40 + 2 * 24 + kept * 224;
+    let expected = [
+        String::from("the log is cut"),
+        format!("path={}", file.display()),
+        format!("offset={offset}"),
+        format!("bytes={}", end - 24 - offset),
+        String::from("a write was torn by a crash"),
+    ];
+    for part in expected {
+        assert!(said.contains(&part), "{part}: {said}");
+    }
+    drop(log);
+    let (said, _) = support::said(|| try_open(crashed.path(), &large()).unwrap());
+    assert!(!said.contains("cut"), "{said}");
+}

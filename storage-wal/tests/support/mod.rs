@@ -8,6 +8,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quorate_core::Bytes;
@@ -227,4 +228,47 @@ pub fn contents(path: &Path) -> Vec<(String, Vec<u8>)> {
     let kept = names(path, "").into_iter().filter(|name| name != "lock");
     kept.map(|name| (name.clone(), fs::read(path.join(&name)).unwrap()))
         .collect()
+}
+
+/// What is logged as a warning while `work` is done, on this thread.
+pub fn said<T>(work: impl FnOnce() -> T) -> (String, T) {
+    let said = Arc::new(Mutex::new(String::new()));
+    let done = tracing::subscriber::with_default(Warnings(said.clone()), work);
+    let said = said.lock().unwrap().clone();
+    (said, done)
+}
+
+/// Writes down warnings, with their fields.
+struct Warnings(Arc<Mutex<String>>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::WARN
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut line = Line(String::new());
+        event.record(&mut line);
+        self.0.lock().unwrap().push_str(&format!("{}\n", line.0));
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+struct Line(String);
+
+impl tracing::field::Visit for Line {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        self.0.push_str(&format!("{}={value:?} ", field.name()));
+    }
 }
