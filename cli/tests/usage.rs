@@ -79,6 +79,31 @@ fn a_key_is_written_once_and_for_its_owner_only() {
     assert_eq!(fs::read_to_string(&path).unwrap(), secret);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_key_that_others_can_read_is_refused_to_nodes_and_clients() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let directory = tempfile::tempdir().unwrap();
+    run(&["init", "--dir", text(directory.path())], 0);
+    let node = directory.path().join("node-0.toml");
+    let client = directory.path().join("client.toml");
+    let uses: [(&str, &[&str]); 2] = [
+        ("node-0.key", &["node", "--config", text(&node)]),
+        ("client.key", &["get", "a", "--config", text(&client)]),
+    ];
+    for (key, arguments) in uses {
+        for mode in [0o644, 0o640, 0o604, 0o620] {
+            let permissions = fs::Permissions::from_mode(mode);
+            fs::set_permissions(directory.path().join(key), permissions).unwrap();
+            let said = fails(arguments, 1);
+            for part in [key, &format!("{mode:04o}"), "chmod 600"] {
+                assert!(said.contains(part), "{part}: {said}");
+            }
+        }
+    }
+}
+
 #[test]
 fn init_replaces_only_by_force() {
     let directory = tempfile::tempdir().unwrap();

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
 
 mod verifier;
 
@@ -30,19 +31,20 @@ impl PublicKey {
     }
 }
 
-/// An Ed25519 secret key \[RFC8032\]. Its `Debug` shows the public key only.
+/// An Ed25519 secret key \[RFC8032\]. Its `Debug` shows the public key only, and its memory is wiped
+/// when it is dropped.
 #[derive(Clone)]
 pub struct SecretKey(SigningKey);
 
 impl SecretKey {
     /// The key with this seed, which must come from a source fit for keys.
-    pub fn from_seed(seed: [u8; 32]) -> Self {
-        SecretKey(SigningKey::from_bytes(&seed))
+    pub fn from_seed(seed: impl Into<Zeroizing<[u8; 32]>>) -> Self {
+        SecretKey(SigningKey::from_bytes(&seed.into()))
     }
 
     /// The seed, to be stored where only its owner can read it.
-    pub fn seed(&self) -> [u8; 32] {
-        self.0.to_bytes()
+    pub fn seed(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.0.to_bytes())
     }
 
     /// The public half.
@@ -64,23 +66,19 @@ pub struct ParseKeyError {
     length: usize,
 }
 
-fn parse_hex(text: &str) -> Result<[u8; 32], ParseKeyError> {
-    let error = ParseKeyError {
-        length: text.chars().count(),
-    };
-    let digits: Vec<u8> = text
-        .chars()
-        .map(|c| c.to_digit(16).map(|digit| digit as u8))
-        .collect::<Option<_>>()
-        .ok_or(error.clone())?;
-    let bytes: Vec<u8> = digits
-        .chunks(2)
-        .map(|d| d.iter().fold(0, |b, d| b << 4 | d))
-        .collect();
-    if digits.len() != 64 {
-        return Err(error);
+/// Reads 64 digits, and leaves no copy of them behind.
+fn parse_hex(text: &str) -> Result<Zeroizing<[u8; 32]>, ParseKeyError> {
+    let length = text.chars().count();
+    if length != 64 {
+        return Err(ParseKeyError { length });
     }
-    bytes.try_into().map_err(|_| error)
+    let mut bytes = Zeroizing::new([0; 32]);
+    for (place, digit) in text.chars().enumerate() {
+        let digit = digit.to_digit(16).ok_or(ParseKeyError { length })? as u8;
+        let byte = bytes.get_mut(place / 2).ok_or(ParseKeyError { length })?;
+        *byte = *byte << 4 | digit;
+    }
+    Ok(bytes)
 }
 
 fn write_hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -91,7 +89,7 @@ impl FromStr for PublicKey {
     type Err = ParseKeyError;
 
     fn from_str(text: &str) -> Result<Self, ParseKeyError> {
-        parse_hex(text).map(PublicKey)
+        parse_hex(text).map(|bytes| PublicKey(*bytes))
     }
 }
 
@@ -145,7 +143,7 @@ impl FromStr for Digest {
     type Err = ParseKeyError;
 
     fn from_str(text: &str) -> Result<Self, ParseKeyError> {
-        parse_hex(text).map(Digest)
+        parse_hex(text).map(|bytes| Digest(*bytes))
     }
 }
 

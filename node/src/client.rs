@@ -29,7 +29,7 @@ mod scripted;
 mod unread;
 
 pub use crate::client_wire::Report;
-pub(crate) use in_process::InProcess;
+pub(crate) use in_process::{Host, InProcess};
 
 use link::Link;
 use quorum::QuorumLink;

@@ -16,6 +16,7 @@ use quorate_core::transport::{ClientService, FrameSink, Service};
 use quorate_core::wire::Envelope;
 
 use crate::budget::Budget;
+use crate::client::Host;
 use crate::client_wire::{self, Ask};
 use crate::inbox::{Happening, Inbox};
 use crate::lanes::Sender;
@@ -119,10 +120,28 @@ impl<P: Protocol> Service for Gate<P> {
         key: PublicKey,
         replies: Arc<dyn FrameSink>,
     ) -> Option<Arc<dyn ClientService>> {
-        if key != self.own && !self.verifier.admission().admits(key) {
+        if !self.verifier.admission().admits(key) {
             tracing::debug!(%key, "a client was turned away: its key is not on the list");
             return None;
         }
+        self.connect(key, replies)
+    }
+}
+
+/// The application of this node may always read, and it may command if the node's key is admitted,
+/// which the node sees to. Whoever comes over the network with that key is a client like any other.
+impl<P: Protocol> Host for Gate<P> {
+    fn connect_own(&self, replies: Arc<dyn FrameSink>) -> Option<Arc<dyn ClientService>> {
+        self.connect(self.own, replies)
+    }
+}
+
+impl<P: Protocol> Gate<P> {
+    fn connect(
+        &self,
+        key: PublicKey,
+        replies: Arc<dyn FrameSink>,
+    ) -> Option<Arc<dyn ClientService>> {
         let id = ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed));
         let connection = Connection {
             id,

@@ -139,7 +139,7 @@ impl<P: Protocol> Node<P> {
             caught_up: CaughtUp::default(),
             origin,
         });
-        let own = InProcess::new(me, key, gate);
+        let own = InProcess::new(me, gate);
         Ok(Node {
             key,
             client: Client::in_process(own, signer, parts.client, P::FAULTS),

@@ -175,6 +175,33 @@ async fn a_client_that_is_not_on_the_list_is_turned_away() {
     assert!(matches!(outcome, Err(ProposeError::Unreachable(_))));
 }
 
+/// Otherwise whoever has the key of one replica commands at that one, though no replica is to.
+#[tokio::test]
+async fn a_replicas_own_key_is_no_clients_at_any_node_unless_it_is_admitted() {
+    let admission = Admission::of([client_signer().public()]);
+    let cluster = Cluster::admitting(admission, 3, impatient()).await;
+    let own = Signer::new(key(0), GROUP);
+    for first in 0..3 {
+        let options = ClientOptions {
+            first: Some(ReplicaId(first)),
+            follow_leader: false,
+            ..impatient()
+        };
+        let connector = cluster.connector(own.public());
+        let client = quorate_node::Client::new(connector, own.clone(), options);
+        let outcome = client.propose(Bytes::from_static(b"+")).await;
+        assert!(
+            matches!(outcome, Err(ProposeError::Unreachable(_))),
+            "{outcome:?}"
+        );
+    }
+    // Its application reads, all the same.
+    let read = cluster.nodes[0]
+        .read(Bytes::new(), ReadLevel::Linearizable)
+        .await;
+    assert_eq!(number(&read.unwrap()), 0);
+}
+
 struct Ear(mpsc::UnboundedSender<Bytes>);
 
 impl ClientReplies for Ear {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use quorate_core::crypto::{GroupId, PublicKey, SecretKey};
@@ -12,6 +12,7 @@ use quorate_node::ClientOptions;
 use quorate_transport_quic::Peer;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use zeroize::Zeroizing;
 
 use crate::protocols::{ProtocolConfigs, ProtocolKind};
 
@@ -182,8 +183,8 @@ pub(crate) fn check_replicas(replicas: &[ReplicaConfig]) -> Result<(), String> {
 
 /// A new secret key, from the system's randomness.
 pub fn generate_key() -> io::Result<SecretKey> {
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(io::Error::other)?;
+    let mut seed = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut seed[..]).map_err(io::Error::other)?;
     Ok(SecretKey::from_seed(seed))
 }
 
@@ -193,22 +194,55 @@ pub fn save_key(path: &Path, key: &SecretKey) -> Result<(), ConfigError> {
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let digits: String = key
-        .seed()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let seed = key.seed();
+    let mut digits = Zeroizing::new(String::with_capacity(KEY_FILE_BYTES));
+    for digit in seed.iter().flat_map(|byte| [byte >> 4, byte & 15]) {
+        digits.extend(char::from_digit(digit.into(), 16));
+    }
+    digits.push('\n');
     let written = options
         .open(path)
-        .and_then(|mut file| writeln!(file, "{digits}"));
+        .and_then(|mut file| file.write_all(digits.as_bytes()));
     written.map_err(|error| ConfigError::new(path, error))
 }
 
-/// Reads a secret key.
+/// The bytes of a key file that we wrote.
+const KEY_FILE_BYTES: usize = 65;
+
+/// Reads a secret key, which nobody but its owner may have been able to read.
 pub fn load_key(path: &Path) -> Result<SecretKey, ConfigError> {
-    let text = fs::read_to_string(path).map_err(|error| ConfigError::new(path, error))?;
+    let wrong = |error: &dyn std::fmt::Display| ConfigError::new(path, error);
+    let mut file = fs::File::open(path).map_err(|error| wrong(&error))?;
+    // So much room that the text is never moved, which would leave a copy behind.
+    let mut text = Zeroizing::new(String::with_capacity(16 * KEY_FILE_BYTES));
+    let most = 8 * KEY_FILE_BYTES as u64;
+    let read = (&mut file).take(most).read_to_string(&mut text);
+    read.map_err(|error| wrong(&error))?;
     let key = text.trim().parse::<SecretKey>();
-    key.map_err(|error| ConfigError::new(path, format!("not a secret key: {error}")))
+    let key = key.map_err(|error| wrong(&format_args!("not a secret key: {error}")))?;
+    check_private(&file).map_err(|reason| wrong(&reason))?;
+    Ok(key)
+}
+
+/// As ssh does: a secret that others could read is none.
+#[cfg(unix)]
+fn check_private(file: &fs::File) -> Result<(), String> {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let metadata = file.metadata().map_err(|error| error.to_string())?;
+    let mode = metadata.permissions().mode() & 0o777;
+    match mode & 0o077 {
+        0 => Ok(()),
+        _ => Err(format!(
+            "the permissions of this key are {mode:04o}: others than its owner can use it. If nobody has, take them away (chmod 600); if somebody may have, make another key"
+        )),
+    }
+}
+
+/// Other systems have other permissions, which are not looked at.
+#[cfg(not(unix))]
+fn check_private(_: &fs::File) -> Result<(), String> {
+    Ok(())
 }
 
 mod key {

@@ -1,7 +1,7 @@
 //! The directory and its files: each failure becomes a [`StorageError`] that names the file, and
 //! tests can bring failures about.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -96,11 +96,23 @@ impl Disk {
             .take_while(|path| !path.as_os_str().is_empty() && !path.exists())
             .collect();
         for path in missing.into_iter().rev() {
-            fs::create_dir(path).map_err(refused("create", path))?;
+            private_directory()
+                .create(path)
+                .map_err(refused("create", path))?;
             sync_parent(path)?;
         }
+        make_private(&self.path).map_err(refused("change the permissions of", &self.path))?;
         // One that is there may have been made without having been made durable.
         sync_parent(&self.path)
+    }
+
+    /// Says so if others than the owner can look into the directory.
+    pub(crate) fn check_private(&self) {
+        if let Some(mode) = open_to_others(&self.path) {
+            let path = self.path.display();
+            let mode = format_args!("{mode:04o}");
+            tracing::warn!(%path, %mode, "others can read this replica's data: it should be 0700");
+        }
     }
 
     /// Whether there is such a directory.
@@ -126,7 +138,7 @@ impl Disk {
     /// Keeps other processes out, as long as the file is open.
     pub(crate) fn lock(&self) -> Result<File, StorageError> {
         let path = self.path("lock");
-        let mut options = OpenOptions::new();
+        let mut options = private_file();
         options.create(true).truncate(false).write(true);
         let file = options.open(&path).map_err(refused("open", &path))?;
         match file.try_lock() {
@@ -152,7 +164,7 @@ impl Disk {
     }
 
     pub(crate) fn create(&self, name: &str) -> Result<DiskFile, StorageError> {
-        let mut options = OpenOptions::new();
+        let mut options = private_file();
         self.file(name, options.create(true).truncate(true).write(true))
     }
 
@@ -322,6 +334,54 @@ fn open_past_cache(path: &Path) -> io::Result<Option<File>> {
 #[cfg(not(target_os = "linux"))]
 fn open_past_cache(_: &Path) -> io::Result<Option<File>> {
     Ok(None)
+}
+
+/// What makes a directory that only its owner can look into.
+fn private_directory() -> DirBuilder {
+    #[allow(unused_mut)]
+    let mut builder = DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder
+}
+
+/// What opens a file that, if it is made, only its owner can read.
+fn private_file() -> OpenOptions {
+    #[allow(unused_mut)]
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+/// The directory's permissions, if others than its owner have any.
+#[cfg(unix)]
+fn open_to_others(path: &Path) -> Option<u32> {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let mode = fs::metadata(path).ok()?.permissions().mode() & 0o777;
+    (mode & 0o077 != 0).then_some(mode)
+}
+
+#[cfg(unix)]
+fn make_private(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    match open_to_others(path) {
+        Some(mode) => fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o700)),
+        None => Ok(()),
+    }
+}
+
+/// Other systems have other permissions, which are not looked at.
+#[cfg(not(unix))]
+fn open_to_others(_: &Path) -> Option<u32> {
+    None
+}
+
+#[cfg(not(unix))]
+fn make_private(_: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 fn sync_parent(path: &Path) -> Result<(), StorageError> {

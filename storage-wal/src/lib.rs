@@ -163,6 +163,7 @@ impl Wal {
         let lock = disk.lock()?;
         let deed = Deed::of(&disk, own)?;
         deed.agrees(&disk, epoch)?;
+        disk.check_private();
         let mut files = Files::list(&disk)?;
         let snapshot = match files.snapshots.last() {
             Some(newest) => Some(snapshot::read(&disk, *newest)?),

@@ -251,3 +251,34 @@ fn another_epoch_is_accepted_unless_something_differs_that_never_may() {
     disagreement(open_under(home.path(), &with_lease(300)));
     drop(open_under(home.path(), &with_lease(400)).unwrap());
 }
+
+#[cfg(unix)]
+#[test]
+fn only_the_owner_can_read_a_directory_that_was_prepared() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let home = tempfile::tempdir().unwrap();
+    let there_before = home.path().join("before");
+    fs::create_dir(&there_before).unwrap();
+    fs::set_permissions(&there_before, fs::Permissions::from_mode(0o755)).unwrap();
+    for path in [there_before, home.path().join("new/place")] {
+        Wal::prepare(&path, &owner(), None).unwrap();
+        let mut log = open_again(&path, &options()).unwrap();
+        log.append(&[b"promise"]);
+        log.save(1, b"state");
+        drop(log);
+        assert_eq!(mode(&path), 0o700, "{}", path.display());
+        let files = names(&path, "");
+        assert!(files.len() > 4, "{files:?}");
+        for name in files {
+            assert_eq!(mode(&path.join(&name)), 0o600, "{name}");
+        }
+        // What was opened up since is its owner's matter, who is told.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o750)).unwrap();
+        let (said, log) = support::said(|| open_again(&path, &options()).unwrap());
+        assert!(said.contains("mode=0750"), "{said}");
+        drop(log);
+        assert_eq!(mode(&path), 0o750);
+    }
+}

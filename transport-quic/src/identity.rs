@@ -24,6 +24,7 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible,
     SignatureScheme,
 };
+use zeroize::Zeroizing;
 
 /// What comes before the 32 bytes of an Ed25519 key in its SubjectPublicKeyInfo [RFC8410 §4].
 const SPKI_PREFIX: [u8; 12] = [
@@ -83,7 +84,8 @@ fn crypto_provider() -> Arc<CryptoProvider> {
 }
 
 fn certified(key: &SecretKey) -> Result<Arc<CertifiedKey>, Error> {
-    let pkcs8 = PrivatePkcs8KeyDer::from([&PKCS8_PREFIX[..], &key.seed()].concat());
+    let pkcs8 = Zeroizing::new([&PKCS8_PREFIX[..], &key.seed()[..]].concat());
+    let pkcs8 = PrivatePkcs8KeyDer::from(pkcs8.as_slice());
     let signing = provider::sign::any_eddsa_type(&pkcs8)?;
     let spki = CertificateDer::from(spki(key.public()));
     Ok(Arc::new(CertifiedKey::new(vec![spki], signing)))
@@ -271,7 +273,7 @@ impl ClientCertVerifier for AnyKey {
 /// The key under stateless resets [RFC9000 §10.3]. It follows from the identity, so that a
 /// replica that has restarted can tell its peers at once that their connections are gone.
 pub(crate) fn reset_key(key: &SecretKey) -> Arc<ring::hmac::Key> {
-    let label = [&b"quorate stateless reset"[..], &key.seed()].concat();
+    let label = Zeroizing::new([&b"quorate stateless reset"[..], &key.seed()[..]].concat());
     let secret = Digest::of(&label);
     Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &secret.0))
 }

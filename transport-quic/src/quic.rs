@@ -173,7 +173,7 @@ impl QuicTransport {
         Handle::try_current().map_err(|error| failed(error.to_string()))?;
         let tls = identity::server(&config.key, config.group)
             .map_err(|error| failed(error.to_string()))?;
-        let token_key = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&config.key.seed());
+        let token_key = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&config.key.seed()[..]);
         let mut server = ServerConfig::new(Arc::new(tls), Arc::new(token_key));
         server.transport_config(config.settings.transport(Trust::Stranger));
         server.migration(false);

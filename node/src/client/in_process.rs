@@ -4,23 +4,25 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use quorate_core::crypto::PublicKey;
 use quorate_core::id::ReplicaId;
-use quorate_core::transport::{
-    ClientReplies, ClientService, Connector, FrameSink, Service, TransportError,
-};
+use quorate_core::transport::{ClientReplies, ClientService, Connector, FrameSink, TransportError};
 use tokio::sync::mpsc;
+
+/// The node that a client lives in.
+pub(crate) trait Host: Send + Sync + 'static {
+    /// Takes its own application for a client. `None` turns it away.
+    fn connect_own(&self, replies: Arc<dyn FrameSink>) -> Option<Arc<dyn ClientService>>;
+}
 
 /// Connects to one node only: this one.
 pub(crate) struct InProcess {
     me: ReplicaId,
-    key: PublicKey,
-    service: Arc<dyn Service>,
+    host: Arc<dyn Host>,
 }
 
 impl InProcess {
-    pub(crate) fn new(me: ReplicaId, key: PublicKey, service: Arc<dyn Service>) -> Self {
-        InProcess { me, key, service }
+    pub(crate) fn new(me: ReplicaId, host: Arc<dyn Host>) -> Self {
+        InProcess { me, host }
     }
 
     /// The node.
@@ -45,7 +47,7 @@ impl Connector for InProcess {
             replies,
         });
         let refused = TransportError::Refused { to };
-        let service = self.service.client(self.key, back).ok_or(refused)?;
+        let service = self.host.connect_own(back).ok_or(refused)?;
         let (sender, frames) = mpsc::channel(64);
         tokio::spawn(forward(frames, service));
         Ok(Arc::new(There(sender)))
