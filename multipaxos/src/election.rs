@@ -78,6 +78,8 @@ impl MultiPaxos {
     /// A leader was heard, or a promise given: the wait begins again.
     pub(crate) fn postpone_election(&mut self, now: Time) {
         self.election.deadline = now + self.election.timeout;
+        self.election.heard = Some(now);
+        self.election.pre_vote = None;
     }
 
     pub(crate) fn election_timed_out(&mut self, now: Time, out: &mut Out) {
@@ -90,18 +92,20 @@ impl MultiPaxos {
             out.arm(Timer::Election, deadline);
             return;
         }
-        self.campaign(now, None, out);
+        self.ask_for_pre_votes(now, out);
     }
 
     /// Begins phase 1, in a ballot higher than all heard of, for all slots that are not known
     /// chosen. It is durable, and promised here, before anybody hears of it.
     /// [Lamport01 §2.2 phase 1a, §2.5, §3]
-    fn campaign(&mut self, now: Time, released: Option<Ballot>, out: &mut Out) {
+    pub(crate) fn campaign(&mut self, now: Time, released: Option<Ballot>, out: &mut Out) {
         let ballot = Ballot {
             round: self.round + 1,
             replica: self.me,
         };
         self.raise(ballot, out);
+        self.election.heard = Some(now);
+        self.election.pre_vote = None;
         let from = self.first_unchosen();
         self.role = Role::Candidate(Box::new(Candidate {
             promises: Tally::default(),

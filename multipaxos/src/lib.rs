@@ -6,7 +6,8 @@
 //! Alexander Spiegelman, *Flexible Paxos*, 2016, `[Howard16 §...]`; Tushar Chandra, Robert
 //! Griesemer and Joshua Redstone, *Paxos Made Live*, 2007, `[Chandra07 §...]`; Aleksey Charapko,
 //! Ailidani Ailijiang and Murat Demirbas, *Linearizable Quorum Reads in Paxos*, 2019,
-//! `[Charapko19]`.
+//! `[Charapko19]`; Diego Ongaro, *Consensus: Bridging Theory and Practice*, 2014,
+//! `[OngaroThesis §...]`, for what Raft's elections taught about stale candidates.
 //!
 //! The rooms are those of `raft`, so that the two can be read side by side.
 //!
@@ -17,6 +18,7 @@
 //! | `recover.rs` | a replica after a restart | Lamport01 §2.5 |
 //! | `replica.rs` | the state, and `step` | vanRenesse15 §2 |
 //! | `election.rs` | phase 1, once for all slots, and who begins it | Lamport01 §3; vanRenesse15 §3 |
+//! | `prevote.rs` | whether a campaign could be won | OngaroThesis §9.6 |
 //! | `normal.rs` | proposals, phase 2, what is chosen | Lamport01 §2.2, §3; vanRenesse15 §2 |
 //! | `progress.rs` | what a leader knows of each slot and each peer | vanRenesse15 §2 commanders |
 //! | `queue.rs` | requests that wait for a slot | vanRenesse15 §2 |
@@ -35,6 +37,7 @@ mod log;
 mod message;
 mod mutant;
 mod normal;
+mod prevote;
 mod progress;
 mod queue;
 mod read;

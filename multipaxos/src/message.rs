@@ -80,6 +80,19 @@ pub enum Message {
         /// Its ballot.
         ballot: Ballot,
     },
+    /// The sender hears of no leader: would a campaign of its be in nobody's way?
+    /// [OngaroThesis §9.6]
+    PreVote {
+        /// Names the question.
+        ticket: u64,
+        /// Through where the sender has executed.
+        executed: Slot,
+    },
+    /// The answer, of one that hears of no leader either.
+    PreVoteGranted {
+        /// The question.
+        ticket: u64,
+    },
 }
 
 /// Phase 1a, for all slots from one on. [Lamport01 §3]
@@ -174,7 +187,9 @@ impl Message {
             | Message::ReadQuery { .. }
             | Message::ReadQueryReply { .. }
             | Message::ReadIndex { .. }
-            | Message::ReadIndexReply { .. } => Ballot::ZERO,
+            | Message::ReadIndexReply { .. }
+            | Message::PreVote { .. }
+            | Message::PreVoteGranted { .. } => Ballot::ZERO,
         }
     }
 
@@ -199,7 +214,9 @@ impl Message {
             Message::SnapshotNeeded { through } | Message::Await { through } => *through,
             Message::ReadQueryReply { accepted, .. } => *accepted,
             Message::ReadIndexReply { index, .. } => *index,
-            Message::Rejected { .. }
+            Message::PreVote { executed, .. } => *executed,
+            Message::PreVoteGranted { .. }
+            | Message::Rejected { .. }
             | Message::Forward(_)
             | Message::ReadQuery { .. }
             | Message::ReadIndex { .. }
@@ -275,6 +292,8 @@ impl protocol::Message for Message {
             Message::ReadIndex { .. } => "read_index",
             Message::ReadIndexReply { .. } => "read_index_reply",
             Message::HandOver { .. } => "hand_over",
+            Message::PreVote { .. } => "pre_vote",
+            Message::PreVoteGranted { .. } => "pre_vote_granted",
         }
     }
 
@@ -299,7 +318,10 @@ impl protocol::Message for Message {
             Message::ReadQueryReply { .. } => false,
             // Who restarts does not lead.
             Message::HandOver { .. } => false,
-            Message::Learn { .. }
+            // Says what has been heard, and binds nobody.
+            Message::PreVoteGranted { .. } => false,
+            Message::PreVote { .. }
+            | Message::Learn { .. }
             | Message::Forward(_)
             | Message::Await { .. }
             | Message::ReadQuery { .. }

@@ -46,6 +46,9 @@ pub enum Mutant {
     NoopOverChosenValue,
     /// A follower takes the watermark of a leader to confirm what it accepted of another.
     WatermarkConfirmsOlderBallot,
+    /// A replica that hears of no leader campaigns without asking whether others do.
+    /// [OngaroThesis §9.6]
+    CampaignWithoutPreVote,
     /// A leader trusts its lease to the end, whatever the clocks do. [Chandra07 §5.2]
     LeaseIgnoresDrift,
     /// A restart forgets that a lease may have been granted. [Chandra07 §5.2]

@@ -1,6 +1,6 @@
 //! A replica after a restart. [Lamport01 §2.5; Chandra07 §5.5]
 
-use quorate_core::id::{ReplicaId, Slot};
+use quorate_core::id::{ReplicaId, Slot, Time};
 use quorate_core::protocol::{Context, Recovered, SnapshotRef};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -47,7 +47,11 @@ impl MultiPaxos {
             rewrite_due,
             round,
             role: Role::Follower(Follower::default()),
-            election: ElectionClock::default(),
+            // Whoever has a past may have heard a leader just before it ended.
+            election: ElectionClock {
+                heard: has_past.then_some(Time::ZERO),
+                ..ElectionClock::default()
+            },
             grant: Grant::after_restart(
                 has_past && !config.mutated(Mutant::LeaseForgottenOnRestart),
             ),

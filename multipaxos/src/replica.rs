@@ -13,6 +13,7 @@ use crate::election::Candidate;
 use crate::log::{Ballot, Log};
 use crate::message::Message;
 use crate::normal::{Follower, Leader};
+use crate::prevote::PreVote;
 use crate::read::{Grant, Reads};
 use crate::record::Record;
 
@@ -69,6 +70,10 @@ pub(crate) struct ElectionClock {
     pub(crate) deadline: Time,
     /// The wait drawn last.
     pub(crate) timeout: Duration,
+    /// When a leader was heard last, or a promise given, or this replica began to campaign.
+    pub(crate) heard: Option<Time>,
+    /// The others were asked whether a campaign could be won.
+    pub(crate) pre_vote: Option<PreVote>,
     /// How many campaigns or leaderships of this replica's came to nothing since it last heard of
     /// a leader.
     pub(crate) failures: u32,
@@ -115,6 +120,9 @@ impl MultiPaxos {
         if let Some(grant) = &mut self.grant {
             grant.extend(now + self.config.lease);
         }
+        if let Some(heard) = &mut self.election.heard {
+            *heard = now;
+        }
         self.advance(out);
         self.restart_election_clock(now, out);
     }
@@ -138,6 +146,10 @@ impl MultiPaxos {
             Message::ReadIndex { ticket } => self.read_index(from, ticket),
             Message::ReadIndexReply { ticket, index } => self.read_index_reply(ticket, index),
             Message::HandOver { ballot } => self.handed_over(now, ballot, out),
+            Message::PreVote { ticket, executed } => {
+                self.pre_vote(now, (from, ticket), executed, out);
+            }
+            Message::PreVoteGranted { ticket } => self.pre_vote_granted(now, from, ticket, out),
         }
     }
 
@@ -170,6 +182,7 @@ impl MultiPaxos {
         let followed = matches!(self.role, Role::Follower(_));
         self.role = Role::Follower(Follower::of(leader));
         self.learning = None;
+        self.election.pre_vote = None;
         if !followed {
             out.disarm(Timer::Heartbeat);
             out.disarm(Timer::Retransmit);

@@ -9,6 +9,7 @@ mod paper {
     mod crashing;
     mod elections;
     mod learning;
+    mod prevotes;
     mod promises;
     mod quorums;
     mod reads;

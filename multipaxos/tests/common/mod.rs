@@ -144,8 +144,11 @@ pub(crate) trait PaxosNode {
     fn candidate(n: usize, round: u64, accepted: &[(u64, Ballot, &str)]) -> Node;
     /// Replica 0 of `n`, which has just been elected in `round`: nobody had accepted anything.
     fn leader(n: usize, round: u64) -> Node;
-    /// Lets the time pass until the replica campaigns; gives how long that took.
+    /// Lets the time pass until the replica campaigns, as all others let it; gives how long that
+    /// took.
     fn wait_for_campaign(&mut self) -> Duration;
+    /// All who were asked whether a campaign would be in anybody's way say that it would not.
+    fn be_granted_pre_votes(&mut self);
     /// Takes the proposals that have been sent to `to`: slots and values.
     fn proposed(&mut self, to: ReplicaId) -> Vec<(u64, String)>;
     /// The ballot that the replica is in.
@@ -183,8 +186,29 @@ impl PaxosNode for Node {
     }
 
     fn wait_for_campaign(&mut self) -> Duration {
-        let before = campaigns(self);
-        self.fire_until(Timer::Election, |node| campaigns(node) != before)
+        let (before, start) = (campaigns(self), self.now);
+        while campaigns(self) == before {
+            self.fire(Timer::Election);
+            self.be_granted_pre_votes();
+        }
+        self.now.since(start)
+    }
+
+    fn be_granted_pre_votes(&mut self) {
+        let asked = |message: &Message| match message {
+            Message::PreVote { ticket, .. } => Some(*ticket),
+            _ => None,
+        };
+        let sent = self.take();
+        let (questions, rest): (Vec<_>, Vec<_>) = sent
+            .into_iter()
+            .partition(|(_, message)| asked(message).is_some());
+        self.sent = rest;
+        for (peer, message) in questions {
+            if let Some(ticket) = asked(&message) {
+                self.receive(peer, Message::PreVoteGranted { ticket });
+            }
+        }
     }
 
     fn proposed(&mut self, to: ReplicaId) -> Vec<(u64, String)> {

@@ -102,10 +102,8 @@ fn nothing_is_promised_before_it_is_durable() {
         node.sync();
         assert_eq!(node.take().len(), 1);
     }
-    node.fire(Timer::Election);
-    if node.role() != Role::Candidate {
-        node.fire(Timer::Election);
-    }
+    node.wait_for_campaign();
+    assert_eq!(node.role(), Role::Candidate);
     assert_eq!(node.take(), [], "a campaign is a promise too");
     node.sync();
     assert_eq!(node.take().len(), 2);
