@@ -13,6 +13,7 @@ use quorate_core::request::{Batch, BatchBuilder};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::rules::Chain;
+use crate::standing::Standing;
 
 /// A view: a turn of one leader to propose one block. [Yin19 §4.1]
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -83,15 +84,23 @@ pub struct Block {
 struct Content {
     view: View,
     parent: BlockId,
+    standing: Standing,
     payload: Vec<Batch>,
 }
 
 impl Block {
-    /// The block that adds `payload` to `parent` in `view`.
+    /// The block that adds `payload` to `parent` in `view`, where leaders do not depend on how they
+    /// stand.
     pub fn new(view: View, parent: BlockId, payload: Vec<Batch>) -> Block {
+        Block::with(view, parent, Standing::default(), payload)
+    }
+
+    /// The block that adds `payload` to `parent` in `view`, and says how leaders stand then.
+    pub fn with(view: View, parent: BlockId, standing: Standing, payload: Vec<Batch>) -> Block {
         Block::of(Content {
             view,
             parent,
+            standing,
             payload,
         })
     }
@@ -103,6 +112,7 @@ impl Block {
         digester.update(&content.parent.view.0.to_le_bytes());
         digester.update(&content.parent.height.0.to_le_bytes());
         digester.update(&content.parent.digest.0);
+        content.standing.digest(&mut digester);
         for batch in &batches {
             digester.update(&batch.0);
         }
@@ -136,6 +146,11 @@ impl Block {
     /// What it extends.
     pub fn parent(&self) -> BlockId {
         self.content.parent
+    }
+
+    /// How leaders stand once it is added.
+    pub fn standing(&self) -> &Standing {
+        &self.content.standing
     }
 
     /// The batches that it adds.

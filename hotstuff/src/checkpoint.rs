@@ -202,7 +202,7 @@ impl Hotstuff {
         self.mempool.keep_own(self.me);
         self.begin_after(certificate, out);
         self.settle(out);
-        self.vote_for_candidate(now, out);
+        self.vote_for_candidates(now, out);
     }
 
     /// Writes the whole durable state anew.

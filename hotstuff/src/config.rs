@@ -17,8 +17,11 @@ use crate::rules::{RuleSet, Rules, ThreeChain, TwoChain};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Leaders {
-    /// Each replica leads a view, in turn. [Yin19 §5]
+    /// Each replica leads a view, in turn, but for up to f of those that let their last turns
+    /// pass, for as long as the chain says. [Diem21; Cohen22]
     #[default]
+    Reputation,
+    /// Each replica leads a view, in turn. [Yin19 §5]
     Rotate,
     /// Each replica leads so many views in a row, unless they are given up: then the next leads.
     Stable {
@@ -43,16 +46,24 @@ impl fmt::Display for Leaders {
 }
 
 impl Leaders {
-    /// The leader of `view` among `n` replicas.
+    /// The leader of `view` among `n` replicas; whose turn it is, where that may rest.
     pub fn of(&self, view: View, n: usize) -> ReplicaId {
         let in_turn = |turn: u64| ReplicaId((turn % n.max(1) as u64) as u8);
         match self {
-            Leaders::Rotate => in_turn(view.0),
+            Leaders::Reputation | Leaders::Rotate => in_turn(view.0),
             Leaders::Stable { views } => in_turn(view.0 / (*views).max(1)),
             Leaders::Listed(list) => {
                 let place = view.0 % list.len().max(1) as u64;
                 list.get(place as usize).copied().unwrap_or(in_turn(view.0))
             }
+        }
+    }
+
+    /// Which turn of a leader `view` belongs to.
+    pub(crate) fn turn(&self, view: View) -> u64 {
+        match self {
+            Leaders::Stable { views } => view.0 / (*views).max(1),
+            Leaders::Reputation | Leaders::Rotate | Leaders::Listed(_) => view.0,
         }
     }
 
@@ -64,13 +75,14 @@ impl Leaders {
                 let row = view.0 / (*views).max(1);
                 View(row.saturating_add(1).saturating_mul((*views).max(1)) - 1)
             }
-            Leaders::Rotate | Leaders::Listed(_) => view,
+            Leaders::Reputation | Leaders::Rotate | Leaders::Listed(_) => view,
         }
     }
 }
 
-/// Time-outs, limits and rules of a HotStuff replica. `rules`, `leaders` and `checkpoint_every`
-/// must be the same in all replicas of a cluster; the rest should be.
+/// Time-outs, limits and rules of a HotStuff replica. `rules`, `leaders`, `checkpoint_every`,
+/// `max_block_bytes` and `max_uncommitted` must be the same in all replicas of a cluster: nobody
+/// votes for a block that goes by others. The rest should be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -79,7 +91,8 @@ pub struct Config {
     /// Who leads.
     pub leaders: Leaders,
     /// How long a view in which something is to be done may take before it is given up. Doubles
-    /// with each view given up, and halves again with each that is not. [Yin19 §4.4]
+    /// with each view given up after more in a row than f liars account for, and halves again
+    /// with every eighth that is not. [Yin19 §4.4]
     #[serde(rename = "view_timeout_ms", with = "quorate_core::millis")]
     pub view_timeout: Duration,
     /// The longest that it grows to.
@@ -94,15 +107,17 @@ pub struct Config {
     pub status_every: Duration,
     /// K: a checkpoint is taken at each height that this divides.
     pub checkpoint_every: u64,
-    /// A block takes in batches as long as it has fewer bytes than this; one always fits.
+    /// A block takes in batches as long as it has no more bytes than this; one always fits.
     pub max_block_bytes: usize,
-    /// How many blocks in a row may wait to be committed before nothing but empty ones may follow.
+    /// How many blocks with requests may wait to be committed, and how many turns of leaders in a
+    /// row may certify nothing, before nothing but an empty block may follow.
     pub max_uncommitted: u64,
-    /// How many blocks are kept that are not committed, if they are not needed.
+    /// How many blocks are kept that are not committed, beside those that are needed: on the branch
+    /// of the highest certificate, and such as this replica has voted for since.
     pub max_blocks: usize,
     /// The most batches of one replica's clients that another keeps until they are committed.
     pub max_waiting_batches: usize,
-    /// The most bytes of them.
+    /// The most bytes of them; one always fits.
     pub max_waiting_bytes: usize,
     /// The most blocks given to another replica between two of this one's statuses.
     pub max_sync_blocks: usize,

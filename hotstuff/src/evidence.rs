@@ -1,12 +1,18 @@
 //! Evidence of equivocation: two blocks that one key has signed in one view, as their proposer or
 //! as a voter. Both signatures are kept, so that anyone can check them.
 
+use std::collections::BTreeMap;
+
 use quorate_core::crypto::Signature;
 use quorate_core::id::ReplicaId;
 use quorate_core::protocol::Event;
 
-use crate::blocks::BlockId;
-use crate::replica::Out;
+use crate::blocks::{BlockId, View};
+use crate::mutant::Mutant;
+use crate::replica::{Hotstuff, Out};
+
+/// Of so many views before and after its own a replica remembers what others have signed.
+const REMEMBERED: u64 = 32;
 
 /// What was signed twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,18 +36,21 @@ pub struct Equivocation {
     pub second: (BlockId, Signature),
 }
 
-/// What each replica has signed last, and where it was caught: once as a proposer and once as a
+/// What a replica has signed, one block a view.
+type Signed = BTreeMap<View, (BlockId, Signature)>;
+
+/// What each replica has signed of late, and where it was caught: once as a proposer and once as a
 /// voter, which is enough to act on.
 #[derive(Debug)]
 pub(crate) struct Evidence {
-    last: Vec<[Option<(BlockId, Signature)>; 2]>,
+    signed: Vec<[Signed; 2]>,
     found: Vec<Equivocation>,
 }
 
 impl Evidence {
     pub(crate) fn of(n: usize) -> Evidence {
         Evidence {
-            last: vec![[None; 2]; n],
+            signed: vec![[const { Signed::new() }; 2]; n],
             found: Vec::new(),
         }
     }
@@ -51,6 +60,44 @@ impl Evidence {
         &self.found
     }
 
+    /// Whether what is signed in `view` is remembered, by a replica that is in `current`.
+    pub(crate) fn covers(view: View, current: View) -> bool {
+        view.0.abs_diff(current.0) <= REMEMBERED
+    }
+
+    /// How many statements are remembered.
+    pub(crate) fn len(&self) -> usize {
+        self.signed.iter().flatten().map(BTreeMap::len).sum()
+    }
+
+    /// The most that can be of `n` replicas.
+    pub(crate) fn limit(n: usize) -> usize {
+        n * 2 * (2 * REMEMBERED as usize + 1)
+    }
+
+    fn latest(&self, by: ReplicaId, what: Statement) -> Option<View> {
+        let signed = self.signed.get(by.index())?.get(what as usize)?;
+        signed.last_key_value().map(|(view, _)| *view)
+    }
+
+    /// What the replica had signed in the view, if that is another block.
+    fn contradicted(
+        &mut self,
+        (by, what): (ReplicaId, Statement),
+        signed: (BlockId, Signature),
+        current: View,
+    ) -> Option<(BlockId, Signature)> {
+        let known = self.signed.get_mut(by.index())?.get_mut(what as usize)?;
+        let first = View(current.0.saturating_sub(REMEMBERED));
+        *known = known.split_off(&first);
+        let after = View(current.0.saturating_add(REMEMBERED).saturating_add(1));
+        known.split_off(&after);
+        let first = known.entry(signed.0.view).or_insert(signed);
+        (first.0 != signed.0).then_some(*first)
+    }
+}
+
+impl Hotstuff {
     /// Takes note of a statement whose signature is good; false if it contradicts another one.
     pub(crate) fn note(
         &mut self,
@@ -59,30 +106,26 @@ impl Evidence {
         signed: (BlockId, Signature),
         out: &mut Out,
     ) -> bool {
-        let last = self.last.get_mut(by.index());
-        let Some(last) = last.and_then(|last| last.get_mut(what as usize)) else {
+        let (view, evidence) = (signed.0.view, &mut self.evidence);
+        let later_alone = self.config.mutated(Mutant::LaterStatementsAlone);
+        let passed_over = later_alone && evidence.latest(by, what) > Some(view);
+        if passed_over || !Evidence::covers(view, self.view) {
+            return true;
+        }
+        let Some(first) = evidence.contradicted((by, what), signed, self.view) else {
             return true;
         };
-        match last {
-            Some(first) if first.0.view == signed.0.view && first.0 != signed.0 => {
-                let known = self.found.iter().any(|e| (e.by, e.what) == (by, what));
-                if !known {
-                    self.found.push(Equivocation {
-                        by,
-                        what,
-                        first: *first,
-                        second: signed,
-                    });
-                    let regime = signed.0.view.0;
-                    out.event(Event::Equivocation { by, regime });
-                }
-                false
-            }
-            Some(first) if first.0.view > signed.0.view => true,
-            last => {
-                *last = Some(signed);
-                true
-            }
+        let known = evidence.found.iter().any(|e| (e.by, e.what) == (by, what));
+        if !known {
+            evidence.found.push(Equivocation {
+                by,
+                what,
+                first,
+                second: signed,
+            });
+            let regime = view.0;
+            out.event(Event::Equivocation { by, regime });
         }
+        false
     }
 }

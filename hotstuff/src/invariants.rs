@@ -7,12 +7,14 @@
 //! | no two certificates in one view, and none that contradicts what is committed | [Yin19 §4.6] |
 //! | stable ≤ snapshot ≤ committed, and the chain begins at stable | [Castro99 §4.3] |
 //! | this replica's own checkpoints are those that are proved | [Castro99 §4.3] |
-//! | the mempool and the votes are bounded | |
+//! | what is kept of others is bounded | |
 //!
 //! What concerns several replicas (equal chains) the simulator checks from outside.
 
+use quorate_core::codec::MESSAGE_LIMIT;
 use quorate_core::protocol::{Violation, invariant};
 
+use crate::evidence::Evidence;
 use crate::mutant::Mutant;
 use crate::replica::Hotstuff;
 
@@ -22,13 +24,23 @@ impl Hotstuff {
         self.check_chain()?;
         let (count, bytes) = self.mempool.size();
         let most = self.n * self.config.max_waiting_batches;
-        let most_bytes = self.n * self.config.max_waiting_bytes;
-        let votes = self.votes.len();
+        // One batch always fits.
+        let share = self.config.max_waiting_bytes.max(MESSAGE_LIMIT / 2);
+        let most_bytes = self.n * share;
+        let (votes, candidates) = (self.votes.len(), self.candidates.len());
+        let signed = self.evidence.len();
         let unbounded = self.config.mutated(Mutant::DuplicateVotesCounted);
+        let tells = votes <= self.n || unbounded;
+        let tells = tells && candidates <= self.n && signed <= Evidence::limit(self.n);
         invariant(
             "what is kept is bounded",
-            count <= most && bytes <= most_bytes && (votes <= self.n || unbounded),
-            || format!("{count} batches of {bytes} bytes, {votes} votes"),
+            count <= most && bytes <= most_bytes && tells,
+            || {
+                format!(
+                    "{count} batches of {bytes} bytes, {votes} votes, {candidates} proposals, \
+                     {signed} statements"
+                )
+            },
         )
     }
 

@@ -3,7 +3,9 @@
 //! Sources: Maofan Yin, Dahlia Malkhi, Michael K. Reiter, Guy Golan Gueta, Ittai Abraham,
 //! *HotStuff: BFT Consensus with Linearity and Responsiveness*, PODC 2019, cited as `[Yin19 §...]`;
 //! Rati Gelashvili and others, *Jolteon and Ditto: Network-Adaptive Efficient Consensus with
-//! Asynchronous Fallback*, 2021, cited as `[Gelashvili21 §...]`.
+//! Asynchronous Fallback*, 2021, cited as `[Gelashvili21 §...]`. Who leads is after the Diem team,
+//! *DiemBFT v4*, 2021, and Shir Cohen and others, *Be Aware of Your Leaders*, FC 2022, cited as
+//! `[Diem21]` and `[Cohen22]`.
 //!
 //! | room | what is in it | source |
 //! |---|---|---|
@@ -17,6 +19,7 @@
 //! | `pacemaker.rs` | from one view to the next | Yin19 §4.4, Gelashvili21 §4 |
 //! | `blocks.rs` | views, blocks, and the tree that they make | Yin19 §4.1 |
 //! | `mempool.rs` | the requests that wait to be committed | |
+//! | `standing.rs` | who leads: in turn, but for those that have not delivered | Diem21, Cohen22 |
 //! | `sync.rs` | fetching blocks, and statuses | |
 //! | `checkpoint.rs` | checkpoints, state transfer | Castro99 §4.3 |
 //! | `evidence.rs` | who has signed what contradicts itself | |
@@ -41,6 +44,7 @@ mod record;
 mod recover;
 mod replica;
 mod rules;
+mod standing;
 mod sync;
 
 use quorate_core::epoch::Setting;
@@ -63,6 +67,7 @@ pub use mutant::Mutant;
 pub use record::Record;
 pub use replica::{Hotstuff, Timer};
 pub use rules::{Chain, RuleSet, Rules, ThreeChain, TwoChain};
+pub use standing::Standing;
 
 impl Protocol for Hotstuff {
     type Config = Config;
@@ -106,7 +111,7 @@ impl Protocol for Hotstuff {
             me: self.me,
             role,
             regime: self.view.0,
-            leader: Some(self.leader_of(self.view)),
+            leader: self.leader_of(self.view),
             committed: self.tree.head().height.0,
         }
     }

@@ -76,7 +76,9 @@ impl Mempool {
             return;
         };
         let size = *bytes + batch.size();
-        let full = *count >= config.max_waiting_batches || size > config.max_waiting_bytes;
+        // One always fits: else it would never be ordered, however often it is told.
+        let full =
+            *count >= config.max_waiting_batches || *count > 0 && size > config.max_waiting_bytes;
         if done || full || self.waiting.contains_key(&digest) {
             return;
         }

@@ -190,6 +190,9 @@ fn verify_requests(batch: &Batch, digest: &Digest, verifier: &Verifier) -> Resul
 }
 
 fn verify_payload(block: &Block, verifier: &Verifier) -> Result<(), Flaw> {
+    if block.standing().len() > verifier.members().n() {
+        return Err("a block speaks of replicas that are no members");
+    }
     if block.size() > MESSAGE_LIMIT / 2 {
         return Err("a block is too large");
     }

@@ -59,6 +59,32 @@ pub enum Mutant {
     SilentLeaderWaitedForTwice,
     /// The time-out shrinks with a certified view even if that had been given up.
     TimeoutShrinksTooLate,
+    /// The time-out grows with each view given up, be it liars' doing.
+    TimeoutGrowsWithLiars,
+    /// The time-out never shrinks.
+    TimeoutNeverShrinks,
+    /// A replica that has given up a view says so again when a time-out as long as the last has
+    /// passed, and not to whoever shows that it waits.
+    TimeoutsSaidAgainSlowly,
+    /// A leader that has not heard of a request is not told by those who have.
+    LeaderNotTold,
+    /// A replica takes those for leaders whom its own commits make leaders, not the block that a
+    /// view extends. [Cohen22]
+    LeadersByOwnCommits,
+    /// Who has failed to deliver rests for good. Switched off as rules of verification are.
+    RestForGood,
+    /// All who have failed to deliver rest, be they more than f. Switched off as rules of
+    /// verification are.
+    AllMayRest,
+    /// A replica votes for a block that says what it likes of how leaders stand. [Cohen22]
+    StandingUnchecked,
+    /// A replica votes for a block with more bytes than it may have.
+    BlockSizeUnchecked,
+    /// Of what a replica has signed only the last is compared with what comes.
+    LaterStatementsAlone,
+    /// Blocks that this replica has voted for since the highest certificate are dropped when there
+    /// are many.
+    OpenBlocksDropped,
 }
 
 #[cfg(feature = "mutants")]

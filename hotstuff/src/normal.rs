@@ -9,11 +9,12 @@ use quorate_core::request::Batch;
 
 use crate::blocks::{Block, BlockId, NoPath, View};
 use crate::certificate::{QuorumCertificate, Vote};
-use crate::evidence::Statement;
+use crate::evidence::{Evidence, Statement};
 use crate::message::{Message, Proposal};
 use crate::mutant::Mutant;
 use crate::record::Record;
 use crate::replica::{Candidate, Hotstuff, Out};
+use crate::standing::Step;
 
 /// Requests.
 impl Hotstuff {
@@ -42,7 +43,7 @@ impl Hotstuff {
         for (batch, again) in std::mem::take(&mut self.forwards) {
             if again || !proposed.contains(&batch.digest()) {
                 let to = match self.config.mutated(Mutant::RequestsToLeaderOnly) {
-                    true => Dest::One(self.leader_of(self.view)),
+                    true => Dest::One(self.leader_of(self.view).unwrap_or(self.me)),
                     false => Dest::Others,
                 };
                 out.send(to, Message::Forward { batch, again });
@@ -61,7 +62,7 @@ impl Hotstuff {
             // What is to be said goes with the proposal, as soon as that may leave.
             return;
         }
-        if proposed.is_none() && std::mem::take(&mut self.untold) {
+        if proposed.is_none() && self.leads() && std::mem::take(&mut self.untold) {
             // Nothing waits for another block, whose proposal would have carried it.
             out.send(Dest::Others, Message::Certified(self.high.clone()));
         }
@@ -84,28 +85,46 @@ impl Hotstuff {
         let timeout = entered.filter(|_| !by_certificate);
         let parent = self.high.block;
         let (branch, waits) = self.branch(&parent)?;
-        let payload =
-            match parent.height.0 < self.tree.head().height.0 + self.config.max_uncommitted {
-                true => {
-                    let room = self.config.max_block_bytes;
-                    self.mempool.next_batches(&branch, room)
-                }
-                false => Vec::new(),
-            };
-        if payload.is_empty() && !waits {
+        let (payload, held_back) = match self.may_hold_requests(view, &parent) {
+            true => {
+                let room = self.config.max_block_bytes;
+                (self.mempool.next_batches(&branch, room), false)
+            }
+            false => (Vec::new(), !self.mempool.is_empty()),
+        };
+        if payload.is_empty() && !waits && !held_back {
             return None;
         }
         if self.reserved != view {
             self.reserve(view, out);
             return None;
         }
+        let standing = self.standing_after(&Step {
+            parent,
+            signers: self.high.signers().collect(),
+            view,
+            leader: self.me,
+        })?;
         self.untold = false;
-        let block = Block::new(view, parent, payload);
+        let block = Block::with(view, parent, standing, payload);
         let batches = block.batches().to_vec();
         self.proposed = view;
         let proposal = Proposal::signed(&self.signer, block, self.high.clone(), timeout);
         out.send(Dest::All, Message::Proposal(Box::new(proposal)));
         Some(batches)
+    }
+
+    /// Whether a block of `view` on `parent` may have requests: there are bounds on the blocks with
+    /// requests that wait to be committed, and on the turns in a row that certify nothing, each of
+    /// which may leave a block that must be kept.
+    fn may_hold_requests(&self, view: View, parent: &BlockId) -> bool {
+        let turn = |view| self.config.leaders.turn(view);
+        let Ok(path) = self.tree.path(parent) else {
+            return false;
+        };
+        let full = path.iter().filter(|block| !block.is_empty()).count() as u64;
+        let skipped = turn(view).saturating_sub(turn(parent.view));
+        full < self.config.max_uncommitted && skipped <= self.config.max_uncommitted
     }
 
     /// Writes that this replica may propose in `view`, so that it does not propose in it again
@@ -156,24 +175,40 @@ impl Hotstuff {
             signature,
         } = proposal;
         let id = block.id();
-        if from != self.leader_of(id.view) {
-            return;
-        }
-        let signed = (id, signature);
-        let first = self.evidence.note(from, Statement::Proposal, signed, out);
-        let counts = first || self.config.mutated(Mutant::VotesAgain);
-        let fits = !matches!(self.tree.path(&block.parent()), Err(NoPath::Elsewhere));
-        if counts && fits {
-            self.keep_proposed(now, from, block, out);
-        }
+        let signers = certificate.signers().collect();
         self.certified(now, certificate, out);
         if let Some(certificate) = timeout.clone() {
             self.timed_out(now, certificate, out);
         }
-        if counts && fits && id.view == self.view {
-            self.candidate = Some(Candidate { block: id, timeout });
-            self.vote_for_candidate(now, out);
+        let leader = self.leader_on(&block.parent(), id.view);
+        if leader.is_some_and(|leader| leader != from) {
+            return;
         }
+        let signed = (id, signature);
+        let first = self.note(from, Statement::Proposal, signed, out);
+        let counts = first || self.config.mutated(Mutant::VotesAgain);
+        let fits = !matches!(self.tree.path(&block.parent()), Err(NoPath::Elsewhere));
+        let counts = counts && fits && self.is_within_bounds(&block);
+        if counts {
+            self.keep_proposed(now, from, block, out);
+        }
+        if counts && id.view == self.view {
+            let candidate = Candidate {
+                block: id,
+                signers,
+                timeout,
+            };
+            self.candidates.insert(from, candidate);
+            self.vote_for_candidates(now, out);
+        }
+    }
+
+    /// Whether a block that is proposed has no more bytes than it may, and is not of a view so
+    /// long past that this replica would not see what else its proposer has signed in it.
+    fn is_within_bounds(&self, block: &Block) -> bool {
+        let few = block.size() <= self.config.max_block_bytes || block.payload().len() == 1;
+        let few = few || self.config.mutated(Mutant::BlockSizeUnchecked);
+        few && Evidence::covers(block.view(), self.view)
     }
 
     /// Keeps a block that its leader has proposed, and its requests: if it is abandoned, another
@@ -189,25 +224,36 @@ impl Hotstuff {
         }
     }
 
-    /// Votes for the block proposed in this view, if the rules and what this replica has promised
-    /// allow it, and its ancestors are here. [Yin19 §5]
-    pub(crate) fn vote_for_candidate(&mut self, now: Time, out: &mut Out) {
-        let Some(candidate) = self.candidate.take_if(|c| c.block.view >= self.view) else {
-            return;
-        };
-        let id = candidate.block;
-        let Some(block) = self.tree.block(&id.digest) else {
-            return;
-        };
-        let parent = block.parent();
-        match self.tree.path(&parent) {
-            Ok(_) => {}
-            Err(NoPath::Missing(_)) => {
-                self.candidate = Some(candidate);
-                return;
+    /// Votes for a block proposed in this view, if one is to be voted for.
+    pub(crate) fn vote_for_candidates(&mut self, now: Time, out: &mut Out) {
+        let view = self.view;
+        for (from, candidate) in std::mem::take(&mut self.candidates) {
+            if candidate.block.view != view {
+                continue;
             }
-            Err(NoPath::Elsewhere) => return,
+            let Some(block) = self.tree.block(&candidate.block.digest).cloned() else {
+                continue;
+            };
+            match self.tree.path(&block.parent()) {
+                Ok(_) => self.consider(now, (from, &candidate), block, out),
+                Err(NoPath::Missing(_)) => {
+                    self.candidates.insert(from, candidate);
+                }
+                Err(NoPath::Elsewhere) => {}
+            }
         }
+    }
+
+    /// Votes for a block whose ancestors are here, if its proposer leads, and the rules and what
+    /// this replica has promised allow it. [Yin19 §5]
+    fn consider(
+        &mut self,
+        now: Time,
+        (from, candidate): (ReplicaId, &Candidate),
+        block: Block,
+        out: &mut Out,
+    ) {
+        let (id, parent) = (candidate.block, block.parent());
         let voted = self.promised.voted.view >= id.view;
         let gave_up = self.promised.timed_out >= id.view;
         if voted && !self.config.mutated(Mutant::VotesAgain)
@@ -215,23 +261,45 @@ impl Hotstuff {
         {
             return;
         }
-        let room = self.tree.head().height.0 + self.config.max_uncommitted;
-        if !block.is_empty() && parent.height.0 >= room {
+        let full = !block.is_empty() && !self.may_hold_requests(id.view, &parent);
+        if full || !self.is_in_turn(from, candidate, &block) {
             return;
         }
         let justified_by = candidate.timeout.as_ref();
         let lock = self.promised.locked;
-        if !self.rules.votes(block, justified_by, &lock, &self.tree) {
+        if !self.rules.votes(&block, justified_by, &lock, &self.tree) {
             return;
         }
-        let block = block.clone();
         if self.leader_leaves_out(now, &block) {
             return self.give_up(out);
         }
+        self.vote_for(block, out);
+    }
+
+    /// Whether `from` leads the view of the block that it proposes, and says in it how leaders
+    /// stand. [Cohen22]
+    fn is_in_turn(&self, from: ReplicaId, candidate: &Candidate, block: &Block) -> bool {
+        let (view, parent) = (block.view(), block.parent());
+        let step = Step {
+            parent,
+            signers: candidate.signers,
+            view,
+            leader: from,
+        };
+        let stands = self.standing_after(&step).as_ref() == Some(block.standing());
+        let stands = stands || self.config.mutated(Mutant::StandingUnchecked);
+        self.leader_on(&parent, view) == Some(from) && stands
+    }
+
+    fn vote_for(&mut self, block: Block, out: &mut Out) {
+        let id = block.id();
         self.promised.voted = id;
+        self.open.insert(id.view, id.digest);
         out.persist(Record::Block(block));
         out.persist(Record::Voted(id));
-        let next = self.leader_of(id.view.next());
+        let Some(next) = self.leader_on(&id, id.view.next()) else {
+            return;
+        };
         if next == self.me {
             // With the vote, so that the proposal that follows from it need not wait for the disk.
             self.reserve(id.view.next(), out);
@@ -260,7 +328,7 @@ impl Hotstuff {
     pub(crate) fn vote(&mut self, now: Time, from: ReplicaId, vote: Vote, out: &mut Out) {
         let id = vote.block;
         let signed = (id, vote.signature);
-        self.evidence.note(from, Statement::Vote, signed, out);
+        self.note(from, Statement::Vote, signed, out);
         let last = self.votes.iter().find(|(voter, _)| *voter == from);
         if id.view <= self.high.view() || last.is_some_and(|(_, l)| l.block.view > id.view) {
             return;
@@ -274,7 +342,8 @@ impl Hotstuff {
         if let Some(certificate) = QuorumCertificate::of(id, votes, self.strong()) {
             self.votes.retain(|(_, vote)| vote.block.view > id.view);
             self.certified(now, certificate, out);
-            self.untold = self.leader_of(id.view.next()) == self.me;
+            // Only who leads the next view tells the others, and may not know yet that it does.
+            self.untold = true;
         }
     }
 
@@ -288,6 +357,7 @@ impl Hotstuff {
         let newer = view > self.high.view();
         if newer {
             self.untold = false;
+            self.open = self.open.split_off(&view.next());
             out.persist_with_next(Record::Certified(certificate.clone()));
             self.high = certificate;
         }
@@ -371,7 +441,12 @@ impl Hotstuff {
         }
         let needed = [self.high.block, self.promised.voted, self.promised.locked];
         let paths = needed.iter().filter_map(|tip| self.tree.path(tip).ok());
-        let kept: Vec<Digest> = paths.flatten().map(|block| block.id().digest).collect();
+        let kept = paths.flatten().map(|block| block.id().digest);
+        let open = match self.config.mutated(Mutant::OpenBlocksDropped) {
+            true => None,
+            false => Some(self.open.values().copied()),
+        };
+        let kept: Vec<Digest> = kept.chain(open.into_iter().flatten()).collect();
         self.tree.bound(limit, self.view, &kept);
     }
 }

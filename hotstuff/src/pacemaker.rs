@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use quorate_core::id::{ReplicaId, Time};
 use quorate_core::protocol::{Dest, Event};
+use quorate_core::quorum::Byzantine;
 
 use crate::blocks::{NoPath, View};
 use crate::certificate::{QuorumCertificate, TimeoutCertificate, TimeoutShare, Vote};
@@ -23,13 +24,24 @@ use crate::replica::{Hotstuff, Out, Timer};
 /// How often the time-out may have doubled.
 const MAX_DOUBLINGS: u32 = 16;
 
+/// A leader has this part of a time-out to propose what others know, before they tell it.
+const PROPOSAL_SHARE: u32 = 8;
+
+/// The time-out halves after so many views that were certified in time: fewer than it takes to notice that it
+/// is too short would have it grow and shrink for ever.
+const VIEWS_TO_SHRINK: u32 = 8;
+
 /// What a replica knows of the views that others give up, and its own patience.
 #[derive(Debug)]
 pub(crate) struct Pacemaker {
     /// The time-out of the latest view of each replica.
     timeouts: Vec<Option<Given>>,
-    /// Views given up, less those that were not.
-    failures: u32,
+    /// How often the time-out has doubled.
+    doublings: u32,
+    /// How many views in a row a quorum has given up.
+    given_up_in_row: usize,
+    /// How many views were certified in time since the time-out has last grown or shrunk.
+    in_time: u32,
     /// The view that the timer runs for.
     armed: Option<View>,
     /// Since when the leader of this view leads without a break.
@@ -48,7 +60,9 @@ impl Pacemaker {
     pub(crate) fn of(n: usize) -> Pacemaker {
         Pacemaker {
             timeouts: vec![None; n],
-            failures: 0,
+            doublings: 0,
+            given_up_in_row: 0,
+            in_time: 0,
             armed: None,
             leader_since: Time::ZERO,
         }
@@ -63,6 +77,28 @@ impl Pacemaker {
             .collect()
     }
 
+    /// A view was certified in time: the time-out shrinks with every so many of them, whatever
+    /// lies between.
+    fn certified_in_time(&mut self) {
+        self.given_up_in_row = 0;
+        self.in_time += 1;
+        if self.in_time >= VIEWS_TO_SHRINK {
+            self.in_time = 0;
+            self.doublings = self.doublings.saturating_sub(1);
+        }
+    }
+
+    /// A quorum has given a view up. Up to `liars` account for so many in a row: for each its own,
+    /// and for the first of them the one before, whose votes it should have gathered. The time-out
+    /// grows with each view beyond.
+    fn given_up(&mut self, liars: Option<usize>) {
+        self.given_up_in_row = self.given_up_in_row.saturating_add(1);
+        if liars.is_none_or(|liars| self.given_up_in_row > liars + 1) {
+            self.in_time = 0;
+            self.doublings = (self.doublings + 1).min(MAX_DOUBLINGS);
+        }
+    }
+
     /// How many replicas have given up this view or later ones.
     fn count_from(&self, view: View) -> usize {
         let given = self.timeouts.iter().flatten();
@@ -71,9 +107,10 @@ impl Pacemaker {
 }
 
 impl Hotstuff {
-    /// How long this view may take: twice as long with each view given up. [Yin19 §4.4]
+    /// How long this view may take: twice as long with each view given up, if more were in a row
+    /// than liars account for. [Yin19 §4.4]
     pub(crate) fn patience(&self) -> Duration {
-        let factor = 1 << self.pacemaker.failures.min(MAX_DOUBLINGS);
+        let factor = 1 << self.pacemaker.doublings.min(MAX_DOUBLINGS);
         let doubled = self.config.view_timeout.checked_mul(factor);
         doubled
             .unwrap_or(Duration::MAX)
@@ -93,7 +130,9 @@ impl Hotstuff {
         !self.mempool.is_empty() || has_requests(&self.high.block) || is_open && has_requests(voted)
     }
 
-    /// Runs the timer of the view while something is to be done, and not otherwise.
+    /// Runs the timer of the view while something is to be done, and not otherwise. Once this
+    /// replica has given the view up, it says so again and again at an even pace: whoever comes
+    /// back need not wait for a time-out that has grown.
     pub(crate) fn watch(&mut self, now: Time, out: &mut Out) {
         let wanted = self.is_busy().then_some(self.view);
         if wanted == self.pacemaker.armed {
@@ -101,8 +140,45 @@ impl Hotstuff {
         }
         self.pacemaker.armed = wanted;
         match wanted {
-            Some(_) => out.arm(Timer::View, now + self.patience()),
-            None => out.disarm(Timer::View),
+            Some(view) => {
+                out.arm(Timer::View, now + self.wait(view));
+                out.arm(
+                    Timer::Proposal,
+                    now + self.config.view_timeout / PROPOSAL_SHARE,
+                );
+            }
+            None => {
+                out.disarm(Timer::View);
+                out.disarm(Timer::Proposal);
+            }
+        }
+    }
+
+    fn wait(&self, view: View) -> Duration {
+        let slowly = self.config.mutated(Mutant::TimeoutsSaidAgainSlowly);
+        match self.promised.timed_out >= view && !slowly {
+            true => self.config.view_timeout,
+            false => self.patience(),
+        }
+    }
+
+    /// The leader should have proposed by now, if it knows what this replica knows: it is told, for
+    /// it may not hear whoever was asked. A proposal of this view shows that it need not be.
+    pub(crate) fn proposal_is_due(&self, out: &mut Out) {
+        let proposed = self.promised.voted.view >= self.view || !self.candidates.is_empty();
+        let leader = self
+            .leader_of(self.view)
+            .filter(|leader| *leader != self.me);
+        let (Some(leader), Some((branch, _))) = (leader, self.branch(&self.high.block)) else {
+            return;
+        };
+        if proposed || self.config.mutated(Mutant::LeaderNotTold) {
+            return;
+        }
+        let room = self.config.max_block_bytes;
+        for batch in self.mempool.next_batches(&branch, room) {
+            let again = false;
+            out.send(Dest::One(leader), Message::Forward { batch, again });
         }
     }
 
@@ -129,16 +205,30 @@ impl Hotstuff {
             self.promised.timed_out = view;
             out.persist(Record::TimedOut(view));
         }
+        let timeout = self.own_timeout(view);
+        out.send(Dest::All, Message::Timeout(Box::new(timeout)));
+    }
+
+    /// Says again to one replica that this one has given up its view, if it has.
+    pub(crate) fn say_given_up(&self, to: ReplicaId, out: &mut Out) {
+        let view = self.config.leaders.last_in_row(self.view);
+        if self.promised.timed_out == view && !self.config.mutated(Mutant::TimeoutsSaidAgainSlowly)
+        {
+            let timeout = self.own_timeout(view);
+            out.send(Dest::One(to), Message::Timeout(Box::new(timeout)));
+        }
+    }
+
+    fn own_timeout(&self, view: View) -> Timeout {
         let voted = self.promised.voted;
         let voted_later = voted.view > self.high.view();
-        let timeout = Timeout {
+        Timeout {
             view,
             share: TimeoutShare::signed(&self.signer, view, self.high.view()),
             highest: self.high.clone(),
             vote: voted_later.then(|| Vote::signed(&self.signer, voted)),
             entered: self.entered.clone(),
-        };
-        out.send(Dest::All, Message::Timeout(Box::new(timeout)));
+        }
     }
 
     /// Gives up at once a view that has begun with the certificate of one that this replica had
@@ -149,7 +239,7 @@ impl Hotstuff {
         let by_certificate = self.high.view().next() == self.view;
         let gave_up = self.promised.timed_out.next() == self.view;
         let leader = self.leader_of(self.view);
-        let silent = leader != self.me && leader != shown_by;
+        let silent = leader.is_some_and(|leader| leader != self.me && leader != shown_by);
         let waits = self.config.mutated(Mutant::SilentLeaderWaitedForTwice);
         if by_certificate && gave_up && silent && !waits {
             self.give_up(out);
@@ -206,7 +296,7 @@ impl Hotstuff {
         }
     }
 
-    /// A view begins. The time-out shrinks with each that begins because the one before was
+    /// A view begins. The time-out shrinks with some that begin because the one before was
     /// certified, and had not been given up here.
     pub(crate) fn enter(
         &mut self,
@@ -227,10 +317,14 @@ impl Hotstuff {
             // this as much as it grows with the next, which is passed over: no two certified views
             // would ever be consecutive.
             None if too_late => {}
-            None => self.pacemaker.failures = self.pacemaker.failures.saturating_sub(1),
+            None if self.config.mutated(Mutant::TimeoutNeverShrinks) => {}
+            None => self.pacemaker.certified_in_time(),
             Some(certificate) => {
-                let failures = self.pacemaker.failures + 1;
-                self.pacemaker.failures = failures.min(MAX_DOUBLINGS);
+                let liars = match self.config.mutated(Mutant::TimeoutGrowsWithLiars) {
+                    true => None,
+                    false => Some(Byzantine::of(self.n).faulty()),
+                };
+                self.pacemaker.given_up(liars);
                 out.persist_with_next(Record::ViewTimedOut(Box::new(certificate.clone())));
                 // No leader: its replicas would all be asked to propose again what all know.
                 out.event(Event::RegimeChanged {

@@ -1,10 +1,12 @@
 //! A replica after a restart. [Yin19 §4, §5]
 
+use std::collections::BTreeMap;
+
 use quorate_core::crypto::Verifier;
 use quorate_core::id::Slot;
 use quorate_core::protocol::{Context, Recovered, SnapshotRef};
 
-use crate::blocks::{BlockId, Tree, View};
+use crate::blocks::{Block, BlockId, Tree, View};
 use crate::certificate::CheckpointCertificate;
 use crate::checkpoint::{Checkpoints, certificate_of};
 use crate::config::Config;
@@ -14,6 +16,7 @@ use crate::mutant::Mutant;
 use crate::pacemaker::Pacemaker;
 use crate::record::{Durable, Record};
 use crate::replica::Hotstuff;
+use crate::standing::Standing;
 use crate::sync::Sync;
 
 impl Hotstuff {
@@ -31,6 +34,9 @@ impl Hotstuff {
         let rewrite_due = durable.go_on_from(snapshot, &context.verifier)?;
         let executed = snapshot.map_or(Slot::ZERO, |snapshot| snapshot.at.slot());
         let tree = durable.tree(executed)?;
+        let open = tree.blocks().map(Block::id);
+        let open = open.filter(|id| id.view > durable.high.view());
+        let open = open.map(|id| (id.view, id.digest)).collect();
         let mut replica = Hotstuff {
             me,
             n,
@@ -53,7 +59,9 @@ impl Hotstuff {
             sync: Sync::of(n),
             evidence: Evidence::of(n),
             votes: Vec::new(),
-            candidate: None,
+            candidates: BTreeMap::new(),
+            origin: Standing::of(n),
+            open,
             untold: false,
             forwards: Vec::new(),
             conflict: None,

@@ -1,16 +1,18 @@
 //! The state of a replica, and `step`. [Yin19 §5]
 
-use quorate_core::crypto::{Signer, Verifier};
-use quorate_core::id::{ReplicaId, Slot, Time};
+use std::collections::BTreeMap;
+
+use quorate_core::crypto::{Digest, Signer, Verifier};
+use quorate_core::id::{ReplicaId, ReplicaSet, Slot, Time};
 use quorate_core::output::Output;
 use quorate_core::protocol::Input;
 use quorate_core::quorum::Byzantine;
 use quorate_core::request::Batch;
 
-use crate::blocks::{BlockId, Tree, View};
+use crate::blocks::{Block, BlockId, Tree, View};
 use crate::certificate::{CheckpointCertificate, QuorumCertificate, TimeoutCertificate, Vote};
 use crate::checkpoint::Checkpoints;
-use crate::config::Config;
+use crate::config::{Config, Leaders};
 use crate::evidence::{Equivocation, Evidence};
 use crate::mempool::Mempool;
 use crate::message::Message;
@@ -18,6 +20,7 @@ use crate::mutant::Mutant;
 use crate::pacemaker::Pacemaker;
 use crate::record::Promised;
 use crate::rules::Rules;
+use crate::standing::{Standing, Step};
 use crate::sync::Sync;
 
 /// HotStuff, as one replica runs it.
@@ -51,6 +54,11 @@ pub struct Hotstuff {
     /// The blocks. What is committed has been handed over for execution, by this replica or inside
     /// a snapshot.
     pub(crate) tree: Tree,
+    /// How leaders stand at the genesis block.
+    pub(crate) origin: Standing,
+    /// The blocks that this replica has voted for in later views than the highest certificate's:
+    /// any of them may be certified, and must then be had from those who voted.
+    pub(crate) open: BTreeMap<View, Digest>,
     /// Where the newest durable snapshot ends.
     pub(crate) snapshot: Slot,
     pub(crate) checkpoints: Checkpoints,
@@ -60,8 +68,9 @@ pub struct Hotstuff {
     pub(crate) evidence: Evidence,
     /// The last vote of each replica.
     pub(crate) votes: Vec<(ReplicaId, Vote)>,
-    /// A block of the current view that is to be voted for as soon as its ancestors are here.
-    pub(crate) candidate: Option<Candidate>,
+    /// Blocks of the current view, each by who has proposed it: one is to be voted for as soon as
+    /// its ancestors are here, and tell who leads.
+    pub(crate) candidates: BTreeMap<ReplicaId, Candidate>,
     /// This replica has made the highest certificate, and has not told anyone.
     pub(crate) untold: bool,
     /// Batches of this turn that others are to be told, unless a proposal has them.
@@ -76,6 +85,8 @@ pub struct Hotstuff {
 #[derive(Clone, Debug)]
 pub(crate) struct Candidate {
     pub(crate) block: BlockId,
+    /// Who has certified its parent.
+    pub(crate) signers: ReplicaSet,
     pub(crate) timeout: Option<TimeoutCertificate>,
 }
 
@@ -97,6 +108,8 @@ impl std::fmt::Debug for Hotstuff {
 pub enum Timer {
     /// The view has had its time. [Yin19 §4.4]
     View,
+    /// The leader has had time to propose what this replica knows.
+    Proposal,
     /// Another replica is to be told what is here.
     Status,
 }
@@ -112,6 +125,7 @@ impl Hotstuff {
                 self.receive(now, from, message, out);
             }
             Input::Timer(Timer::View) => self.view_timed_out(now, out),
+            Input::Timer(Timer::Proposal) => self.proposal_is_due(out),
             Input::Timer(Timer::Status) => self.status_is_due(now, out),
             Input::Propose { batch, keys: _ } => self.take_requests(now, batch),
             Input::Read { id, keys: _ } => self.read(id, out),
@@ -153,14 +167,47 @@ impl Hotstuff {
         }
     }
 
-    /// The leader of a view.
-    pub(crate) fn leader_of(&self, view: View) -> ReplicaId {
-        self.config.leaders.of(view, self.n)
+    /// The leader of a view, as far as this replica can tell: of its block on the highest
+    /// certificate.
+    pub(crate) fn leader_of(&self, view: View) -> Option<ReplicaId> {
+        self.leader_on(&self.high.block, view)
+    }
+
+    /// Who leads a view by a block on `parent`, if `parent` is here to say so. All who have it
+    /// agree, whatever else they know. [Cohen22]
+    pub(crate) fn leader_on(&self, parent: &BlockId, view: View) -> Option<ReplicaId> {
+        if self.config.leaders != Leaders::Reputation {
+            return Some(self.config.leaders.of(view, self.n));
+        }
+        let own_commits = self.config.mutated(Mutant::LeadersByOwnCommits);
+        let known = match own_commits {
+            true => self.tree.head(),
+            false => *parent,
+        };
+        Some(self.standing(&known)?.leader(view, &known))
+    }
+
+    /// How leaders stand at a block, if it is here.
+    fn standing(&self, block: &BlockId) -> Option<&Standing> {
+        if *block == BlockId::genesis() {
+            return Some(&self.origin);
+        }
+        self.tree.block(&block.digest).map(Block::standing)
+    }
+
+    /// How leaders stand after a step from a block, if that is here.
+    pub(crate) fn standing_after(&self, step: &Step) -> Option<Standing> {
+        match self.config.leaders {
+            Leaders::Reputation => Some(self.standing(&step.parent)?.after(step)),
+            Leaders::Rotate | Leaders::Stable { .. } | Leaders::Listed(_) => {
+                Some(Standing::default())
+            }
+        }
     }
 
     /// Whether this replica leads the current view.
     pub(crate) fn leads(&self) -> bool {
-        self.leader_of(self.view) == self.me
+        self.leader_of(self.view) == Some(self.me)
     }
 
     /// 2f + 1: any two of these have a correct replica in common. [Yin19 §3]

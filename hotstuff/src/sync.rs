@@ -95,7 +95,7 @@ impl Hotstuff {
             Some(_) => self.ask(out),
             None => {
                 self.settle(out);
-                self.vote_for_candidate(now, out);
+                self.vote_for_candidates(now, out);
             }
         }
     }
@@ -170,6 +170,9 @@ impl Hotstuff {
         }
         if status.view < self.view || status.high < self.high.view() {
             self.bring_up(from, out);
+        }
+        if status.view <= self.view {
+            self.say_given_up(from, out);
         }
         if let Some(stable) = self.stable.as_ref().filter(|s| s.height() > status.stable) {
             out.send(Dest::One(from), Message::Stable(stable.clone()));

@@ -10,8 +10,9 @@ use quorate_core::crypto::{Digest, Signature};
 use quorate_core::id::{ReplicaId, Slot};
 use quorate_core::protocol::{Invalid, Message as _};
 use quorate_hotstuff::{
-    Block, BlockId, CheckpointCertificate, CheckpointVote, Config, Hotstuff, Message, Proposal,
-    QuorumCertificate, RuleSet, Timeout, TimeoutCertificate, TimeoutShare, Timer, View, Vote,
+    Block, BlockId, CheckpointCertificate, CheckpointVote, Config, Hotstuff, Leaders, Message,
+    Proposal, QuorumCertificate, RuleSet, Timeout, TimeoutCertificate, TimeoutShare, Timer, View,
+    Vote,
 };
 use quorate_simulator::harness;
 
@@ -25,10 +26,11 @@ pub(crate) type Cluster = harness::Cluster<Hotstuff>;
 /// 2f + 1 of four.
 pub(crate) const QUORUM: [u8; 3] = [0, 1, 2];
 
-/// Checkpoints come soon, and the rules are the three-chain's.
+/// Checkpoints come soon, all lead in turn, and the rules are the three-chain's.
 pub(crate) fn config() -> Config {
     Config {
         rules: RuleSet::ThreeChain,
+        leaders: Leaders::Rotate,
         checkpoint_every: 4,
         ..Config::default()
     }

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use quorate_core::id::{ReplicaId, Time};
-use quorate_hotstuff::{
-    Config, Message, QuorumCertificate, Timeout, TimeoutShare, Timer, View,
-};
+use quorate_hotstuff::{Config, Message, QuorumCertificate, Timeout, TimeoutShare, Timer, View};
 
 use crate::common::{HotstuffNode, Node, r, signer};
 
