@@ -76,7 +76,7 @@ impl Moments {
         }
     }
 
-    /// The next, at what the clock shows, or right after the last.
+    /// The next, at what the clock shows, or right after the last of this life.
     pub(crate) fn next(&mut self, clock: UnixTime) -> Moment {
         self.last = clock.max(self.last.next());
         self.drawn += 1;

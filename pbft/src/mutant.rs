@@ -35,6 +35,8 @@ pub enum Mutant {
     StaleViewChangesCounted,
     /// A backup accepts whatever time a primary gives a batch. [Castro99 §4.6]
     TimeNotChecked,
+    /// A primary that restarts gives no time before the last in its log. [Castro99 §4.6]
+    TimeOfLogKept,
     /// Any snapshot is believed. [Castro99 §4.3]
     SnapshotWithoutCertificate,
 }

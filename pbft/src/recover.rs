@@ -64,7 +64,8 @@ impl Pbft {
     }
 
     /// What follows from how the view began and from what was accepted in it: it is durable, so it
-    /// counts, and the primary goes on after it.
+    /// counts, and the primary goes on after it: with its slots, but with the time that its clock shows
+    /// now. What the log says of the time may be what a wrong clock has shown.
     fn resume_view(&mut self) {
         if let Some(new_view) = &self.new_view {
             self.settled = settled_by(new_view, &self.config);
@@ -78,9 +79,11 @@ impl Pbft {
             .iter()
             .filter(|(_, i)| i.accepted_in(view).is_some());
         let last = given.last().map_or(Slot::ZERO, |(slot, _)| slot);
-        let times = self.log.iter().filter_map(|(_, i)| i.entry_in(view));
-        let time = times.map(|entry| entry.moment.time).max();
-        self.primary.moments.last = time.unwrap_or_default();
+        if self.config.mutated(Mutant::TimeOfLogKept) {
+            let times = self.log.iter().filter_map(|(_, i)| i.entry_in(view));
+            let time = times.map(|entry| entry.moment.time).max();
+            self.primary.moments.last = time.unwrap_or_default();
+        }
         self.primary.next = last.max(self.settled.1).max(self.log.low()).next();
     }
 }

@@ -326,6 +326,23 @@ fn a_time_that_is_not_checked_may_be_any_liars() {
     });
 }
 
+/// A primary goes by its clock, not by what a wrong one had it write. [Castro99 §4.6]
+#[test]
+fn a_primary_that_keeps_the_time_of_its_log_is_refused_until_the_clocks_are_there() {
+    harms_only(Mutant::TimeOfLogKept, |config| {
+        let ahead = config.max_clock_skew * 2;
+        let mut nodes: Vec<Node> = (0..4).map(|id| Node::of_four(id, config)).collect();
+        nodes.iter_mut().for_each(|node| node.now = node.now + ahead);
+        let mut cluster = Cluster::of(nodes);
+        cluster.propose(0, "x");
+        (0..4).for_each(|id| cluster.restart(id, config));
+        cluster.deliver();
+        cluster.tick(3);
+        cluster.propose(0, "y");
+        cluster.node(1).executed() != ["x", "y"]
+    });
+}
+
 /// A state is believed by its proof. [Castro99 §5.3]
 #[test]
 fn a_state_believed_without_a_proof_may_be_any_liars() {
