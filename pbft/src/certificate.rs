@@ -5,7 +5,7 @@
 //! [`Message::verify`](quorate_core::protocol::Message::verify) or when a replica recovers. So a
 //! certificate in the state machine is one that a quorum has signed.
 
-use quorate_core::crypto::{Digest, Domain, Signature, Signer, Verifier};
+use quorate_core::crypto::{BadSignature, Claim, Digest, Digester, Domain, Signature, Signer, Verifier};
 use quorate_core::id::{ReplicaId, Slot};
 use quorate_core::quorum::Byzantine;
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,8 @@ pub(crate) mod domain {
     pub(crate) const CHECKPOINT: Domain = Domain("pbft/checkpoint");
     pub(crate) const VIEW_CHANGE: Domain = Domain("pbft/view-change");
     pub(crate) const NEW_VIEW: Domain = Domain("pbft/new-view");
+    /// Not signed for: names batches whose requests were found good.
+    pub(crate) const REQUESTS: Domain = Domain("pbft/requests");
 }
 
 /// Why something is no proof.
@@ -42,12 +44,58 @@ fn checkpoint_statement(slot: Slot, digest: &Digest) -> [u8; 40] {
     bytes
 }
 
-pub(crate) fn sign_prepare(signer: &Signer, view: View, slot: Slot, digest: &Digest) -> Signature {
-    signer.sign(domain::PREPARE, &statement(view, slot, digest))
+/// Signs, and notes that what is signed here needs no check when others show it.
+fn sign_known(
+    (signer, verifier, me): (&Signer, &Verifier, ReplicaId),
+    domain: Domain,
+    bytes: &[u8],
+) -> Signature {
+    let signature = signer.sign(domain, bytes);
+    verifier.know(Claim {
+        by: me,
+        domain,
+        bytes,
+        signature: &signature,
+    });
+    signature
+}
+
+/// ⟨PREPARE, v, n, d, i⟩ of replica i. [Castro99 §4.2]
+pub(crate) fn sign_prepare(
+    by: (&Signer, &Verifier, ReplicaId),
+    view: View,
+    slot: Slot,
+    digest: &Digest,
+) -> Signature {
+    sign_known(by, domain::PREPARE, &statement(view, slot, digest))
 }
 
 pub(crate) fn sign_checkpoint(signer: &Signer, slot: Slot, digest: &Digest) -> Signature {
     signer.sign(domain::CHECKPOINT, &checkpoint_statement(slot, digest))
+}
+
+/// What a certificate shows was mostly checked before: when it came, or in another certificate.
+fn verify_once(
+    verifier: &Verifier,
+    by: ReplicaId,
+    (domain, bytes): (Domain, &[u8]),
+    signature: &Signature,
+) -> Result<(), BadSignature> {
+    verifier.verify_once(Claim {
+        by,
+        domain,
+        bytes,
+        signature,
+    })
+}
+
+/// The digest by which a verifier remembers what it found good.
+pub(crate) fn digest_of(domain: Domain, bytes: &[u8]) -> Digest {
+    let mut digester = Digester::default();
+    digester.update(domain.0.as_bytes());
+    digester.update(&[0]);
+    digester.update(bytes);
+    digester.finish()
 }
 
 pub(crate) fn verify_prepare(
@@ -57,8 +105,8 @@ pub(crate) fn verify_prepare(
     signature: &Signature,
 ) -> Result<(), Flaw> {
     let statement = statement(view, slot, digest);
-    let checked = verifier.verify(from, domain::PREPARE, &statement, signature);
-    checked.map_err(|_| "a prepare is not signed by its sender")
+    verify_once(verifier, from, (domain::PREPARE, &statement), signature)
+        .map_err(|_| "a prepare is not signed by its sender")
 }
 
 pub(crate) fn verify_checkpoint(
@@ -69,8 +117,8 @@ pub(crate) fn verify_checkpoint(
     signature: &Signature,
 ) -> Result<(), Flaw> {
     let statement = checkpoint_statement(slot, digest);
-    let checked = verifier.verify(from, domain::CHECKPOINT, &statement, signature);
-    checked.map_err(|_| "a checkpoint is not signed by its sender")
+    verify_once(verifier, from, (domain::CHECKPOINT, &statement), signature)
+        .map_err(|_| "a checkpoint is not signed by its sender")
 }
 
 /// Whether the signers are in ascending order, so that none is there twice.
@@ -103,11 +151,28 @@ impl Proposal {
         }
     }
 
+    /// One that this replica signs itself.
+    pub(crate) fn signed_here(
+        (signer, verifier, me): (&Signer, &Verifier, ReplicaId),
+        view: View,
+        slot: Slot,
+        digest: Digest,
+    ) -> Proposal {
+        let statement = statement(view, slot, &digest);
+        Proposal {
+            view,
+            slot,
+            digest,
+            signature: sign_known((signer, verifier, me), domain::PRE_PREPARE, &statement),
+        }
+    }
+
     pub(crate) fn verify(&self, verifier: &Verifier) -> Result<(), Flaw> {
         let primary = self.view.primary(verifier.members().n());
         let statement = statement(self.view, self.slot, &self.digest);
-        let checked = verifier.verify(primary, domain::PRE_PREPARE, &statement, &self.signature);
-        checked.map_err(|_| "a pre-prepare is not signed by the primary of its view")
+        let on = (domain::PRE_PREPARE, &statement[..]);
+        verify_once(verifier, primary, on, &self.signature)
+            .map_err(|_| "a pre-prepare is not signed by the primary of its view")
     }
 }
 

@@ -9,8 +9,8 @@ use quorate_core::request::{Batch, Forged};
 use serde::{Deserialize, Serialize};
 
 use crate::certificate::{
-    CheckpointCertificate, Flaw, PreparedCertificate, Proposal, domain, verify_checkpoint,
-    verify_prepare,
+    CheckpointCertificate, Flaw, PreparedCertificate, Proposal, digest_of, domain,
+    verify_checkpoint, verify_prepare,
 };
 use crate::config::MAX_WINDOW;
 use crate::entry::Entry;
@@ -315,7 +315,10 @@ pub(crate) const MAX_FETCHED_BODIES: usize = 16;
 /// [Castro02 §2.4]
 fn verify_requests(batch: &Batch, verifier: &Verifier) -> Result<(), Flaw> {
     verify_size(batch)?;
-    batch.verify(verifier).map_err(|forged| match forged {
+    // They come twice as a rule, forwarded and in a slot, and with every retransmission.
+    let name = digest_of(domain::REQUESTS, &batch.digest().0);
+    let verified = verifier.once(name, || batch.verify(verifier));
+    verified.map_err(|forged| match forged {
         Forged::NotSigned => "a request is not signed by its client",
         Forged::NotAdmitted => "a request comes from a client that is not admitted",
         Forged::BadSignature(_) => "a request is not what its client signed",

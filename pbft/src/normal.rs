@@ -51,7 +51,7 @@ impl Pbft {
             self.primary.next = slot.next();
             let moment = self.primary.moments.next(self.wall_clock_at(now));
             let entry = Entry { batch, moment };
-            let proposal = Proposal::signed(&self.signer, self.view, slot, entry.digest());
+            let proposal = self.propose_in(slot, entry.digest());
             self.accept(proposal.clone(), entry.clone(), out);
             out.send(Dest::All, Message::PrePrepare { proposal, entry });
         }
@@ -179,12 +179,24 @@ impl Pbft {
             instance.body(&proposal.digest).map(|_| proposal.digest)
         });
         if let Some(digest) = accepted {
-            let signature = sign_prepare(&self.signer, self.view, slot, &digest);
-            self.votes.prepares.push(PrepareVote {
-                slot,
-                digest,
-                signature,
-            });
+            let vote = self.own_prepare(slot, digest);
+            self.votes.prepares.push(vote);
+        }
+    }
+
+    /// This replica's pre-prepare in its view.
+    pub(crate) fn propose_in(&self, slot: Slot, digest: Digest) -> Proposal {
+        let by = (&self.signer, &self.verifier, self.me);
+        Proposal::signed_here(by, self.view, slot, digest)
+    }
+
+    /// This replica's prepare in its view.
+    pub(crate) fn own_prepare(&self, slot: Slot, digest: Digest) -> PrepareVote {
+        let by = (&self.signer, &self.verifier, self.me);
+        PrepareVote {
+            slot,
+            digest,
+            signature: sign_prepare(by, self.view, slot, &digest),
         }
     }
 

@@ -8,9 +8,8 @@ use quorate_core::crypto::Digest;
 use quorate_core::id::{ReplicaId, Slot, Time};
 use quorate_core::protocol::Dest;
 
-use crate::certificate::sign_prepare;
 use crate::log::View;
-use crate::message::{MAX_FETCHED_BODIES, Message, PrepareVote, Status};
+use crate::message::{MAX_FETCHED_BODIES, Message, Status};
 use crate::mutant::Mutant;
 use crate::replica::{Out, Pbft, Timer};
 
@@ -260,13 +259,7 @@ impl Pbft {
                 out.send(to, Message::PrePrepare { proposal, entry });
             }
             if !self.leads() {
-                let digest = proposal.digest;
-                let signature = sign_prepare(&self.signer, self.view, slot, &digest);
-                prepares.push(PrepareVote {
-                    slot,
-                    digest,
-                    signature,
-                });
+                prepares.push(self.own_prepare(slot, proposal.digest));
             }
         }
         let view = self.view;

@@ -186,10 +186,9 @@ impl Pbft {
     fn make_new_view(&mut self, quorum: Vec<ViewChange>, out: &mut Out) {
         if self.view.primary(self.n) == self.me && !self.primary.has_made(self.view) {
             let outcome = Outcome::of(&quorum, &self.config);
-            let sign = |(slot, digest): &(Slot, Digest)| {
-                Proposal::signed(&self.signer, self.view, *slot, *digest)
-            };
-            let proposals = outcome.digests.iter().map(sign).collect();
+            let digests = outcome.digests.iter();
+            let proposals = digests.map(|(slot, digest)| self.propose_in(*slot, *digest));
+            let proposals = proposals.collect();
             let new_view = NewView::signed(&self.signer, self.view, quorum, proposals);
             let new_view = Box::new(new_view);
             self.primary.made = Some(new_view.clone());

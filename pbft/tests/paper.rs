@@ -6,6 +6,7 @@ mod paper {
     mod agreed_time;
     mod certificates;
     mod checkpoints;
+    mod costs;
     mod liveness;
     mod normal_case;
     mod replies;
