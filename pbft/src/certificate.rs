@@ -75,7 +75,7 @@ pub(crate) fn sign_checkpoint(signer: &Signer, slot: Slot, digest: &Digest) -> S
 }
 
 /// What a certificate shows was mostly checked before: when it came, or in another certificate.
-fn verify_once(
+pub(crate) fn verify_once(
     verifier: &Verifier,
     by: ReplicaId,
     (domain, bytes): (Domain, &[u8]),

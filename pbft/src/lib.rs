@@ -13,7 +13,8 @@
 //! | `recover.rs` | a replica after a restart | Castro02 §4 |
 //! | `replica.rs` | the state, and `step` | Castro99 §4 |
 //! | `normal.rs` | requests, pre-prepare, prepare, commit, execution | Castro99 §4.1, §4.2 |
-//! | `waiting.rs` | the requests that a replica waits to see executed, and its patience | Castro99 §4.4 |
+//! | `waiting.rs` | the requests that a replica waits to see executed | Castro99 §4.4 |
+//! | `patience.rs` | how long it waits before it asks for another primary | Castro99 §4.5.2 |
 //! | `view_change.rs` | from one primary to the next | Castro99 §4.4, §4.5 |
 //! | `log.rs` | views, and what is known of each slot | Castro99 §4.2 |
 //! | `entry.rs` | a batch and its moment: agreed time and nonces | Castro99 §4.6 |
@@ -35,6 +36,7 @@ mod log;
 mod message;
 mod mutant;
 mod normal;
+mod patience;
 mod read;
 mod record;
 mod recover;

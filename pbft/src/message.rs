@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::certificate::{
     CheckpointCertificate, Flaw, PreparedCertificate, Proposal, digest_of, domain,
-    verify_checkpoint, verify_prepare,
+    verify_checkpoint, verify_once, verify_prepare,
 };
 use crate::config::MAX_WINDOW;
 use crate::entry::Entry;
@@ -192,13 +192,8 @@ impl ViewChange {
         if self.prepared.iter().any(|p| p.view() >= self.view) {
             return Err("a view change has a certificate of its own view or a later one");
         }
-        verifier
-            .verify(
-                self.from,
-                domain::VIEW_CHANGE,
-                &self.statement().0,
-                &self.signature,
-            )
+        let on = (domain::VIEW_CHANGE, &self.statement().0[..]);
+        verify_once(verifier, self.from, on, &self.signature)
             .map_err(|_| "a view change is not signed by its sender")?;
         if let Some(stable) = &self.stable {
             stable.verify(verifier)?;
@@ -276,13 +271,8 @@ impl NewView {
             return Err("a new view has a pre-prepare of another view");
         }
         let statement = new_view_statement(self.view, &self.view_changes, &self.proposals);
-        verifier
-            .verify(
-                self.view.primary(n),
-                domain::NEW_VIEW,
-                &statement.0,
-                &self.signature,
-            )
+        let on = (domain::NEW_VIEW, &statement.0[..]);
+        verify_once(verifier, self.view.primary(n), on, &self.signature)
             .map_err(|_| "a new view is not signed by its primary")?;
         let mut changes = self.view_changes.iter();
         changes.try_for_each(|change| change.verify(verifier))?;

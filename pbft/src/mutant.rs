@@ -37,6 +37,14 @@ pub enum Mutant {
     TimeNotChecked,
     /// A primary that restarts gives no time before the last in its log. [Castro99 §4.6]
     TimeOfLogKept,
+    /// A slot of an earlier view that is executed in a new one ends the back-off. [Castro99 §4.5.2]
+    OldSlotsEndBackOff,
+    /// A replica that is heard again cuts no wait short.
+    BackOffKept,
+    /// A primary that is not heard at all has as much time to begin its view as any other.
+    SilentAwaited,
+    /// A replica that is behind asks for another primary.
+    BehindCampaigns,
     /// Any snapshot is believed. [Castro99 §4.3]
     SnapshotWithoutCertificate,
 }

@@ -332,9 +332,7 @@ impl Pbft {
                 return;
             };
             self.executed = slot;
-            if self.is_active() {
-                self.attempts = 0;
-            }
+            self.note_progress(slot);
             self.waiting.executed(&batch);
             out.commit(Commit {
                 id: EntryId::single(slot),

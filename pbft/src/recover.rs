@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::early::Early;
 use crate::log::View;
 use crate::mutant::Mutant;
+use crate::patience::Patience;
 use crate::record::{Durable, Record};
 use crate::replica::{Pbft, Primary, Votes};
 use crate::status::Peers;
@@ -50,8 +51,7 @@ impl Pbft {
             waiting: Waiting::of(n),
             early: Early::of(n),
             view_changes: vec![None; n],
-            attempts: 0,
-            awaits_new_view: false,
+            patience: Patience::of(n, executed),
             peers: Peers::of(n),
             rewrite_due,
             config,

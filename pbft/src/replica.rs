@@ -17,6 +17,7 @@ use crate::entry::Moments;
 use crate::log::{Log, View};
 use crate::message::{Message, NewView, PrepareVote, ViewChange};
 use crate::mutant::Mutant;
+use crate::patience::Patience;
 use crate::status::Peers;
 use crate::waiting::Waiting;
 
@@ -55,10 +56,7 @@ pub struct Pbft {
     pub(crate) early: Early,
     /// The view change for the highest view, of each replica.
     pub(crate) view_changes: Vec<Option<ViewChange>>,
-    /// View changes since something was last executed in a view.
-    pub(crate) attempts: u32,
-    /// Whether the timer for a new view runs.
-    pub(crate) awaits_new_view: bool,
+    pub(crate) patience: Patience,
     pub(crate) peers: Peers,
     /// The records must be written anew.
     pub(crate) rewrite_due: bool,
@@ -126,6 +124,9 @@ impl Pbft {
             Input::Start => self.start(now, out),
             Input::Message(message) => {
                 let (from, message) = message.into_parts();
+                if from != self.me {
+                    self.hear(now, from, out);
+                }
                 self.receive(now, from, message, out);
             }
             Input::Timer(Timer::Request) => self.request_timed_out(now, out),

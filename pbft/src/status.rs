@@ -26,7 +26,7 @@ pub(crate) struct Peers {
 }
 
 /// How much rarer the statuses of a replica are that has nothing to do and hears of nothing.
-const QUIET: u32 = 8;
+pub(crate) const QUIET: u32 = 8;
 
 /// For how many rounds it matters what a replica last said.
 const RECENT: u32 = 2;
@@ -41,6 +41,8 @@ struct Peer {
     stuck: u32,
     /// It has had its answer for this round: nobody can ask for more.
     answered: bool,
+    /// It has been shown in this round how the view began.
+    shown: bool,
     /// The bytes of the batches that it has been given in this round.
     given: usize,
 }
@@ -80,7 +82,7 @@ impl Peers {
     fn begin_round(&mut self) {
         self.rounds = self.rounds.wrapping_add(1);
         for peer in &mut self.known {
-            (peer.answered, peer.given) = (false, 0);
+            (peer.answered, peer.shown, peer.given) = (false, false, 0);
             peer.said = peer.said.map(|(said, age)| (said, age.saturating_add(1)));
         }
     }
@@ -90,6 +92,21 @@ impl Peers {
         let said = self.known.iter().filter_map(|peer| peer.said);
         let mut recent = said.filter(|(_, age)| *age <= RECENT);
         recent.all(|(said, _)| said == own)
+    }
+
+    /// Through where so many others say that they have executed.
+    pub(crate) fn executed_by(&self, count: usize) -> Slot {
+        let said = self.known.iter().filter_map(|peer| peer.said);
+        let mut executed: Vec<Slot> = said.map(|(said, _)| said.executed).collect();
+        executed.sort_unstable_by(|one, other| other.cmp(one));
+        let last = executed.get(count.saturating_sub(1));
+        last.copied().unwrap_or(Slot::ZERO)
+    }
+
+    /// Whether a replica may be shown how the view began: once a round.
+    pub(crate) fn may_be_shown(&mut self, to: ReplicaId) -> bool {
+        let peer = self.known.get_mut(to.index());
+        peer.is_some_and(|peer| !std::mem::replace(&mut peer.shown, true))
     }
 
     /// Takes a status; gives how often the replica has said the same, unless it has had its answer.
@@ -184,8 +201,8 @@ impl Pbft {
         }
         let behind = status.view < self.view || status.view == self.view && !status.active;
         let answers = self.leads() || stuck > 1;
-        if let Some(new_view) = self.new_view.as_ref().filter(|_| behind && answers) {
-            out.send(Dest::One(from), Message::NewView(new_view.clone()));
+        if behind && answers {
+            self.show_new_view(from, out);
         }
         if self.config.mutated(Mutant::EarlyMessagesDropped) {
             return;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use quorate_core::crypto::Digest;
-use quorate_core::id::{Slot, Time};
+use quorate_core::id::{ReplicaId, Slot, Time};
 use quorate_core::protocol::{Dest, Event};
 
 use crate::certificate::{CheckpointCertificate, PreparedCertificate, Proposal};
@@ -12,7 +12,7 @@ use crate::log::{Instance, NULL, View};
 use crate::message::{Message, NewView, ViewChange};
 use crate::mutant::Mutant;
 use crate::record::Record;
-use crate::replica::{Out, Pbft, Timer, Votes};
+use crate::replica::{Out, Pbft, Votes};
 
 /// What follows from the view changes of a quorum.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl Pbft {
         self.leave_view(out);
         self.view = view;
         self.new_view = None;
-        self.attempts = self.attempts.saturating_add(1);
+        self.patience.attempts = self.patience.attempts.saturating_add(1);
         out.persist(Record::View(view));
         out.event(Event::Campaign { regime: view.0 });
         out.send(Dest::All, Message::ViewChange(self.own_view_change()));
@@ -92,8 +92,7 @@ impl Pbft {
         self.votes = Votes::default();
         self.primary.drop_queue();
         self.stop_watching(out);
-        self.awaits_new_view = false;
-        out.disarm(Timer::NewView);
+        self.stop_awaiting_new_view(out);
         self.log.for_each(Instance::leave_view);
     }
 
@@ -131,8 +130,8 @@ impl Pbft {
         if let Some(certificate) = proof {
             self.certified(now, certificate, out);
         }
-        if let Some(new_view) = self.new_view.as_ref().filter(|_| view <= self.view) {
-            out.send(Dest::One(from), Message::NewView(new_view.clone()));
+        if view <= self.view {
+            self.show_new_view(from, out);
         }
         if from != self.me {
             self.join_view_change(out);
@@ -166,41 +165,50 @@ impl Pbft {
             return;
         }
         let changes = self.view_changes.iter().flatten();
-        let left = changes.clone().filter(|change| change.view >= self.view);
+        let left = changes.filter(|change| change.view >= self.view);
         if left.count() < self.strong() {
             return;
         }
-        let same = changes.filter(|change| change.view == self.view);
-        let quorum: Vec<ViewChange> = same.take(self.strong()).cloned().collect();
-        if !self.awaits_new_view {
-            self.awaits_new_view = true;
-            out.arm(Timer::NewView, now + self.patience());
+        if self.patience.new_view.is_none() {
+            self.await_new_view(now + self.new_view_patience(now), out);
         }
-        if quorum.len() == self.strong() {
-            self.make_new_view(quorum, out);
+        if self.view.primary(self.n) == self.me && !self.primary.has_made(self.view) {
+            let changes = self.view_changes.iter().flatten();
+            let same = changes.filter(|change| change.view == self.view);
+            let quorum: Vec<ViewChange> = same.take(self.strong()).cloned().collect();
+            if quorum.len() == self.strong() {
+                self.make_new_view(quorum, out);
+            }
+        }
+    }
+
+    /// Shows a replica how the view began: once a round, however often it asks.
+    pub(crate) fn show_new_view(&mut self, to: ReplicaId, out: &mut Out) {
+        if let Some(new_view) = &self.new_view
+            && self.peers.may_be_shown(to)
+        {
+            out.send(Dest::One(to), Message::NewView(new_view.clone()));
         }
     }
 
     /// "When the primary p of view v + 1 receives 2f valid view-change messages for view v + 1 from
     /// other replicas, it multicasts a new-view message." [Castro99 §4.4]
     fn make_new_view(&mut self, quorum: Vec<ViewChange>, out: &mut Out) {
-        if self.view.primary(self.n) == self.me && !self.primary.has_made(self.view) {
-            let outcome = Outcome::of(&quorum, &self.config);
-            let digests = outcome.digests.iter();
-            let proposals = digests.map(|(slot, digest)| self.propose_in(*slot, *digest));
-            let proposals = proposals.collect();
-            let new_view = NewView::signed(&self.signer, self.view, quorum, proposals);
-            let new_view = Box::new(new_view);
-            self.primary.made = Some(new_view.clone());
-            out.persist(Record::NewView(new_view.clone()));
-            out.send(Dest::All, Message::NewView(new_view));
-        }
+        let outcome = Outcome::of(&quorum, &self.config);
+        let digests = outcome.digests.iter();
+        let proposals = digests.map(|(slot, digest)| self.propose_in(*slot, *digest));
+        let proposals = proposals.collect();
+        let new_view = NewView::signed(&self.signer, self.view, quorum, proposals);
+        let new_view = Box::new(new_view);
+        self.primary.made = Some(new_view.clone());
+        out.persist(Record::NewView(new_view.clone()));
+        out.send(Dest::All, Message::NewView(new_view));
     }
 
     /// "If the timer expires before it receives a valid new-view message for v + 1, it starts the
     /// view change for view v + 2 but this time it will wait 2T." [Castro99 §4.5.2]
     pub(crate) fn new_view_timed_out(&mut self, out: &mut Out) {
-        self.awaits_new_view = false;
+        self.patience.new_view = None;
         if !self.is_active() {
             self.start_view_change(self.view.next(), out);
         }

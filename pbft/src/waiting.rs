@@ -131,12 +131,11 @@ impl Waiting {
         self.shares.fill((0, 0));
     }
 
-    /// A view has begun: its primary is given all the time there is. Gives all batches.
-    fn restart(&mut self, now: Time) -> Vec<Batch> {
+    /// The primary is given all the time there is.
+    pub(crate) fn restart(&mut self, now: Time) {
         for waited in self.batches.values_mut() {
             (waited.since, waited.escalated) = (now, false);
         }
-        self.batches.values().map(|w| w.batch.clone()).collect()
     }
 
     /// When something is to be done about what is waited for.
@@ -169,15 +168,6 @@ impl Waiting {
 }
 
 impl Pbft {
-    /// How long a request may take in this view. [Castro99 §4.5.2]
-    pub(crate) fn patience(&self) -> Duration {
-        let doubled = self
-            .config
-            .request_timeout
-            .checked_mul(1 << self.attempts.min(16));
-        doubled.unwrap_or(Duration::MAX)
-    }
-
     /// Takes requests of this replica's clients: to order them, or for the primary to do it. Asked
     /// a second time, it tells all, and all will be waiting. [Castro99 §4.4]
     pub(crate) fn propose(&mut self, now: Time, batch: Batch, out: &mut Out) {
@@ -266,7 +256,10 @@ impl Pbft {
         }
         let patience = self.patience();
         if self.waiting.is_overdue(now, patience) {
-            return self.start_view_change(self.view.next(), out);
+            return match self.is_behind() {
+                true => self.be_patient_again(now, out),
+                false => self.start_view_change(self.view.next(), out),
+            };
         }
         for batch in self.waiting.escalate(self.me, now, patience) {
             let relayed = false;
@@ -277,7 +270,8 @@ impl Pbft {
 
     /// A view has begun: its primary orders what it knows of; the backups tell it.
     pub(crate) fn wait_in_new_view(&mut self, now: Time, out: &mut Out) {
-        let batches = self.waiting.restart(now);
+        let waited = self.waiting.batches.values();
+        let batches: Vec<Batch> = waited.map(|waited| waited.batch.clone()).collect();
         for batch in batches {
             if self.leads() {
                 self.order(now, batch, out);
@@ -286,6 +280,6 @@ impl Pbft {
                 out.send(Dest::One(primary), Message::Forward { batch, relayed });
             }
         }
-        self.watch(out);
+        self.be_patient_again(now, out);
     }
 }

@@ -11,7 +11,7 @@ use quorate_core::crypto::{Digest, Domain, Unchecked, Verifier};
 use quorate_core::frontier::Frontier;
 use quorate_core::id::Slot;
 use quorate_core::protocol::{Context, Input, Protocol, Recovered, Role, SnapshotRef, Verified};
-use quorate_pbft::{Config, Message, Mutant, Record, View, ViewChange};
+use quorate_pbft::{Config, Message, Mutant, Record, Timer, View, ViewChange};
 
 /// With every rule, and without one: what `scenario` says of harm done.
 fn harms_only(mutant: Mutant, scenario: impl Fn(&Config) -> bool) {
@@ -323,6 +323,42 @@ fn a_time_that_is_not_checked_may_be_any_liars() {
         };
         let sent = node.answer_to(r(0), lie, r(2));
         digest_voted(&sent, 1).is_some()
+    });
+}
+
+/// A new view must do something new before the next may come as soon as the first. [Castro99 §4.5.2]
+#[test]
+fn a_back_off_that_old_slots_end_lets_one_view_change_follow_the_other() {
+    harms_only(Mutant::OldSlotsEndBackOff, |config| {
+        let mut node = Node::of_four(3, config);
+        node.receive(r(0), pre_prepare(0, 1, "x"));
+        node.propose("y");
+        node.wait_for_view_change();
+        let shows = |from| view_change(from, 1, vec![prepared(0, 1, "x", &[1, 2])]);
+        let begin = new_view(1, (0..3).map(shows).collect(), &[digest_of(1, "x")]);
+        node.receive(r(1), Message::NewView(Box::new(begin)));
+        for from in [0, 1, 2] {
+            node.receive(r(from), commit(1, 1, "x"));
+        }
+        node.wait_for_view_change() < config.request_timeout * 2
+    });
+}
+
+/// Who was away and is back changes how long things take.
+#[test]
+fn a_wait_that_no_return_cuts_short_lasts_as_long_as_it_grew() {
+    harms_only(Mutant::BackOffKept, |config| {
+        let mut node = Node::of_four(3, config);
+        for (view, from) in (4..=6).flat_map(|view| [(view, 0), (view, 1)]) {
+            let change = view_change(from, view, vec![]);
+            node.receive(r(from), Message::ViewChange(change));
+        }
+        let due = |node: &Node| node.timers.get(&Timer::NewView).copied();
+        node.now = node.now + config.status_every * 17;
+        let before = due(&node);
+        let change = view_change(2, 6, vec![]);
+        node.receive(r(2), Message::ViewChange(change));
+        due(&node) == before
     });
 }
 

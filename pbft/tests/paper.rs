@@ -9,6 +9,7 @@ mod paper {
     mod costs;
     mod liveness;
     mod normal_case;
+    mod patience;
     mod replies;
     mod view_changes;
 }
