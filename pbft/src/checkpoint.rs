@@ -158,14 +158,19 @@ impl Pbft {
         }
         self.checkpoints.certified.insert(slot, certificate);
         if beyond {
-            self.fetch_state(0, out);
+            self.fetch_state(out);
         }
         self.stabilise(now, out);
     }
 
     /// Asks for the state at the last checkpoint proved, if this replica has not come so far:
-    /// whoever signed has had it. [Castro99 §5.3; Castro02 §5.3]
-    pub(crate) fn fetch_state(&self, attempt: usize, out: &mut Out) {
+    /// whoever signed has had it. Another of them each round: one may be a liar, who takes the wish and
+    /// never answers. [Castro99 §5.3; Castro02 §5.3]
+    pub(crate) fn fetch_state(&self, out: &mut Out) {
+        let attempt = match self.config.mutated(Mutant::OneSourceOfStates) {
+            true => 0,
+            false => self.peers.rounds(),
+        };
         let Some(certificate) = self.checkpoints.last_certified() else {
             return;
         };
@@ -189,6 +194,7 @@ impl Pbft {
         };
         self.stable = Some(certificate);
         self.log.compact_through(slot);
+        self.ordered.forget_through(slot);
         self.checkpoints.settle(slot);
         self.rewrite(out);
         self.offer_snapshot(out);
@@ -214,8 +220,10 @@ impl Pbft {
             return;
         }
         (self.executed, self.snapshot) = (slot, slot);
+        self.primary.queue.executed(slot);
         self.stable = Some(certificate);
         self.log.compact_through(slot);
+        self.ordered.forget_through(slot);
         self.checkpoints.settle(slot);
         // Which requests have been executed is in the state, and the driver's to know.
         self.waiting.clear();

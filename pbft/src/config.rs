@@ -36,12 +36,20 @@ pub struct Config {
     /// way. [Castro99 §4.6]
     #[serde(rename = "max_clock_skew_ms", with = "quorate_core::millis")]
     pub max_clock_skew: Duration,
-    /// The most bytes of requests that a primary holds because the window is full; it drops
-    /// proposals beyond.
+    /// The most bytes of batches that a primary lets stand between the watermarks, if that is not
+    /// less than one; backups hold twice as much. Should be the same in all replicas.
+    pub max_window_bytes: usize,
+    /// The most slots that a primary has under way with what one replica has told it of, and as many
+    /// with what that replica has passed on.
+    pub max_slots_under_way: usize,
+    /// The most batches of one replica that a primary holds for which there is no slot yet, and as many
+    /// that it has passed on; it drops those beyond, and who waits for them tells it again.
+    pub max_queued_batches: usize,
+    /// The most bytes of them, if that is not less than one.
     pub max_queued_bytes: usize,
     /// The most batches of one replica's clients that another waits for.
     pub max_waiting_batches: usize,
-    /// The most bytes of them.
+    /// The most bytes of them, if that is not less than one.
     pub max_waiting_bytes: usize,
     /// The most messages of one sender kept that came before their view or watermark.
     pub max_early_messages: usize,
@@ -65,7 +73,10 @@ impl Default for Config {
             checkpoint_every: 256,
             window: 512,
             max_clock_skew: Duration::from_secs(5),
-            max_queued_bytes: 64 << 20,
+            max_window_bytes: 128 << 20,
+            max_slots_under_way: 32,
+            max_queued_batches: 256,
+            max_queued_bytes: 16 << 20,
             max_waiting_batches: 256,
             max_waiting_bytes: 16 << 20,
             max_early_messages: 256,
@@ -145,6 +156,9 @@ impl Config {
             ("max_clock_skew", self.max_clock_skew),
         ])?;
         above_zero(&[
+            ("max_window_bytes", self.max_window_bytes),
+            ("max_slots_under_way", self.max_slots_under_way),
+            ("max_queued_batches", self.max_queued_batches),
             ("max_queued_bytes", self.max_queued_bytes),
             ("max_waiting_batches", self.max_waiting_batches),
             ("max_waiting_bytes", self.max_waiting_bytes),

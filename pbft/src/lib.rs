@@ -14,6 +14,8 @@
 //! | `replica.rs` | the state, and `step` | Castro99 §4 |
 //! | `normal.rs` | requests, pre-prepare, prepare, commit, execution | Castro99 §4.1, §4.2 |
 //! | `waiting.rs` | the requests that a replica waits to see executed | Castro99 §4.4 |
+//! | `queue.rs` | what waits at the primary for a slot, a share each | Clement09 §4 |
+//! | `ordered.rs` | which slot a batch has | |
 //! | `patience.rs` | how long it waits before it asks for another primary | Castro99 §4.5.2 |
 //! | `view_change.rs` | from one primary to the next | Castro99 §4.4, §4.5 |
 //! | `log.rs` | views, and what is known of each slot | Castro99 §4.2 |
@@ -36,7 +38,9 @@ mod log;
 mod message;
 mod mutant;
 mod normal;
+mod ordered;
 mod patience;
+mod queue;
 mod read;
 mod record;
 mod recover;

@@ -269,6 +269,12 @@ impl Log {
         Slot(self.low().0.saturating_add(self.width as u64))
     }
 
+    /// How many bytes the batches have that are held.
+    pub(crate) fn bytes(&self) -> usize {
+        let held = self.slots.iter().flat_map(|(_, i)| &i.bodies);
+        held.map(|(_, entry)| entry.size()).sum()
+    }
+
     pub(crate) fn contains(&self, slot: Slot) -> bool {
         slot > self.low() && slot <= self.high()
     }

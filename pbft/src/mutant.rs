@@ -41,6 +41,12 @@ pub enum Mutant {
     OldSlotsEndBackOff,
     /// A replica that is heard again cuts no wait short.
     BackOffKept,
+    /// A primary goes by its own checkpoints, not by how far who tells it of a batch has come.
+    TellerNotAsked,
+    /// The batches between the watermarks have any number of bytes.
+    WindowOfAnySize,
+    /// The state at a checkpoint is asked of one signer only. [Castro02 §5.3]
+    OneSourceOfStates,
     /// A primary that is not heard at all has as much time to begin its view as any other.
     SilentAwaited,
     /// A replica that is behind asks for another primary.

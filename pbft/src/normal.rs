@@ -10,32 +10,46 @@ use crate::entry::{Entry, Moment};
 use crate::log::{NULL, View};
 use crate::message::{Message, PrepareVote};
 use crate::mutant::Mutant;
+use crate::queue::Source;
 use crate::record::Record;
 use crate::replica::{Out, Pbft, Votes};
 
 /// As the primary.
 impl Pbft {
-    /// Takes requests to order, unless they are under way already.
-    pub(crate) fn order(&mut self, now: Time, batch: Batch, out: &mut Out) {
-        let size = self.primary.queued_bytes + batch.size();
-        if self.is_under_way(&batch) || size > self.config.max_queued_bytes {
-            return;
+    /// Takes requests to order, of which a replica has told it, unless that replica is yet to execute
+    /// a slot that holds them.
+    ///
+    /// What it has executed it may not know any more. It says how far it has come, and is past each
+    /// checkpoint that this replica has come to, or learns of it as proved: what lies before that is
+    /// ordered again, for who waits for it would wait for ever.
+    pub(crate) fn order(&mut self, now: Time, source: Source, batch: Batch, out: &mut Out) {
+        let known = match source.from == self.me {
+            true => self.executed,
+            false => self.forgotten_by(source.from),
+        };
+        if !self.is_ordered_after(known, &batch) {
+            self.primary.queue.add(source, batch, &self.config);
+            self.propose_queued(now, out);
         }
-        self.primary.queued_bytes = size;
-        self.primary.queue.push_back(batch);
-        self.propose_queued(now, out);
     }
 
-    fn is_under_way(&self, batch: &Batch) -> bool {
-        if self.config.mutated(Mutant::InFlightOrderedAgain) {
-            return false;
+    /// Through where another replica may have forgotten what it has executed.
+    fn forgotten_by(&self, replica: ReplicaId) -> Slot {
+        let every = self.config.checkpoint_every.max(1);
+        let checkpoint = Slot(self.executed.0 - self.executed.0 % every);
+        match self.config.mutated(Mutant::TellerNotAsked) {
+            true => checkpoint,
+            false => checkpoint.max(self.peers.executed_of(replica)),
         }
-        let mut unexecuted = self.log.iter_from(self.executed.next());
-        let accepted = unexecuted.any(|(_, instance)| {
-            let entry = instance.entry_in(self.view);
-            entry.is_some_and(|entry| entry.batch == *batch)
+    }
+
+    fn is_ordered_after(&self, known: Slot, batch: &Batch) -> bool {
+        let slot = self.slot_of(batch).filter(|slot| *slot > known);
+        let overlooked = slot.is_some_and(|slot| match slot > self.executed {
+            true => self.config.mutated(Mutant::InFlightOrderedAgain),
+            false => self.config.mutated(Mutant::DecidedOrderedAgain),
         });
-        accepted || self.primary.queue.contains(batch)
+        slot.is_some() && !overlooked
     }
 
     /// "The primary assigns a sequence number, n, to the request, multicasts a pre-prepare message
@@ -43,11 +57,17 @@ impl Pbft {
     /// is when it is durable. [Castro99 §4.2]
     pub(crate) fn propose_queued(&mut self, now: Time, out: &mut Out) {
         while self.leads() && self.log.contains(self.primary.next) {
-            let Some(batch) = self.primary.queue.pop_front() else {
+            let slot = self.primary.next;
+            let Some(size) = self.primary.queue.next_size(&self.config) else {
                 return;
             };
-            self.primary.queued_bytes = self.primary.queued_bytes.saturating_sub(batch.size());
-            let slot = self.primary.next;
+            let batch = match self.has_room_for(size, 1) {
+                true => self.primary.queue.take_next(slot),
+                // The next checkpoint makes room, and comes after so many slots whatever they hold.
+                false if self.is_checkpoint(slot.previous()) => return,
+                false => Some(Batch::noop()),
+            };
+            let Some(batch) = batch else { return };
             self.primary.next = slot.next();
             let moment = self.primary.moments.next(self.wall_clock_at(now));
             let entry = Entry { batch, moment };
@@ -60,32 +80,20 @@ impl Pbft {
 
 /// As any replica.
 impl Pbft {
-    /// Whether a batch has a slot after the last checkpoint that this replica has come to, executed
-    /// or not. Of those before it, others may not know any more that they have executed them: who
-    /// tells that it waits for such a batch would wait for ever.
-    pub(crate) fn has_slot(&self, batch: &Batch) -> bool {
-        if self.config.mutated(Mutant::DecidedOrderedAgain) {
-            return false;
-        }
-        let every = self.config.checkpoint_every.max(1);
-        let checkpoint = Slot(self.executed.0 - self.executed.0 % every);
-        self.log.iter_from(checkpoint.next()).any(|(_, instance)| {
-            let decided = instance.committed();
-            let decided = decided.and_then(|digest| instance.body(&digest));
-            let mut entries = instance.entry_in(self.view).into_iter().chain(decided);
-            entries.any(|entry| entry.batch == *batch)
-        })
-    }
-
     /// Whether a batch has been executed in a slot between the watermarks.
     pub(crate) fn has_executed(&self, batch: &Batch) -> bool {
-        let executed = self
-            .log
-            .iter()
-            .take_while(|(slot, _)| *slot <= self.executed);
-        executed
-            .filter_map(|(_, i)| i.body(&i.committed()?))
-            .any(|entry| entry.batch == *batch)
+        self.slot_of(batch).is_some_and(|slot| slot <= self.executed)
+    }
+
+    /// Whether the batches between the watermarks leave room for another, in so many times the bytes
+    /// that a primary fills. There is always room for one, and for the null request.
+    fn has_room_for(&self, size: usize, times: usize) -> bool {
+        if size == 0 || self.config.mutated(Mutant::WindowOfAnySize) {
+            return true;
+        }
+        let held = self.log.bytes();
+        let room = self.config.max_window_bytes.saturating_mul(times);
+        held == 0 || held.saturating_add(size) <= room
     }
 
     /// Takes a pre-prepare, by whomever it was sent: the primary has signed it. "A backup accepts
@@ -122,6 +130,10 @@ impl Pbft {
             Some(_) if !replaces => return,
             // What the new view says of the slots before the first that is free is all there is.
             None if slot <= self.settled.1 => return,
+            // No correct primary fills so much. It waits as what lies beyond the high watermark does.
+            None if !self.has_room_for(entry.size(), 2) => {
+                return self.keep_early(from, Message::PrePrepare { proposal, entry });
+            }
             _ if !self.is_timely(now, &entry.moment) => {
                 return self.await_refused(now, (from, slot), &entry.batch, out);
             }
@@ -164,6 +176,7 @@ impl Pbft {
         instance.accept(proposal.clone());
         instance.keep(proposal.digest, entry.clone());
         instance.counts = backup;
+        self.note_accepted(proposal.slot);
         out.persist(Record::PrePrepared { proposal, entry });
     }
 
@@ -332,6 +345,8 @@ impl Pbft {
                 return;
             };
             self.executed = slot;
+            self.ordered.note(slot, &batch);
+            self.primary.queue.executed(slot);
             self.note_progress(slot);
             self.waiting.executed(&batch);
             out.commit(Commit {
@@ -378,6 +393,7 @@ impl Pbft {
         if let Some(instance) = self.log.entry(slot) {
             instance.keep(digest, entry.clone());
         }
+        self.note_accepted(slot);
         let entry = entry.clone();
         out.persist(Record::Body { slot, entry });
         if votes {

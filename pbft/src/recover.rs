@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::early::Early;
 use crate::log::View;
 use crate::mutant::Mutant;
+use crate::ordered::Ordered;
 use crate::patience::Patience;
 use crate::record::{Durable, Record};
 use crate::replica::{Pbft, Primary, Votes};
@@ -46,8 +47,9 @@ impl Pbft {
             snapshot: executed,
             checkpoints: Checkpoints::of(n, &config),
             settled: (Slot::ZERO, Slot::ZERO),
-            primary: Primary::of(context.seed),
+            primary: Primary::of(n, context.seed),
             votes: Votes::default(),
+            ordered: Ordered::default(),
             waiting: Waiting::of(n),
             early: Early::of(n),
             view_changes: vec![None; n],
@@ -57,6 +59,7 @@ impl Pbft {
             config,
         };
         replica.resume_view();
+        replica.note_all();
         if let Some(snapshot) = snapshot {
             replica.remember_checkpoint(snapshot);
         }

@@ -1,13 +1,10 @@
 //! The state of a replica, and `step`. [Castro99 §4]
 
-use std::collections::VecDeque;
-
 use quorate_core::crypto::{Digest, Signer, Verifier};
 use quorate_core::id::{ReplicaId, Slot, Time, UnixTime};
 use quorate_core::output::Output;
 use quorate_core::protocol::{Event, Input};
 use quorate_core::quorum::Byzantine;
-use quorate_core::request::Batch;
 
 use crate::certificate::CheckpointCertificate;
 use crate::checkpoint::Checkpoints;
@@ -17,7 +14,9 @@ use crate::entry::Moments;
 use crate::log::{Log, View};
 use crate::message::{Message, NewView, PrepareVote, ViewChange};
 use crate::mutant::Mutant;
+use crate::ordered::Ordered;
 use crate::patience::Patience;
+use crate::queue::Queue;
 use crate::status::Peers;
 use crate::waiting::Waiting;
 
@@ -52,6 +51,7 @@ pub struct Pbft {
     pub(crate) primary: Primary,
     /// Votes to be sent at the end of the turn.
     pub(crate) votes: Votes,
+    pub(crate) ordered: Ordered,
     pub(crate) waiting: Waiting,
     pub(crate) early: Early,
     /// The view change for the highest view, of each replica.
@@ -69,20 +69,18 @@ pub struct Pbft {
 pub(crate) struct Primary {
     /// The slot that it gives out next.
     pub(crate) next: Slot,
-    /// Batches for which there is no slot below the high watermark yet.
-    pub(crate) queue: VecDeque<Batch>,
-    pub(crate) queued_bytes: usize,
+    /// Batches that have no slot yet.
+    pub(crate) queue: Queue,
     pub(crate) moments: Moments,
     /// The last new view that it has made.
     pub(crate) made: Option<Box<NewView>>,
 }
 
 impl Primary {
-    pub(crate) fn of(seed: [u8; 32]) -> Primary {
+    pub(crate) fn of(n: usize, seed: [u8; 32]) -> Primary {
         Primary {
             next: Slot::ZERO,
-            queue: VecDeque::new(),
-            queued_bytes: 0,
+            queue: Queue::of(n),
             moments: Moments::of(seed),
             made: None,
         }
@@ -90,11 +88,6 @@ impl Primary {
 
     pub(crate) fn has_made(&self, view: View) -> bool {
         self.made.as_ref().is_some_and(|made| made.view == view)
-    }
-
-    pub(crate) fn drop_queue(&mut self) {
-        self.queue.clear();
-        self.queued_bytes = 0;
     }
 }
 
@@ -134,7 +127,10 @@ impl Pbft {
             Input::Timer(Timer::Status) => self.status_is_due(now, out),
             Input::Propose { batch, keys: _ } => self.propose(now, batch, out),
             Input::Read { id, keys: _ } => self.read(id, out),
-            Input::EndOfTurn => self.send_votes(out),
+            Input::EndOfTurn => {
+                self.propose_queued(now, out);
+                self.send_votes(out);
+            }
             Input::Snapshotted(snapshot) => self.snapshotted(now, &snapshot, out),
             Input::Installed(snapshot) => self.installed(now, &snapshot, out),
         }

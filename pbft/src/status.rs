@@ -79,6 +79,11 @@ impl Peers {
         }
     }
 
+    /// How many statuses this replica has sent since it started.
+    pub(crate) fn rounds(&self) -> usize {
+        self.rounds
+    }
+
     fn begin_round(&mut self) {
         self.rounds = self.rounds.wrapping_add(1);
         for peer in &mut self.known {
@@ -101,6 +106,12 @@ impl Peers {
         executed.sort_unstable_by(|one, other| other.cmp(one));
         let last = executed.get(count.saturating_sub(1));
         last.copied().unwrap_or(Slot::ZERO)
+    }
+
+    /// Through where a replica says that it has executed.
+    pub(crate) fn executed_of(&self, replica: ReplicaId) -> Slot {
+        let said = self.known.get(replica.index()).and_then(|peer| peer.said);
+        said.map_or(Slot::ZERO, |(said, _)| said.executed)
     }
 
     /// Whether a replica may be shown how the view began: once a round.
@@ -137,7 +148,7 @@ impl Pbft {
         out.send(Dest::Others, Message::Status(status));
         self.ask_for_all_bodies(out);
         if std::mem::replace(&mut self.peers.executed, self.executed) == self.executed {
-            self.fetch_state(self.peers.rounds, out);
+            self.fetch_state(out);
         }
     }
 

@@ -90,7 +90,7 @@ impl Pbft {
 
     fn leave_view(&mut self, out: &mut Out) {
         self.votes = Votes::default();
-        self.primary.drop_queue();
+        self.primary.queue.clear();
         self.stop_watching(out);
         self.stop_awaiting_new_view(out);
         self.log.for_each(Instance::leave_view);
@@ -244,6 +244,7 @@ impl Pbft {
             self.certified(now, certificate, out);
         }
         self.accept_settled(out);
+        self.note_all();
         self.wait_in_new_view(now, out);
         self.replay_early(now, out);
     }
@@ -265,6 +266,7 @@ impl Pbft {
             }
         }
         for slot in accepted {
+            self.note_accepted(slot);
             self.vote_prepare(slot);
             self.try_prepare(slot, out);
             self.ask_for_bodies(slot, out);

@@ -14,6 +14,7 @@ use quorate_core::request::{Batch, SessionId};
 
 use crate::config::Config;
 use crate::message::Message;
+use crate::queue::Source;
 use crate::replica::{Out, Pbft, Timer};
 
 /// What a replica waits for.
@@ -76,7 +77,9 @@ impl Waiting {
             return;
         };
         let size = *bytes + batch.size();
-        if *count >= config.max_waiting_batches || size > config.max_waiting_bytes {
+        let full = *count >= config.max_waiting_batches
+            || *bytes > 0 && size > config.max_waiting_bytes;
+        if full {
             return;
         }
         let mut left = 0;
@@ -152,18 +155,15 @@ impl Waiting {
         waited.any(|waited| waited.since + timeout <= now)
     }
 
-    /// The batches of `me` of which all must be told now.
-    fn escalate(&mut self, me: ReplicaId, now: Time, timeout: Duration) -> Vec<Batch> {
+    /// The batches of which others must be told now, each with its origin.
+    fn escalate(&mut self, now: Time, timeout: Duration) -> Vec<(ReplicaId, Batch)> {
         let due = self.batches.values_mut();
         let due = due.filter(|w| !w.escalated && w.since + timeout / 2 <= now);
-        let mut batches = Vec::new();
-        for waited in due {
+        let told = due.map(|waited| {
             waited.escalated = true;
-            if waited.origin == me {
-                batches.push(waited.batch.clone());
-            }
-        }
-        batches
+            (waited.origin, waited.batch.clone())
+        });
+        told.collect()
     }
 }
 
@@ -175,7 +175,8 @@ impl Pbft {
             return;
         }
         if self.leads() {
-            return self.order(now, batch, out);
+            let (from, relayed) = (self.me, false);
+            return self.order(now, Source { from, relayed }, batch, out);
         }
         let digest = batch.digest();
         let to = match (self.leader(), self.waiting.waited(&digest, now)) {
@@ -203,12 +204,16 @@ impl Pbft {
             return;
         }
         if self.leads() {
-            if !(relayed && self.has_slot(&batch)) {
-                self.order(now, batch, out);
-            }
+            self.order(now, Source { from, relayed }, batch, out);
         } else if !relayed && !self.has_executed(&batch) {
-            self.await_execution(now, (from, batch.digest()), &batch, out);
-            if let Some(primary) = self.leader().filter(|primary| *primary != from) {
+            let digest = batch.digest();
+            let known = self.waiting.contains(&digest);
+            self.await_execution(now, (from, digest), &batch, out);
+            // What there is no room to wait for is not passed on either, nor what has been.
+            if let Some(primary) = self.leader().filter(|primary| *primary != from)
+                && !known
+                && self.waiting.contains(&digest)
+            {
                 let relayed = true;
                 out.send(Dest::One(primary), Message::Forward { batch, relayed });
             }
@@ -261,9 +266,15 @@ impl Pbft {
                 false => self.start_view_change(self.view.next(), out),
             };
         }
-        for batch in self.waiting.escalate(self.me, now, patience) {
-            let relayed = false;
-            out.send(Dest::Others, Message::Forward { batch, relayed });
+        // All are told of its own, and the primary once more of those that others have told it of: when
+        // it was first told it may have known of a slot, and not that this replica is past it.
+        for (origin, batch) in self.waiting.escalate(now, patience) {
+            let relayed = origin != self.me;
+            let to = match self.leader().filter(|_| relayed) {
+                Some(primary) => Dest::One(primary),
+                None => Dest::Others,
+            };
+            out.send(to, Message::Forward { batch, relayed });
         }
         self.watch(out);
     }
@@ -271,12 +282,13 @@ impl Pbft {
     /// A view has begun: its primary orders what it knows of; the backups tell it.
     pub(crate) fn wait_in_new_view(&mut self, now: Time, out: &mut Out) {
         let waited = self.waiting.batches.values();
-        let batches: Vec<Batch> = waited.map(|waited| waited.batch.clone()).collect();
-        for batch in batches {
+        let waited = waited.map(|waited| (waited.origin, waited.batch.clone()));
+        for (from, batch) in waited.collect::<Vec<_>>() {
             if self.leads() {
-                self.order(now, batch, out);
+                let relayed = false;
+                self.order(now, Source { from, relayed }, batch, out);
             } else if let Some(primary) = self.leader() {
-                let relayed = true;
+                let relayed = from != self.me;
                 out.send(Dest::One(primary), Message::Forward { batch, relayed });
             }
         }

@@ -3,9 +3,9 @@
 mod common;
 
 use common::{
-    Cluster, Node, PbftCluster, PbftNode, cluster, command, commit, config, context, digest_of,
+    Cluster, Node, PbftCluster, PbftNode, checkpoint_certificate, cluster, command, commit, config, context, digest_of,
     digest_voted, entry, kinds, new_view, pre_prepare, prepare, prepare_signature, prepared,
-    prepared_with, proposal, proposal_by, r, view_change,
+    prepared_with, proposal, proposal_by, r, state_of, view_change,
 };
 use quorate_core::crypto::{Digest, Domain, Unchecked, Verifier};
 use quorate_core::frontier::Frontier;
@@ -349,16 +349,88 @@ fn a_back_off_that_old_slots_end_lets_one_view_change_follow_the_other() {
 fn a_wait_that_no_return_cuts_short_lasts_as_long_as_it_grew() {
     harms_only(Mutant::BackOffKept, |config| {
         let mut node = Node::of_four(3, config);
-        for (view, from) in (4..=6).flat_map(|view| [(view, 0), (view, 1)]) {
+        for (view, from) in (8..=13).flat_map(|view| [(view, 0), (view, 1)]) {
             let change = view_change(from, view, vec![]);
             node.receive(r(from), Message::ViewChange(change));
         }
         let due = |node: &Node| node.timers.get(&Timer::NewView).copied();
         node.now = node.now + config.status_every * 17;
         let before = due(&node);
-        let change = view_change(2, 6, vec![]);
+        let change = view_change(2, 13, vec![]);
         node.receive(r(2), Message::ViewChange(change));
         due(&node) == before
+    });
+}
+
+/// Who has forgotten what it executed says how far it has come. [Castro99 §4.4]
+#[test]
+fn a_primary_that_does_not_ask_how_far_a_backup_has_come_is_deposed_by_a_replay() {
+    harms_only(Mutant::TellerNotAsked, |config| {
+        let mut cluster = cluster(4, config);
+        cluster.lose(|_, to, message| {
+            let pre_prepared = matches!(
+                message,
+                Message::Commit { .. } | Message::Decided(_) | Message::Checkpoint(_)
+            );
+            to == r(0) && (pre_prepared || matches!(message, Message::Stable(_)))
+        });
+        for text in ["x", "a", "b", "c"] {
+            cluster.propose(0, text);
+        }
+        for id in [1, 2] {
+            let batch = command("x");
+            let relayed = false;
+            cluster
+                .node(id)
+                .receive(r(3), Message::Forward { batch, relayed });
+        }
+        cluster.deliver();
+        cluster.tick(1);
+        for _ in 0..2 {
+            for id in [1, 2] {
+                if cluster.node(id).timers.contains_key(&Timer::Request) {
+                    cluster.node(id).fire(Timer::Request);
+                }
+            }
+            cluster.deliver();
+        }
+        cluster.node(1).view() > 0
+    });
+}
+
+/// What a backup holds of a liar's is bounded in bytes, not in slots alone. [Castro99 §4.3]
+#[test]
+fn a_window_of_any_size_is_filled_by_a_liar() {
+    harms_only(Mutant::WindowOfAnySize, |config| {
+        let config = Config {
+            max_window_bytes: command("1").size(),
+            ..config.clone()
+        };
+        let mut backup = Node::of_four(1, &config);
+        let votes = (1..=8).filter(|slot| {
+            let sent = backup.answer_to(r(0), pre_prepare(0, *slot, &slot.to_string()), r(2));
+            digest_voted(&sent, *slot).is_some()
+        });
+        votes.count() > 2
+    });
+}
+
+/// One of the signers may be a liar, who never answers. [Castro02 §5.3]
+#[test]
+fn a_state_asked_of_one_signer_only_may_never_come() {
+    harms_only(Mutant::OneSourceOfStates, |config| {
+        let mut node = Node::of_four(3, config);
+        let state = state_of(&["1", "2", "3", "4"]);
+        let far = checkpoint_certificate(40, state, &[0, 1, 2]);
+        let asked = |node: &mut Node| node.fetch.take().map(|fetch| fetch.from);
+        node.receive(r(1), Message::Stable(far));
+        let first = asked(&mut node);
+        // A second, and each round one that is asked if the one before was given up.
+        let others = (0..10).filter(|_| {
+            node.fire(Timer::Status);
+            asked(&mut node) != first
+        });
+        others.count() == 0
     });
 }
 

@@ -10,6 +10,7 @@ mod paper {
     mod liveness;
     mod normal_case;
     mod patience;
+    mod primary;
     mod replies;
     mod view_changes;
 }
