@@ -35,6 +35,7 @@ pub enum Leaders {
 impl fmt::Display for Leaders {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Leaders::Reputation => f.write_str("reputation"),
             Leaders::Rotate => f.write_str("rotate"),
             Leaders::Stable { views } => write!(f, "stable views = {views}"),
             Leaders::Listed(list) => {

@@ -5,7 +5,9 @@
 //! [`Message::verify`](quorate_core::protocol::Message::verify) or when a replica recovers. So a
 //! certificate in the state machine is one that a quorum has signed.
 
-use quorate_core::crypto::{BadSignature, Claim, Digest, Digester, Domain, Signature, Signer, Verifier};
+use quorate_core::crypto::{
+    BadSignature, Claim, Digest, Digester, Domain, Signature, Signer, Verifier,
+};
 use quorate_core::id::{ReplicaId, Slot};
 use quorate_core::quorum::Byzantine;
 use serde::{Deserialize, Serialize};

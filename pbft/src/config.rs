@@ -13,8 +13,8 @@ use crate::mutant::Mutant;
 /// The widest window that may be configured: what a message may speak of is bounded by it.
 pub(crate) const MAX_WINDOW: usize = 1 << 12;
 
-/// Time-outs and limits of a PBFT replica. `checkpoint_every` and `window` must be the same in all
-/// replicas of a cluster; the rest should be.
+/// Time-outs and limits of a PBFT replica. `checkpoint_every`, `window` and `max_window_bytes` must be
+/// the same in all replicas of a cluster; the rest should be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -37,7 +37,7 @@ pub struct Config {
     #[serde(rename = "max_clock_skew_ms", with = "quorate_core::millis")]
     pub max_clock_skew: Duration,
     /// The most bytes of batches that a primary lets stand between the watermarks, if that is not
-    /// less than one; backups hold twice as much. Should be the same in all replicas.
+    /// less than one; backups hold twice as much.
     pub max_window_bytes: usize,
     /// The most slots that a primary has under way with what one replica has told it of, and as many
     /// with what that replica has passed on.
@@ -103,7 +103,8 @@ impl Config {
     }
 
     /// What must be the same in all replicas: where checkpoints are, and how far beyond them slots may
-    /// be. The log and view changes rest on it.
+    /// be, on which the log and view changes rest; and what a backup must hold of what a primary
+    /// proposes.
     pub(crate) fn agreed(&self) -> Vec<Setting> {
         let Config {
             request_timeout: _,
@@ -111,6 +112,9 @@ impl Config {
             checkpoint_every,
             window,
             max_clock_skew: _,
+            max_window_bytes,
+            max_slots_under_way: _,
+            max_queued_batches: _,
             max_queued_bytes: _,
             max_waiting_batches: _,
             max_waiting_bytes: _,
@@ -124,6 +128,7 @@ impl Config {
         vec![
             Setting::fixed("checkpoint_every", checkpoint_every),
             Setting::fixed("window", window),
+            Setting::agreed("max_window_bytes", max_window_bytes),
         ]
     }
 

@@ -82,7 +82,8 @@ impl Pbft {
 impl Pbft {
     /// Whether a batch has been executed in a slot between the watermarks.
     pub(crate) fn has_executed(&self, batch: &Batch) -> bool {
-        self.slot_of(batch).is_some_and(|slot| slot <= self.executed)
+        self.slot_of(batch)
+            .is_some_and(|slot| slot <= self.executed)
     }
 
     /// Whether the batches between the watermarks leave room for another, in so many times the bytes

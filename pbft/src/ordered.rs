@@ -64,7 +64,9 @@ impl Pbft {
     pub(crate) fn note_all(&mut self) {
         self.ordered = Ordered::default();
         for (slot, instance) in self.log.iter() {
-            let decided = instance.committed().and_then(|digest| instance.body(&digest));
+            let decided = instance
+                .committed()
+                .and_then(|digest| instance.body(&digest));
             if let Some(entry) = decided.or_else(|| instance.entry_in(self.view)) {
                 self.ordered.note(slot, &entry.batch);
             }

@@ -162,10 +162,18 @@ mod tests {
         queue.add(source(1, false), batch(200, 1), &config);
         queue.add(source(2, false), batch(201, 1), &config);
         assert_eq!(taken(&mut queue, &config, 1), [200, 100, 201, 0, 101, 1]);
-        assert_eq!(taken(&mut queue, &config, 7), [], "two of each are under way");
+        assert_eq!(
+            taken(&mut queue, &config, 7),
+            [],
+            "two of each are under way"
+        );
         queue.executed(Slot(4));
         queue.executed(Slot(4));
-        assert_eq!(taken(&mut queue, &config, 7), [102, 2], "no more than three waited");
+        assert_eq!(
+            taken(&mut queue, &config, 7),
+            [102, 2],
+            "no more than three waited"
+        );
     }
 
     #[test]

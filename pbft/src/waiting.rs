@@ -77,8 +77,8 @@ impl Waiting {
             return;
         };
         let size = *bytes + batch.size();
-        let full = *count >= config.max_waiting_batches
-            || *bytes > 0 && size > config.max_waiting_bytes;
+        let full =
+            *count >= config.max_waiting_batches || *bytes > 0 && size > config.max_waiting_bytes;
         if full {
             return;
         }

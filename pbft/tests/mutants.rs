@@ -3,9 +3,9 @@
 mod common;
 
 use common::{
-    Cluster, Node, PbftCluster, PbftNode, checkpoint_certificate, cluster, command, commit, config, context, digest_of,
-    digest_voted, entry, kinds, new_view, pre_prepare, prepare, prepare_signature, prepared,
-    prepared_with, proposal, proposal_by, r, state_of, view_change,
+    Cluster, Node, PbftCluster, PbftNode, checkpoint_certificate, cluster, command, commit, config,
+    context, digest_of, digest_voted, entry, kinds, new_view, pre_prepare, prepare,
+    prepare_signature, prepared, prepared_with, proposal, proposal_by, r, state_of, view_change,
 };
 use quorate_core::crypto::{Digest, Domain, Unchecked, Verifier};
 use quorate_core::frontier::Frontier;
@@ -440,7 +440,9 @@ fn a_primary_that_keeps_the_time_of_its_log_is_refused_until_the_clocks_are_ther
     harms_only(Mutant::TimeOfLogKept, |config| {
         let ahead = config.max_clock_skew * 2;
         let mut nodes: Vec<Node> = (0..4).map(|id| Node::of_four(id, config)).collect();
-        nodes.iter_mut().for_each(|node| node.now = node.now + ahead);
+        nodes
+            .iter_mut()
+            .for_each(|node| node.now = node.now + ahead);
         let mut cluster = Cluster::of(nodes);
         cluster.propose(0, "x");
         (0..4).for_each(|id| cluster.restart(id, config));

@@ -38,10 +38,7 @@ impl Outage {
         let mut outages = vec![Outage::AllIsolated];
         for one in 0..4 {
             for other in (0..4).filter(|other| *other != one) {
-                outages.extend([
-                    Outage::Crash([one, other]),
-                    Outage::Isolated([one, other]),
-                ]);
+                outages.extend([Outage::Crash([one, other]), Outage::Isolated([one, other])]);
                 let rest: Vec<u8> = (0..4).filter(|id| ![one, other].contains(id)).collect();
                 outages.push(Outage::Chain([rest[0], one, other, rest[1]]));
                 outages.push(Outage::CrashOfThree([one, other, rest[0]]));
@@ -156,15 +153,16 @@ fn a_cluster_serves_within_a_second_of_its_quorums_return() {
 
 #[test]
 fn without_one_of_these_rules_a_cluster_serves_late() {
-    for (mutant, outage) in [
-        (Mutant::SilentAwaited, Outage::Crash([2, 1])),
-    ] {
+    for (mutant, outage) in [(Mutant::SilentAwaited, Outage::Crash([2, 1]))] {
         let config = Config {
             mutant: Some(mutant),
             ..Config::default()
         };
         let took = served_after(outage, &config);
-        assert!(took.is_none_or(|took| took > Duration::from_secs(1)), "{took:?}");
+        assert!(
+            took.is_none_or(|took| took > Duration::from_secs(1)),
+            "{took:?}"
+        );
     }
 }
 
@@ -173,7 +171,10 @@ fn without_one_of_these_rules_a_cluster_serves_late() {
 fn a_cluster_whose_links_came_and_went_serves_within_a_second_when_they_are_back() {
     for seed in 0..2 {
         let took = served_after_flapping(seed, &Config::default());
-        assert!(took.is_some_and(|took| took < Duration::from_secs(1)), "{took:?}");
+        assert!(
+            took.is_some_and(|took| took < Duration::from_secs(1)),
+            "{took:?}"
+        );
     }
 }
 

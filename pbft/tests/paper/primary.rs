@@ -42,7 +42,10 @@ fn a_flood_from_one_replica_takes_a_share_of_the_slots() {
     primary.receive(r(2), forward("asked too", false));
     primary.propose("own");
     let asked = [(7, "asked"), (8, "asked too"), (9, "own")];
-    assert_eq!(given(&mut primary), asked.map(|(slot, text)| (slot, String::from(text))));
+    assert_eq!(
+        given(&mut primary),
+        asked.map(|(slot, text)| (slot, String::from(text)))
+    );
 }
 
 /// What waits goes on as slots are executed, and what was beyond the share is told again.
@@ -99,7 +102,10 @@ fn a_replayed_batch_does_not_depose_a_primary_that_lags_a_checkpoint() {
     cluster.lose(|_, to, message| {
         let late = matches!(
             message,
-            Message::Commit { .. } | Message::Decided(_) | Message::Checkpoint(_) | Message::Stable(_)
+            Message::Commit { .. }
+                | Message::Decided(_)
+                | Message::Checkpoint(_)
+                | Message::Stable(_)
         );
         to == r(0) && late
     });
