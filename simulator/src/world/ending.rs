@@ -10,6 +10,7 @@ use super::World;
 use crate::history::{History, Outcome};
 use crate::host::Host;
 use crate::linearizability;
+use crate::register::CommandId;
 use crate::report::Rule;
 
 impl<P: Protocol> World<P> {
@@ -25,7 +26,27 @@ impl<P: Protocol> World<P> {
             .filter(|host| self.served.contains(host.id))
             .map(|host| host.replica.as_ref().map(Replica::applied));
         let first = applied.next().flatten();
-        first.is_some() && applied.all(|other| other == first) && self.unsettled().is_none()
+        first.is_some()
+            && applied.all(|other| other == first)
+            && self.unsettled().is_none()
+            && (self.is_whole() || self.unlearnt().is_none())
+    }
+
+    /// Whether all replicas that do not lie serve: if they have executed the same, nothing that any
+    /// of them acknowledged is on its way any more.
+    fn is_whole(&self) -> bool {
+        ReplicaId::all(self.n()).all(|r| self.served.contains(r) || !self.is_correct(r))
+    }
+
+    /// A replica that serves and what it lacks of what was acknowledged.
+    fn unlearnt(&self) -> Option<(ReplicaId, CommandId)> {
+        let serve = self.hosts.iter().filter(|h| self.served.contains(h.id));
+        serve.into_iter().find_map(|host| {
+            let machine = host.replica.as_ref()?.machine();
+            let mut acknowledged = self.records.acknowledged.iter();
+            let lacks = acknowledged.find(|c| !machine.has_applied(**c))?;
+            Some((host.id, *lacks))
+        })
     }
 
     /// A replica that serves and has not come to rest, with what it lacks.
@@ -80,6 +101,9 @@ impl<P: Protocol> World<P> {
             let (status, applied) = (replica.status(), replica.applied());
             detail.push_str(&format!("; {status:?} has executed {applied:?}"));
         }
+        if let Some((replica, lacks)) = self.unlearnt() {
+            detail.push_str(&format!("; {replica} has not executed {lacks:?}"));
+        }
         if let Some((replica, lacks)) = self.unsettled() {
             detail.push_str(&format!("; {replica} is not at rest: {lacks}"));
         }
@@ -110,6 +134,10 @@ impl<P: Protocol> World<P> {
     }
 
     fn check_states(&mut self) {
+        if let Some((id, lost)) = self.unlearnt() {
+            let detail = format!("{lost:?} was acknowledged and is not in the state of {id}");
+            return self.found((Rule::Durability, detail));
+        }
         for index in 0..self.hosts.len() {
             let host = &self.hosts[index];
             let (id, Some(replica)) = (host.id, &host.replica) else {
@@ -117,13 +145,6 @@ impl<P: Protocol> World<P> {
             };
             if self.plan.liars.contains(id) {
                 continue;
-            }
-            let machine = replica.machine();
-            let acknowledged = &self.records.acknowledged;
-            let lost = acknowledged.iter().find(|c| !machine.has_applied(**c));
-            if let Some(lost) = lost.filter(|_| self.served.contains(id)) {
-                let detail = format!("{lost:?} was acknowledged and is not in the state of {id}");
-                return self.found((Rule::Durability, detail));
             }
             match replica.digest() {
                 Ok((_, digest)) => {
