@@ -98,21 +98,22 @@ impl Evidence {
 }
 
 impl Hotstuff {
-    /// Takes note of a statement whose signature is good; false if it contradicts another one.
+    /// Takes note of a statement whose signature is good, in view `current`; false if it contradicts
+    /// another one.
     pub(crate) fn note(
         &mut self,
         by: ReplicaId,
-        what: Statement,
+        (what, current): (Statement, View),
         signed: (BlockId, Signature),
         out: &mut Out,
     ) -> bool {
         let (view, evidence) = (signed.0.view, &mut self.evidence);
         let later_alone = self.config.mutated(Mutant::LaterStatementsAlone);
         let passed_over = later_alone && evidence.latest(by, what) > Some(view);
-        if passed_over || !Evidence::covers(view, self.view) {
+        if passed_over || !Evidence::covers(view, current) {
             return true;
         }
-        let Some(first) = evidence.contradicted((by, what), signed, self.view) else {
+        let Some(first) = evidence.contradicted((by, what), signed, current) else {
             return true;
         };
         let known = evidence.found.iter().any(|e| (e.by, e.what) == (by, what));

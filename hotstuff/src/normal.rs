@@ -175,22 +175,25 @@ impl Hotstuff {
             signature,
         } = proposal;
         let id = block.id();
-        let signers = certificate.signers().collect();
-        self.certified(now, certificate, out);
-        if let Some(certificate) = timeout.clone() {
-            self.timed_out(now, certificate, out);
-        }
         let leader = self.leader_on(&block.parent(), id.view);
         if leader.is_some_and(|leader| leader != from) {
             return;
         }
+        // It has shown that its view has begun.
+        let current = self.view.max(id.view);
         let signed = (id, signature);
-        let first = self.note(from, Statement::Proposal, signed, out);
+        let first = self.note(from, (Statement::Proposal, current), signed, out);
         let counts = first || self.config.mutated(Mutant::VotesAgain);
         let fits = !matches!(self.tree.path(&block.parent()), Err(NoPath::Elsewhere));
-        let counts = counts && fits && self.is_within_bounds(&block);
+        let counts = counts && fits && self.is_within_bounds(&block, current);
         if counts {
             self.keep_proposed(now, from, block, out);
+        }
+        let signers = certificate.signers().collect();
+        self.sync.proposed_by(from);
+        self.certified(now, certificate, out);
+        if let Some(certificate) = timeout.clone() {
+            self.timed_out(now, certificate, out);
         }
         if counts && id.view == self.view {
             let candidate = Candidate {
@@ -205,10 +208,10 @@ impl Hotstuff {
 
     /// Whether a block that is proposed has no more bytes than it may, and is not of a view so
     /// long past that this replica would not see what else its proposer has signed in it.
-    fn is_within_bounds(&self, block: &Block) -> bool {
+    fn is_within_bounds(&self, block: &Block, current: View) -> bool {
         let few = block.size() <= self.config.max_block_bytes || block.payload().len() == 1;
         let few = few || self.config.mutated(Mutant::BlockSizeUnchecked);
-        few && Evidence::covers(block.view(), self.view)
+        few && Evidence::covers(block.view(), current)
     }
 
     /// Keeps a block that its leader has proposed, and its requests: if it is abandoned, another
@@ -328,7 +331,7 @@ impl Hotstuff {
     pub(crate) fn vote(&mut self, now: Time, from: ReplicaId, vote: Vote, out: &mut Out) {
         let id = vote.block;
         let signed = (id, vote.signature);
-        self.note(from, Statement::Vote, signed, out);
+        self.note(from, (Statement::Vote, self.view), signed, out);
         let last = self.votes.iter().find(|(voter, _)| *voter == from);
         if id.view <= self.high.view() || last.is_some_and(|(_, l)| l.block.view > id.view) {
             return;

@@ -174,3 +174,157 @@ impl Standing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blocks::Block;
+
+    /// A chain of four replicas' blocks, as far as leaders are concerned.
+    struct Chain {
+        tip: BlockId,
+        standing: Standing,
+        view: View,
+        /// Who signs the certificates.
+        signers: [u8; 3],
+    }
+
+    impl Chain {
+        fn new() -> Chain {
+            Chain {
+                tip: BlockId::genesis(),
+                standing: Standing::of(4),
+                view: View(1),
+                signers: [0, 1, 2],
+            }
+        }
+
+        /// Who leads the next `count` views, of which those that `fails` names do not deliver.
+        fn run(&mut self, count: usize, fails: &[u8]) -> Vec<u8> {
+            let leaders = (0..count).map(|_| {
+                let leader = self.standing.leader(self.view, &self.tip);
+                if !fails.contains(&leader.0) {
+                    self.deliver(leader);
+                }
+                self.view = self.view.next();
+                leader.0
+            });
+            leaders.collect()
+        }
+
+        fn deliver(&mut self, leader: ReplicaId) {
+            let signers = self.signers.into_iter().map(ReplicaId).collect();
+            let (view, parent) = (self.view, self.tip);
+            self.standing = self.standing.after(&Step {
+                parent,
+                signers,
+                view,
+                leader,
+            });
+            self.tip = Block::with(view, parent, self.standing.clone(), Vec::new()).id();
+        }
+    }
+
+    fn count(leaders: &[u8], who: u8) -> usize {
+        leaders.iter().filter(|leader| **leader == who).count()
+    }
+
+    #[test]
+    fn leaders_rotate_while_all_deliver() {
+        assert_eq!(Chain::new().run(8, &[]), [1, 2, 3, 0, 1, 2, 3, 0]);
+    }
+
+    #[test]
+    fn who_signs_but_does_not_deliver_rests_four_times_as_long_with_each_turn() {
+        let leaders = Chain::new().run(16_000, &[2]);
+        let turns = leaders.iter().enumerate().filter(|(_, by)| **by == 2);
+        let turns: Vec<usize> = turns.map(|(view, _)| view).collect();
+        let rests: Vec<usize> = turns.windows(2).map(|w| w[1] - w[0]).collect();
+        let expected = [16, 64, 256, 1_024, 4_096, 4_096, 4_096];
+        assert_eq!(rests.len(), expected.len(), "{rests:?}");
+        for (rest, least) in rests.iter().zip(expected) {
+            assert!((least..least + 8).contains(rest), "{rests:?}");
+        }
+        for id in [0, 1, 3] {
+            assert!(count(&leaders, id) > 5_000, "the others share its turns");
+        }
+    }
+
+    #[test]
+    fn who_is_away_is_tried_twice_and_leads_again_when_it_signs() {
+        let mut chain = Chain::new();
+        chain.run(8, &[]);
+        chain.signers = [0, 1, 3];
+        let away = chain.run(3_000, &[2]);
+        assert_eq!(count(&away, 2), 2);
+        chain.signers = [0, 1, 2];
+        assert_eq!(count(&chain.run(8, &[]), 2), 2);
+    }
+
+    /// A liar that comes back again and again, to let its turn pass, is not away.
+    #[test]
+    fn who_signs_in_time_and_fails_again_does_not_shorten_its_rest() {
+        let mut chain = Chain::new();
+        let mut failed = 0;
+        for _ in 0..100 {
+            chain.signers = [0, 1, 3];
+            failed += count(&chain.run(40, &[2]), 2);
+            chain.signers = [0, 1, 2];
+            failed += count(&chain.run(10, &[2]), 2);
+        }
+        assert!(failed <= 12, "{failed} turns in 5,000 views");
+    }
+
+    #[test]
+    fn a_leader_that_delivers_is_forgiven() {
+        let mut chain = Chain::new();
+        chain.run(6, &[2]);
+        chain.run(400, &[]);
+        let place = chain.standing.places[2];
+        assert_eq!((place.failed, place.until <= chain.tip.height), (0, true));
+    }
+
+    fn rests_for_good() -> bool {
+        let mut chain = Chain::new();
+        chain.run(3, &[2]);
+        count(&chain.run(60, &[]), 2) == 0
+    }
+
+    #[test]
+    fn a_correct_replica_that_failed_once_is_not_excluded_for_good() {
+        assert!(!rests_for_good());
+        Mutant::verify_without(Some(Mutant::RestForGood));
+        assert!(rests_for_good());
+        Mutant::verify_without(None);
+    }
+
+    /// Whether replica 3 leads alone once the others have failed.
+    fn leads_alone() -> bool {
+        let mut chain = Chain::new();
+        chain.run(7, &[0, 1, 2]);
+        count(&chain.run(8, &[]), 3) == 8
+    }
+
+    #[test]
+    fn no_more_than_f_rest_however_many_fail() {
+        assert!(!leads_alone());
+        Mutant::verify_without(Some(Mutant::AllMayRest));
+        assert!(leads_alone());
+        Mutant::verify_without(None);
+        let mut chain = Chain::new();
+        for lap in 0..40 {
+            chain.run(7, &[0, 1, 2]);
+            chain.run(lap % 5, &[]);
+            assert!(chain.standing.resting(chain.tip.height.next()).len() <= 1);
+        }
+    }
+
+    #[test]
+    fn a_long_gap_counts_for_a_lap() {
+        let mut chain = Chain::new();
+        chain.run(5, &[]);
+        chain.view = View(1 << 40);
+        chain.deliver(ReplicaId(0));
+        assert_eq!(chain.standing.len(), 4);
+    }
+}

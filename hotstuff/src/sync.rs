@@ -19,6 +19,8 @@ use crate::replica::{Hotstuff, Out, Timer};
 pub(crate) struct Sync {
     /// The block asked for last.
     wanted: Option<BlockId>,
+    /// Who has proposed a block on what is missing, and has it.
+    proposer: Option<ReplicaId>,
     /// How often this replica has asked without getting on.
     attempt: usize,
     /// How many statuses this replica has sent since it started.
@@ -38,10 +40,16 @@ impl Sync {
     pub(crate) fn of(n: usize) -> Sync {
         Sync {
             wanted: None,
+            proposer: None,
             attempt: 0,
             rounds: 0,
             given: vec![Given::default(); n],
         }
+    }
+
+    /// What may be missing now is there where a block on it was proposed.
+    pub(crate) fn proposed_by(&mut self, proposer: ReplicaId) {
+        self.proposer = Some(proposer);
     }
 
     /// Nothing is missing.
@@ -61,14 +69,19 @@ impl Hotstuff {
         }
     }
 
-    /// Asks one of those who certified the highest block, another with each attempt: 2f + 1 have
-    /// signed, and f + 1 of them are correct and have what they signed for.
+    /// Asks who has just proposed a block on it, then those who certified the highest block, another
+    /// with each attempt: 2f + 1 have signed, and f + 1 of them are correct and have what they
+    /// signed for.
     fn ask(&mut self, out: &mut Out) {
         let Some(wanted) = self.sync.wanted else {
             return;
         };
-        let signer = signer_to_ask(self.sync.attempt, self.high.signers(), self.me);
-        self.sync.attempt = self.sync.attempt.wrapping_add(1);
+        let proposer = self.sync.proposer.take().filter(|p| *p != self.me);
+        let signer = proposer.or_else(|| {
+            let attempt = self.sync.attempt;
+            self.sync.attempt = attempt.wrapping_add(1);
+            signer_to_ask(attempt, self.high.signers(), self.me)
+        });
         if let Some(signer) = signer {
             let (block, above) = (wanted.digest, self.tree.head().height);
             out.send(Dest::One(signer), Message::FetchBlocks { block, above });

@@ -101,6 +101,11 @@ fn a_timeout_too_short_grows_until_views_are_long_enough() {
         let conditions = Conditions::unit_delay(Duration::from_millis(100));
         let mut world = World::new(1, config, conditions, Plan::default());
         world.run();
+        println!(
+            "{rules:?}, {mutant:?}: {:?}, {}",
+            world.broken(),
+            world.now()
+        );
         world.broken().is_none()
     };
     for rules in BOTH {
