@@ -28,8 +28,10 @@ pub(crate) struct Checkpoints {
     votes: CheckpointVotes<(BlockId, Digest)>,
     /// This replica's own, durable.
     own: BTreeMap<Slot, (BlockId, Digest)>,
-    /// The latest that are proved, but whose state is not durable here yet.
+    /// The first and the latest that are proved, but whose state is not durable here yet.
     certified: BTreeMap<Slot, CheckpointCertificate>,
+    /// How often this replica has asked for a state.
+    attempt: usize,
     /// The height of a proved checkpoint that this replica's own contradicts.
     pub(crate) diverged: Option<Slot>,
 }
@@ -40,6 +42,7 @@ impl Checkpoints {
             votes: CheckpointVotes::new(n, KEPT),
             own: BTreeMap::new(),
             certified: BTreeMap::new(),
+            attempt: 0,
             diverged: None,
         }
     }
@@ -149,26 +152,34 @@ impl Hotstuff {
         self.checkpoints.compare(&certificate);
         let certified = &mut self.checkpoints.certified;
         certified.insert(height, certificate);
-        if certified.len() > KEPT {
-            certified.pop_first();
+        if certified.len() > 2 * KEPT {
+            // The first, for this replica's snapshots may be late, and would else never meet one;
+            // the latest, for it may have to fetch the state there.
+            let middle = certified.keys().nth(KEPT).copied();
+            middle.and_then(|middle| certified.remove(&middle));
         }
-        self.fetch_state(0, out);
+        self.fetch_state(out);
         self.stabilise(out);
     }
 
     /// Asks for the state at the last checkpoint proved, if this replica is so far behind that the
     /// blocks may be gone: whoever signed has had it.
-    pub(crate) fn fetch_state(&self, attempt: usize, out: &mut Out) {
+    ///
+    /// Each attempt asks another: whoever does not answer is given up by the driver, which then
+    /// takes the next.
+    pub(crate) fn fetch_state(&mut self, out: &mut Out) {
         let last = self.checkpoints.certified.values().next_back();
         let Some(certificate) = last.filter(|c| c.height() > self.tree.head().height) else {
             return;
         };
+        let attempt = self.checkpoints.attempt;
         if let Some(from) = signer_to_ask(attempt, certificate.signers(), self.me) {
             out.fetch(Fetch {
                 from,
                 at_least: Frontier::single(certificate.height()),
             });
         }
+        self.checkpoints.attempt = attempt.wrapping_add(1);
     }
 
     /// The last checkpoint that is proved, and whose state is durable here, is stable: blocks and

@@ -160,7 +160,7 @@ impl Hotstuff {
             out.send(Dest::One(*other), status);
         }
         self.ask(out);
-        self.fetch_state(self.sync.rounds, out);
+        self.fetch_state(out);
     }
 
     fn own_status(&self) -> Status {

@@ -7,6 +7,8 @@ use common::{
     config, forged, genesis, given_up, kinds, proposal, proposal_with, proposals, r, signatures,
     timeout_certificate, two_chain, verify, vote, votes,
 };
+use std::time::Duration;
+
 use quorate_core::crypto::Digest;
 use quorate_core::frontier::Frontier;
 use quorate_core::id::{ReplicaId, Slot};
@@ -353,6 +355,117 @@ fn a_silent_leader_that_is_waited_for_twice_holds_requests_up_for_two_timeouts()
         cluster.propose(1, "x");
         cluster.time_out();
         cluster.node(1).view() == 4
+    });
+}
+
+/// A time-out that liars lengthen is what they cost from then on.
+#[test]
+fn a_timeout_that_grows_with_each_view_given_up_is_as_long_as_liars_like() {
+    harms_only(Mutant::TimeoutGrowsWithLiars, |config| {
+        let mut node = Node::of_four(3, config);
+        node.propose("x");
+        for view in 1..=2 {
+            let certificate = given_up(view, &genesis());
+            node.receive(r(0), Message::TimedOut(Box::new(certificate)));
+        }
+        node.timers[&Timer::View].since(node.now) > config.view_timeout
+    });
+}
+
+#[test]
+fn a_timeout_that_never_shrinks_is_waited_for_long_after_the_network_is_fast_again() {
+    harms_only(Mutant::TimeoutNeverShrinks, |config| {
+        let mut node = Node::of_four(3, config);
+        node.propose("x");
+        for view in 1..=4 {
+            let certificate = given_up(view, &genesis());
+            node.receive(r(0), Message::TimedOut(Box::new(certificate)));
+        }
+        for view in 5..40 {
+            node.learn(&block(view, &genesis(), &["x"]).id());
+        }
+        node.timers[&Timer::View].since(node.now) > config.view_timeout
+    });
+}
+
+/// A replica that comes back need not wait for a time-out that has grown.
+#[test]
+fn timeouts_said_again_slowly_keep_a_quorum_waiting_that_is_back() {
+    harms_only(Mutant::TimeoutsSaidAgainSlowly, |config| {
+        let mut node = Node::of_four(3, config);
+        node.propose("x");
+        for view in 1..=8 {
+            let certificate = given_up(view, &genesis());
+            node.receive(r(0), Message::TimedOut(Box::new(certificate)));
+        }
+        node.fire(Timer::View);
+        node.take();
+        node.pass(Duration::from_secs(1));
+        !kinds(&node.sent_to(r(1))).contains(&"timeout")
+    });
+}
+
+/// A leader that does not hear whoever was asked would let a time-out pass.
+#[test]
+fn a_leader_that_nobody_tells_lets_a_timeout_pass() {
+    harms_only(Mutant::LeaderNotTold, |config| {
+        let mut cluster = cluster(4, config);
+        cluster.block(0, 1);
+        cluster.node(0).propose("x");
+        cluster.deliver();
+        for node in &mut cluster.nodes {
+            if node.timers.contains_key(&Timer::Proposal) {
+                node.fire(Timer::Proposal);
+            }
+        }
+        cluster.deliver();
+        cluster.node(2).commands().is_empty()
+    });
+}
+
+/// What is certified must be had from those who voted.
+#[test]
+fn a_block_dropped_by_all_who_voted_for_it_is_certified_and_lost() {
+    harms_only(Mutant::OpenBlocksDropped, |config| {
+        let config = Config {
+            max_blocks: 1,
+            ..config.clone()
+        };
+        let mut node = Node::of_four(0, &config);
+        let open = [1, 3, 5].map(|view| block(view, &genesis(), &["x"]));
+        node.follow(&open);
+        node.learn(&open[0].id());
+        let asks = node.take().into_iter();
+        asks.filter(|(_, m)| matches!(m, Message::FetchBlocks { .. }))
+            .count()
+            > 0
+    });
+}
+
+/// A liar could have blocks of any size ordered.
+#[test]
+fn a_block_of_any_size_is_voted_for_by_who_does_not_look() {
+    harms_only(Mutant::BlockSizeUnchecked, |config| {
+        let config = Config {
+            max_block_bytes: 1,
+            ..config.clone()
+        };
+        let mut node = Node::of_four(3, &config);
+        let large = block(1, &genesis(), &["a", "b"]);
+        !node.votes_for(proposal(&large)).is_empty()
+    });
+}
+
+#[test]
+fn an_equivocation_is_missed_by_who_remembers_the_last_statement_alone() {
+    harms_only(Mutant::LaterStatementsAlone, |config| {
+        let mut node = Node::of_four(2, config);
+        let [x, y] = ["x", "y"].map(|text| block(1, &genesis(), &[text]));
+        let later = block(5, &genesis(), &[]);
+        for block in [&x, &later, &y] {
+            node.receive(r(1), proposal(block));
+        }
+        node.protocol.equivocations().is_empty()
     });
 }
 

@@ -156,6 +156,44 @@ fn nothing_in_a_timeout_certificate_can_be_made_up() {
     assert!(verify(3, &message(hidden)).is_err());
 }
 
+/// What contradicts an earlier statement is found though later ones have come since: as long as
+/// that is of the last 32 views.
+#[test]
+fn equivocation_in_an_earlier_view_is_found() {
+    let [x, y] = ["x", "y"].map(|text| block(1, &genesis(), &[text]));
+    for (current, found) in [(5, true), (33, true), (34, false)] {
+        let mut node = Node::of_four(2, &config());
+        node.receive(r(1), proposal(&x));
+        node.receive(r(3), vote(3, &x.id()));
+        let later = given_up(current - 1, &genesis());
+        node.receive(r(0), Message::TimedOut(Box::new(later)));
+        let later = block(current, &genesis(), &[]);
+        node.receive(r((current % 4) as u8), proposal(&later));
+        node.receive(r(3), vote(3, &later.id()));
+        node.receive(r(1), proposal(&y));
+        node.receive(r(3), vote(3, &y.id()));
+        let found_in = node.protocol.equivocations().iter();
+        let who: Vec<_> = found_in.map(|e| (e.by, e.what)).collect();
+        let both = [(r(1), Statement::Proposal), (r(3), Statement::Vote)];
+        assert_eq!(who == both, found, "{current}: {who:?}");
+        assert_eq!(who.is_empty(), !found, "{current}: {who:?}");
+    }
+}
+
+/// Statements of views far away take no room (`check` counts them), and put no others out.
+#[test]
+fn statements_of_views_far_away_do_not_hide_an_equivocation() {
+    let [x, y] = ["x", "y"].map(|text| block(1, &genesis(), &[text]));
+    let mut node = Node::of_four(2, &config());
+    node.receive(r(3), vote(3, &x.id()));
+    for view in 1..200 {
+        let far = block(1_000 * view, &genesis(), &[]);
+        node.receive(r(3), vote(3, &far.id()));
+    }
+    node.receive(r(3), vote(3, &y.id()));
+    assert_eq!(node.protocol.equivocations().len(), 1);
+}
+
 /// Two blocks signed in one view by one key are evidence, kept once and reported.
 #[test]
 fn equivocation_is_evidence() {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use quorate_hotstuff::{Block, Config, Leaders, Message, RuleSet, Timer};
+use quorate_core::id::Slot;
+use quorate_hotstuff::{Block, Config, Leaders, Message, RuleSet, Status, Timer, View};
 
 use crate::common::{
     HotstuffCluster, HotstuffNode, Node, block, branch, certificate, cluster, config, genesis,
@@ -115,6 +116,37 @@ fn timeouts_are_said_again_while_a_view_lasts() {
         assert!(kinds(&node.sent_to(r(0))).contains(&"timeout"));
     }
     assert_eq!(node.view(), 1);
+}
+
+/// Once a view is given up that is said again at an even pace, however long the time-out has grown,
+/// and at once to whoever shows that it is in no later view.
+#[test]
+fn who_comes_back_hears_at_once_which_view_is_given_up() {
+    let mut node = Node::of_four(3, &config());
+    node.propose("x");
+    are_given_up(&mut node, 1..=6);
+    assert_eq!(waits(&node), config().view_timeout * 16);
+    let status = |view| {
+        Message::Status(Status {
+            view: View(view),
+            high: View(0),
+            committed: Slot(0),
+            stable: Slot(0),
+        })
+    };
+    assert!(kinds(&node.answer(r(1), status(7))).is_empty());
+    node.fire(Timer::View);
+    assert_eq!(waits(&node), config().view_timeout);
+    node.fire(Timer::Status);
+    assert_eq!(kinds(&node.answer(r(1), status(7))), ["timeout"]);
+    let behind = kinds(&node.answer(r(2), status(3)));
+    assert_eq!(behind, ["certified", "timed_out", "timeout"]);
+    assert!(
+        kinds(&node.answer(r(2), status(3))).is_empty(),
+        "one a period"
+    );
+    node.fire(Timer::Status);
+    assert!(!kinds(&node.answer(r(1), status(8))).contains(&"timeout"));
 }
 
 /// Whoever is behind is shown why the view has begun, and goes along.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quorate_core::machine::Keys;
 use quorate_core::protocol::Input;
-use quorate_hotstuff::{Config, Leaders, Message, Timer};
+use quorate_hotstuff::{Block, Config, Leaders, Message, Timer};
 
 use crate::common::{
     HotstuffCluster, HotstuffNode, Node, block, branch, cluster, command, config, genesis, kinds,
@@ -134,6 +134,86 @@ fn a_batch_that_waits_is_told_to_all() {
     assert_eq!(kinds(&node.sent_to(r(0))), ["forward", "timeout"]);
 }
 
+/// A leader that does not hear whoever was asked is told by those who do, after a part of a
+/// time-out; not if it has proposed, and once.
+#[test]
+fn a_leader_that_has_not_heard_of_a_request_is_told() {
+    let mut node = Node::of_four(3, &config());
+    node.receive(r(0), forward("x"));
+    node.fire(Timer::Proposal);
+    assert_eq!(kinds(&node.sent_to(r(1))), ["forward"]);
+    assert!(!node.timers.contains_key(&Timer::Proposal));
+    let mut node = Node::of_four(3, &config());
+    node.receive(r(0), forward("x"));
+    node.follow(&[block(1, &genesis(), &["other"])]);
+    node.fire(Timer::Proposal);
+    assert!(node.take().is_empty());
+}
+
+/// A block is held to the bytes that it may have, by whomever it comes; one batch always fits.
+#[test]
+fn a_block_with_more_bytes_than_it_may_have_gets_no_vote() {
+    let config = Config {
+        max_block_bytes: 2 * command("a").size(),
+        ..config()
+    };
+    let large = "large".repeat(100);
+    for (texts, fits) in [
+        (vec!["a", "b"], true),
+        (vec!["a", "b", "c"], false),
+        (vec![large.as_str()], true),
+        (vec!["a", &large], false),
+    ] {
+        let mut node = Node::of_four(3, &config);
+        let block = block(1, &genesis(), &texts);
+        let votes = node.votes_for(proposal(&block));
+        assert_eq!(!votes.is_empty(), fits, "{texts:?}");
+    }
+}
+
+/// A batch with more bytes than may wait is ordered nevertheless, if nothing else waits: who asks
+/// for it would ask for ever.
+#[test]
+fn one_batch_of_each_replica_may_wait_whatever_its_size() {
+    let config = Config {
+        max_waiting_bytes: 1,
+        ..config()
+    };
+    let mut leader = Node::of_four(1, &config);
+    leader.receive(r(0), forward("x"));
+    leader.receive(r(0), forward("y"));
+    leader.receive(r(2), forward("z"));
+    let proposed = proposals(&leader.take());
+    assert_eq!(proposed[0].block.payload(), [command("x")]);
+    let mut cluster = cluster(4, &config);
+    for text in ["a", "b", "c"] {
+        cluster.propose(3, text);
+    }
+    assert_eq!(cluster.node(0).commands(), ["a", "b", "c"]);
+}
+
+/// The smallest bound on what waits to be committed stops nobody, with a leader down or without.
+#[test]
+fn one_block_at_a_time_is_enough() {
+    for rules in [config(), two_chain()] {
+        let config = Config {
+            max_uncommitted: 1,
+            ..rules
+        };
+        let mut cluster = cluster(4, &config);
+        for text in ["a", "b", "c"] {
+            cluster.propose(3, text);
+        }
+        assert_eq!(cluster.node(0).commands(), ["a", "b", "c"]);
+        cluster.isolate(1);
+        cluster.propose(3, "d");
+        for _ in 0..8 {
+            cluster.time_out();
+        }
+        assert_eq!(cluster.node(0).commands(), ["a", "b", "c", "d"]);
+    }
+}
+
 /// What is kept for one replica's clients is bounded, and leaves room for others'.
 #[test]
 fn a_replica_cannot_fill_anothers_mempool() {
@@ -166,6 +246,29 @@ fn blocks_that_wait_too_long_to_be_committed_are_followed_by_empty_ones_only() {
     assert_eq!(node.votes_for(proposal(&more)), []);
     let empty = block(9, &chain[2].id(), &[]);
     assert_eq!(node.votes_for(proposal(&empty)), [empty.id()]);
+}
+
+/// Nor may views that certify nothing leave more than so many blocks with requests, each of which
+/// may yet be certified.
+#[test]
+fn turns_that_certify_nothing_are_followed_by_empty_blocks_only() {
+    let config = Config {
+        max_uncommitted: 3,
+        ..config()
+    };
+    let votes_for = |block: &Block| {
+        let leader = block.view().0 % 4;
+        // Neither the leader nor the next, who votes for itself.
+        let me = (leader + 2) % 4;
+        let mut node = Node::of_four(me as u8, &config);
+        node.votes_for(proposal(block))
+    };
+    let last = block(3, &genesis(), &["x"]);
+    assert_eq!(votes_for(&last), [last.id()]);
+    let beyond = block(4, &genesis(), &["x"]);
+    assert_eq!(votes_for(&beyond), []);
+    let empty = block(4, &genesis(), &[]);
+    assert_eq!(votes_for(&empty), [empty.id()]);
 }
 
 /// All replicas execute what any of them was asked.

@@ -5,7 +5,7 @@ use quorate_hotstuff::{Block, Config, Message, Timer};
 
 use crate::common::{
     HotstuffCluster, HotstuffNode, Node, block, branch, cluster, config, genesis, kinds, proposal,
-    r,
+    r, two_chain,
 };
 
 /// The requests for blocks in what a node has sent.
@@ -100,6 +100,36 @@ fn what_a_replica_is_given_is_bounded() {
     assert_eq!(given(node.answer(r(3), ask())), 0);
     node.fire(Timer::Status);
     assert_eq!(given(node.answer(r(3), ask())), 2);
+}
+
+/// Whoever has voted for a block that may yet be certified keeps it, whatever comes later: nobody
+/// else might have it. Once a later view is certified, it may go.
+#[test]
+fn a_block_voted_for_is_kept_until_a_later_view_is_certified() {
+    let config = Config {
+        max_blocks: 1,
+        ..two_chain()
+    };
+    let mut node = Node::of_four(0, &config);
+    let open = [1, 3, 5, 7].map(|view| block(view, &genesis(), &["x"]));
+    node.follow(&open);
+    let ask = |block: &Block| Message::FetchBlocks {
+        block: block.id().digest,
+        above: Slot::ZERO,
+    };
+    for block in &open {
+        node.fire(Timer::Status);
+        let given = node.answer(r(3), ask(block));
+        assert_eq!(kinds(&given), ["blocks"], "{block:?}");
+    }
+    let mut node = node.crash(&config);
+    node.follow(&[block(9, &genesis(), &["x"])]);
+    let given = node.answer(r(3), ask(&open[0]));
+    assert_eq!(kinds(&given), ["blocks"], "after a restart too");
+    node.follow(&[block(10, &block(9, &genesis(), &["x"]).id(), &[])]);
+    node.follow(&[block(11, &block(9, &genesis(), &["x"]).id(), &[])]);
+    node.fire(Timer::Status);
+    assert!(node.answer(r(3), ask(&open[0])).is_empty());
 }
 
 /// Blocks that were not asked for are nothing.
