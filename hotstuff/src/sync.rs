@@ -61,23 +61,23 @@ impl Sync {
 /// Asking.
 impl Hotstuff {
     /// Asks for a block that a certificate, or a block that is here, names: once, until a status
-    /// is due.
+    /// is due, and who has just proposed a block on it, if anyone has. A liar that does so again and
+    /// again is asked no more often for that.
     pub(crate) fn ask_for_block(&mut self, missing: &BlockId, out: &mut Out) {
         if self.sync.wanted != Some(*missing) {
             self.sync.wanted = Some(*missing);
-            self.ask(out);
+            let proposer = self.sync.proposer.take();
+            self.ask(proposer.filter(|proposer| *proposer != self.me), out);
         }
     }
 
-    /// Asks who has just proposed a block on it, then those who certified the highest block, another
-    /// with each attempt: 2f + 1 have signed, and f + 1 of them are correct and have what they
-    /// signed for.
-    fn ask(&mut self, out: &mut Out) {
+    /// Asks `first`, or one of those who certified the highest block, another with each attempt:
+    /// 2f + 1 have signed, and f + 1 of them are correct and have what they signed for.
+    fn ask(&mut self, first: Option<ReplicaId>, out: &mut Out) {
         let Some(wanted) = self.sync.wanted else {
             return;
         };
-        let proposer = self.sync.proposer.take().filter(|p| *p != self.me);
-        let signer = proposer.or_else(|| {
+        let signer = first.or_else(|| {
             let attempt = self.sync.attempt;
             self.sync.attempt = attempt.wrapping_add(1);
             signer_to_ask(attempt, self.high.signers(), self.me)
@@ -105,7 +105,7 @@ impl Hotstuff {
             self.sync.wanted = (needed && !self.tree.contains(&parent.digest)).then_some(parent);
         }
         match self.sync.wanted {
-            Some(_) => self.ask(out),
+            Some(_) => self.ask(None, out),
             None => {
                 self.settle(out);
                 self.vote_for_candidates(now, out);
@@ -159,7 +159,7 @@ impl Hotstuff {
             let status = Message::Status(self.own_status());
             out.send(Dest::One(*other), status);
         }
-        self.ask(out);
+        self.ask(None, out);
         self.fetch_state(out);
     }
 

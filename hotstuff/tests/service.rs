@@ -8,7 +8,7 @@ mod timed;
 use std::time::Duration;
 
 use quorate_core::id::ReplicaId;
-use quorate_hotstuff::{Config, Hotstuff, RuleSet};
+use quorate_hotstuff::{Config, Hotstuff, Leaders, Mutant, RuleSet};
 use quorate_simulator::register::Change;
 use quorate_simulator::{Conditions, SimulationConfig, World};
 use timed::Timed;
@@ -159,4 +159,22 @@ fn early_timeouts_of_liars_cost_two_timeouts_of_each_in_a_lap_and_less_and_less(
             assert!(all <= bound * 8, "{rules:?}, {n}: {all:?} for all");
         }
     }
+}
+
+/// Neither rule alone is enough.
+#[test]
+fn without_a_rule_early_timeouts_of_liars_cost_more() {
+    let bound = Config::default().view_timeout * 4 + DELAY * 42;
+    let grows = Config {
+        mutant: Some(Mutant::TimeoutGrowsWithLiars),
+        ..Config::default()
+    };
+    let longest = laps(7, &[0, 3], &grows, 3).into_iter().max();
+    assert!(longest > Some(bound), "{longest:?}");
+    let in_turn = Config {
+        leaders: Leaders::Rotate,
+        ..Config::default()
+    };
+    let all: Duration = laps(7, &[0, 3], &in_turn, 60).iter().sum();
+    assert!(all > bound * 8, "{all:?}");
 }

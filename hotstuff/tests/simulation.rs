@@ -72,46 +72,41 @@ fn a_leader_that_is_silent_in_its_turns_does_not_starve_the_clients() {
 
 /// 142 failed when there was a bound on the time for all operations together: two liars that lead
 /// adjacent views cost a time-out and one of twice its length in each lap of seven. The others
-/// are as slow with clients that insist: they need more than 10 s for what is left after the
-/// faults, and no client waits so long.
+/// were as slow: they needed more than 10 s for what is left after the faults. Since leaders that
+/// do not deliver are passed over, none does.
 #[test]
-fn leaders_that_lie_one_after_the_other_slow_the_clients_and_stop_none() {
+fn leaders_that_lie_one_after_the_other_do_not_slow_the_clients() {
     let config = as_simulated(7);
     let limit = config.fault_time + config.recovery_limit;
-    let slow = |seed: &u64| {
-        let sum = survive(&config, [*seed]);
-        Duration::from_nanos(sum.virtual_time) > limit
-    };
-    let slow: Vec<u64> = [40, 61, 94, 142].into_iter().filter(slow).collect();
-    assert!(!slow.is_empty());
+    for seed in [40, 61, 94, 142] {
+        let took = Duration::from_nanos(survive(&config, [seed]).virtual_time);
+        assert!(took <= limit, "{seed}: {took:?}");
+    }
 }
 
-/// The time-out, 50 ms, is too short for a view, where a message takes 100 ms: it must grow.
-/// Without the rule it shrinks with each view certified by time-outs as much as it grows with the
-/// next one, which is passed over, and nothing is ever committed.
+/// The time-out, 50 or 150 ms, is too short for a view, where a message takes 100 ms: it must grow.
+/// Without the rule a view certified by time-outs, when it is just too short, counts as one that was
+/// long enough, and it does not grow with the next one, which is passed over: nothing is ever
+/// committed.
 #[test]
 fn a_timeout_too_short_grows_until_views_are_long_enough() {
-    let serves = |rules, mutant| {
+    let serves = |rules, timeout, mutant| {
         let mut config = SimulationConfig {
             operations: 20,
             ..world(4, rules, Faults::None)
         };
-        config.protocol.view_timeout = Duration::from_millis(50);
+        config.protocol.view_timeout = Duration::from_millis(timeout);
         config.protocol.mutant = mutant;
         let conditions = Conditions::unit_delay(Duration::from_millis(100));
         let mut world = World::new(1, config, conditions, Plan::default());
         world.run();
-        println!(
-            "{rules:?}, {mutant:?}: {:?}, {}",
-            world.broken(),
-            world.now()
-        );
         world.broken().is_none()
     };
     for rules in BOTH {
-        assert!(serves(rules, None), "{rules:?}");
+        assert!(serves(rules, 50, None), "{rules:?}");
+        assert!(serves(rules, 150, None), "{rules:?}");
         let mutant = Some(Mutant::TimeoutShrinksTooLate);
-        assert!(!serves(rules, mutant), "{rules:?}");
+        assert!(!serves(rules, 150, mutant), "{rules:?}");
     }
 }
 

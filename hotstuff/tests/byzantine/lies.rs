@@ -134,7 +134,12 @@ impl Lies {
             3 => view = View(view.0 + self.n as u64),
             _ => {}
         }
-        let block = Block::new(view, certificate.block, self.payload(random));
+        // As the block's leaders stand, mostly: only then do others look at the rest of it.
+        let standing = match random.random_range(0..6) {
+            0 => self.old_block(random).standing().clone(),
+            _ => block.standing().clone(),
+        };
+        let block = Block::with(view, certificate.block, standing, self.payload(random));
         Proposal::signed(&self.signer, block, certificate, timeout)
     }
 
@@ -209,13 +214,15 @@ impl Lies {
             2 => {
                 if let Some(first) = blocks.first_mut() {
                     let (view, parent) = (first.view(), first.parent());
-                    *first = Block::new(view, parent, self.payload(random));
+                    let standing = first.standing().clone();
+                    *first = Block::with(view, parent, standing, self.payload(random));
                 }
             }
             _ => {
                 if let Some(last) = blocks.last_mut() {
                     let parent = self.old_block(random).id();
-                    *last = Block::new(last.view(), parent, last.payload().to_vec());
+                    let (standing, payload) = (last.standing().clone(), last.payload().to_vec());
+                    *last = Block::with(last.view(), parent, standing, payload);
                 }
             }
         }

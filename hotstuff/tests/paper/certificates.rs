@@ -162,7 +162,7 @@ fn nothing_in_a_timeout_certificate_can_be_made_up() {
 fn equivocation_in_an_earlier_view_is_found() {
     let [x, y] = ["x", "y"].map(|text| block(1, &genesis(), &[text]));
     for (current, found) in [(5, true), (33, true), (34, false)] {
-        let mut node = Node::of_four(2, &config());
+        let mut node = Node::of_four(0, &config());
         node.receive(r(1), proposal(&x));
         node.receive(r(3), vote(3, &x.id()));
         let later = given_up(current - 1, &genesis());

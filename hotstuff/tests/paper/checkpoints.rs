@@ -1,10 +1,12 @@
 //! Checkpoints, and replicas that are far behind. [Castro99 §4.3]
 
+use std::collections::BTreeSet;
+
 use quorate_core::crypto::Digest;
 use quorate_core::frontier::Frontier;
 use quorate_core::id::Slot;
-use quorate_core::protocol::{Protocol, SnapshotRef};
-use quorate_hotstuff::{Block, CheckpointVote, Message, Record};
+use quorate_core::protocol::{Input, Protocol, SnapshotRef};
+use quorate_hotstuff::{Block, CheckpointVote, Message, Record, Timer};
 
 use crate::common::{
     Cluster, HotstuffCluster, HotstuffNode, Node, block, branch, checkpoint_certificate, cluster,
@@ -95,6 +97,47 @@ fn a_replica_far_behind_fetches_the_state_and_goes_on() {
     assert_eq!(cluster.node(3).state, state);
     cluster.restart(3, &config());
     assert_eq!(cluster.node(3).state, state);
+}
+
+/// Who does not answer is not asked again and again: the driver gives such a fetch up, and finds
+/// another signer named at each status.
+#[test]
+fn a_state_is_asked_of_one_signer_after_the_other() {
+    let chain = branch(&genesis(), &[1, 2, 3, 4, 5, 6, 7, 8]);
+    let mut node = Node::of_four(3, &config());
+    let mut asked = Vec::new();
+    for at in [3, 7] {
+        let proved = checkpoint_certificate(&chain[at].id(), Digest::of(b"state"));
+        node.receive(r(0), Message::Stable(proved));
+        asked.extend(node.fetch.take().map(|fetch| fetch.from));
+    }
+    assert!(asked[0] != asked[1], "proofs that come ask others too");
+    for _ in 0..12 {
+        node.fire(Timer::Status);
+        asked.extend(node.fetch.take().map(|fetch| fetch.from));
+    }
+    assert_eq!(asked.len(), 14);
+    assert!(asked.windows(2).all(|pair| pair[0] != pair[1]), "{asked:?}");
+    let met: BTreeSet<_> = asked.into_iter().collect();
+    assert_eq!(met, [0, 1, 2].map(r).into_iter().collect());
+}
+
+/// A replica whose snapshots are late meets the proofs of the first ones all the same: what comes
+/// after does not put them out.
+#[test]
+fn a_replica_whose_snapshots_are_late_makes_them_stable() {
+    let mut cluster = cluster(4, &config());
+    cluster.node(3).saves = false;
+    for number in 0..40 {
+        cluster.propose(0, &format!("{number}"));
+    }
+    cluster.tick(3);
+    let node = cluster.node(3);
+    assert!(node.unsaved.len() > 10, "{}", node.unsaved.len());
+    let first = node.unsaved.remove(0);
+    node.turn(Input::Snapshotted(first.clone()));
+    let stable = node.offer.as_ref().map(|(at, _)| at.clone());
+    assert_eq!(stable, Some(first.at));
 }
 
 /// Only equal ones count: the same state, after the same block. [§4.3]

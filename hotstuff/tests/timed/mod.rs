@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use quorate_core::id::{ReplicaId, Time};
-use quorate_hotstuff::{Config, Message, QuorumCertificate, Timeout, TimeoutShare, Timer, View};
+use quorate_hotstuff::{Config, Message, QuorumCertificate, Timeout, TimeoutShare, View};
 
 use crate::common::{HotstuffNode, Node, r, signer};
 
@@ -56,16 +56,6 @@ impl Timed {
     /// The latest view that a correct replica is in.
     pub(crate) fn view(&self) -> u64 {
         self.nodes.iter().map(Node::view).max().unwrap_or(0)
-    }
-
-    /// The replicas that do not lie.
-    pub(crate) fn nodes(&self) -> &[Node] {
-        &self.nodes
-    }
-
-    /// The liars are correct from now on, as far as saying nothing is.
-    pub(crate) fn liars_fall_silent(&mut self) {
-        self.liars.clear();
     }
 
     /// What happens next: a message arrives, or a timer is due.
@@ -157,9 +147,4 @@ impl Timed {
             }
         }
     }
-}
-
-/// When the view's timer of a replica is due.
-pub(crate) fn view_timer(node: &Node) -> Option<Duration> {
-    node.timers.get(&Timer::View).map(|due| due.since(node.now))
 }

@@ -1,0 +1,96 @@
+//! HotStuff where faults do not end by themselves: replicas down for good, links cut for good, bulk
+//! never answered, disks that hang, and limits of which each exceeds each.
+
+mod worlds;
+
+use quorate_core::replica::Settings;
+use quorate_hotstuff::{Config, Hotstuff, RuleSet};
+use quorate_simulator::seeds::{assert_hardships, from_first};
+use quorate_simulator::{Faults, Hardships, SimulationConfig, Summary, vary};
+use rand_chacha::ChaCha8Rng;
+use worlds::{seeds, survive};
+
+const BOTH: [RuleSet; 2] = [RuleSet::ThreeChain, RuleSet::TwoChain];
+
+/// Draws each limit by itself, down to the smallest.
+fn limits(random: &mut ChaCha8Rng, config: &mut Config, _: &mut Settings) {
+    vary(random, &mut config.checkpoint_every, &[1, 2, 5, 40]);
+    vary(random, &mut config.max_block_bytes, &[1, 300, 2_000]);
+    vary(random, &mut config.max_uncommitted, &[1, 2, 5]);
+    vary(random, &mut config.max_blocks, &[1, 3, 10]);
+    vary(random, &mut config.max_waiting_batches, &[1, 2, 8]);
+    vary(random, &mut config.max_waiting_bytes, &[1, 500, 5_000]);
+    vary(random, &mut config.max_sync_blocks, &[1, 2, 20]);
+    vary(random, &mut config.max_sync_bytes, &[1, 300, 10_000]);
+}
+
+fn world(
+    replicas: usize,
+    rules: RuleSet,
+    (faults, hardships): (Faults, Hardships),
+) -> SimulationConfig<Hotstuff> {
+    SimulationConfig {
+        hardships,
+        limits: Some(limits),
+        shrink_runs: 0,
+        ..worlds::world(replicas, rules, faults)
+    }
+}
+
+fn survives(replicas: usize, drawn: (Faults, Hardships), seeds: u64) {
+    for rules in BOTH {
+        let sum: Summary = survive(&world(replicas, rules, drawn), from_first(seeds));
+        assert_hardships(&sum, drawn.1);
+    }
+}
+
+#[test]
+fn four_replicas_serve_without_one_that_is_lost() {
+    let hardships = Hardships {
+        lost: true,
+        ..Hardships::NONE
+    };
+    survives(4, (Faults::Crash, hardships), seeds());
+}
+
+#[test]
+fn four_replicas_serve_with_links_cut_for_good() {
+    let hardships = Hardships {
+        cuts: true,
+        ..Hardships::NONE
+    };
+    survives(4, (Faults::Network, hardships), seeds());
+}
+
+#[test]
+fn four_replicas_serve_though_fetches_are_not_answered_and_disks_hang() {
+    let hardships = Hardships {
+        mute: true,
+        hangs: true,
+        ..Hardships::NONE
+    };
+    survives(4, (Faults::Crash, hardships), seeds());
+}
+
+#[test]
+fn four_replicas_serve_within_narrow_limits() {
+    let hardships = Hardships {
+        limits: true,
+        ..Hardships::NONE
+    };
+    survives(4, (Faults::All, hardships), seeds());
+}
+
+#[test]
+fn four_replicas_survive_all_hardships() {
+    survives(4, (Faults::All, Hardships::ALL), seeds());
+}
+
+#[test]
+fn seven_replicas_survive_all_hardships() {
+    let seeds = seeds().div_ceil(4).max(2);
+    for rules in BOTH {
+        let drawn = (Faults::All, Hardships::ALL);
+        survive(&world(7, rules, drawn), from_first(seeds));
+    }
+}
