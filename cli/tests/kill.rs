@@ -220,3 +220,43 @@ fn killing_the_leader_again_and_again_loses_nothing() {
         "{digests:?}"
     );
 }
+
+/// How long a client with defaults has no answer when the leader dies, ten times. To be read, on a
+/// machine that does nothing else: `QUORATE_PROTOCOL=raft cargo test --release --test kill -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn the_first_answer_after_the_leaders_death() {
+    let protocol = std::env::var("QUORATE_PROTOCOL").unwrap_or_else(|_| String::from("raft"));
+    let mut cluster = Cluster::init_of(&protocol, 3);
+    (0..3).for_each(|number| cluster.start_node(number));
+    let config = ClientConfig::load(cluster.path("client.toml")).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _inside = runtime.enter();
+    let client = quorate::connect(&config).unwrap();
+    let put = |number: u32| {
+        let (key, value) = ("key".into(), number.to_string().into());
+        let command = Command::Put { key, value };
+        let begun = Instant::now();
+        runtime.block_on(client.propose(command.encode())).unwrap();
+        begun.elapsed().as_millis()
+    };
+    let mut waits: Vec<u128> = Vec::new();
+    for round in 0..10 {
+        (0..200).for_each(|number| drop(put(number)));
+        // Where nobody leads, each in turn.
+        let killed = match protocol.as_str() {
+            "epaxos" => round % 3,
+            _ => cluster.leader(),
+        };
+        (0..200).for_each(|number| drop(put(number)));
+        cluster.kill(killed);
+        waits.push(put(round as u32));
+        cluster.start_node(killed);
+        until("the restarted replica", || {
+            (cluster.status()[killed]["reachable"] == true).then_some(())
+        });
+    }
+    println!("{protocol}: {waits:?} ms");
+    waits.sort_unstable();
+    println!("{protocol}: median {} ms", waits[waits.len() / 2]);
+}

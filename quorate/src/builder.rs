@@ -307,7 +307,7 @@ impl Builder {
     /// What this replica must agree on with all others. Clients are let in by each node for itself,
     /// unless replicas may lie: then all check who commands, and one that turns away what the others
     /// take is as good as lost.
-    fn epoch(&self) -> Epoch {
+    pub fn epoch(&self) -> Epoch {
         let keys = self.keys();
         let settings = self.protocol.agreed_settings(&self.configs, keys.len());
         let table = format!("protocols.{}", self.protocol.name());

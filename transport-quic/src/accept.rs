@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::close::Close;
 use crate::identity::{self, Caller};
-use crate::link::{self, End, Opened, Outlet};
+use crate::link::{self, End, Opened, Outlet, Room};
 use crate::outbox::{Dropped, Together};
 use crate::peer::{PeerState, Shared, run_link};
 use crate::settings::{CLIENT_SEND_WINDOW_BYTES, Settings};
@@ -105,6 +105,8 @@ pub(crate) struct Clients {
     most_of_a_key: usize,
     /// What waits for them.
     waiting: Arc<Together>,
+    /// What comes from them.
+    room: Room,
 }
 
 impl Clients {
@@ -114,6 +116,7 @@ impl Clients {
             of_key: Mutex::default(),
             most_of_a_key: settings.clients_of_a_key,
             waiting: Arc::new(Together::new(settings.clients_queue_bytes)),
+            room: Room::new(settings),
         }
     }
 
@@ -284,6 +287,7 @@ async fn receive_client(
         session.sink.outlet.close(Close::NotAdmitted);
         return;
     };
+    opened.inlet.share(reception.clients.room.clone());
     if opened.welcome().await.is_ok() {
         serve_client(shared, &session, &*service, opened).await;
     }

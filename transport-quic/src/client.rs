@@ -120,6 +120,10 @@ impl FrameSink for ReplicaSink {
     fn send(&self, frame: Bytes) -> bool {
         self.0.push(frame).is_ok()
     }
+
+    fn backlog(&self) -> usize {
+        self.0.backlog()
+    }
 }
 
 impl Drop for ReplicaSink {

@@ -98,6 +98,14 @@ impl Decoder {
         Ok(Some(std::mem::take(&mut self.body).freeze()))
     }
 
+    /// How many bytes the frame has of which a part has come, if that is known.
+    pub(crate) fn claimed(&self) -> Option<usize> {
+        match self.length {
+            Length::Known(length) => Some(length),
+            Length::Partial { .. } => None,
+        }
+    }
+
     fn next_length(&mut self) -> Result<Option<usize>, Oversized> {
         loop {
             match self.length {

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::close::Close;
 use crate::frame::FRAME_LIMIT;
-use crate::identity::{self, Caller};
+use crate::identity::{self, Caller, SERVER_NAME};
 use crate::link::{Opened, Terms};
 use crate::outbox::QueueLimit;
 use crate::peer::{call, dial};
@@ -54,6 +54,9 @@ fn config(id: u8, listen: SocketAddr) -> QuicConfig {
                 frames: 64,
                 bytes: 1 << 20,
             },
+            clients_of_a_key: 3,
+            clients_frame_bytes: FRAME_LIMIT,
+            frame_timeout: Duration::from_millis(300),
             // Whatever is noticed in these tests is noticed without it.
             idle_timeout: Duration::from_secs(600),
             ..Settings::default()
@@ -69,7 +72,8 @@ fn peers(addresses: [SocketAddr; 3]) -> Vec<Peer> {
     (0u8..).zip(addresses).map(peer).collect()
 }
 
-/// Passes on the frames of members, and admits every client.
+/// Passes on the frames of members and, as if they were replica 9's, of clients, of whom it admits
+/// every one.
 struct Inbox {
     frames: mpsc::UnboundedSender<(ReplicaId, Bytes)>,
     clients: Mutex<Vec<Arc<dyn FrameSink>>>,
@@ -95,15 +99,17 @@ impl Service for Inbox {
 
     fn client(&self, _: PublicKey, replies: Arc<dyn FrameSink>) -> Option<Arc<dyn ClientService>> {
         self.clients.lock().unwrap().push(replies);
-        Some(Arc::new(Deaf))
+        Some(Arc::new(Passing(self.frames.clone())))
     }
 }
 
-struct Deaf;
+struct Passing(mpsc::UnboundedSender<(ReplicaId, Bytes)>);
 
 #[async_trait]
-impl ClientService for Deaf {
-    async fn deliver(&self, _: Bytes) {}
+impl ClientService for Passing {
+    async fn deliver(&self, frame: Bytes) {
+        self.0.send((ReplicaId(9), frame)).ok();
+    }
 }
 
 /// Replica 1 of three runs, and callers that can be anything.
@@ -406,6 +412,66 @@ async fn a_client_that_does_not_read_is_cut_off() {
         closed => assert_eq!(close_of(&closed), Close::SlowReader),
     }
     assert!(!sink.send(Bytes::new()));
+}
+
+/// One that claims all the room there is and sends nothing holds up other large frames for as long
+/// as it may take, and no small ones.
+#[tokio::test]
+async fn a_large_frame_of_a_client_that_does_not_come_gives_its_room_back() {
+    let mut world = World::new();
+    let (slow, mut stalled) = world.dial(&key(50), Caller::Client).await.unwrap();
+    let claim = (FRAME_LIMIT as u32).to_be_bytes();
+    stalled.sending.write_all(&claim).await.unwrap();
+    stalled.sending.write_all(&[0; 100]).await.unwrap();
+    let (_other, mut opened) = world.dial(&key(51), Caller::Client).await.unwrap();
+    opened.sending.write_all(b"\0\0\0\x05small").await.unwrap();
+    world.expect(9, "small").await;
+    let large = vec![7; 1 << 20];
+    let length = (large.len() as u32).to_be_bytes();
+    opened.sending.write_all(&length).await.unwrap();
+    opened.sending.write_all(&large).await.unwrap();
+    assert_eq!(close_of(&slow.closed().await), Close::BadFrame);
+    let (_, frame) = world.frames.recv().await.unwrap();
+    assert_eq!(frame, large);
+}
+
+#[tokio::test]
+async fn one_key_has_a_bounded_number_of_connections_and_leaves_room_for_others() {
+    let world = World::new();
+    let mut connections = Vec::new();
+    for _ in 0..3 {
+        connections.push(world.dial(&key(50), Caller::Client).await.unwrap());
+    }
+    world.dial(&key(50), Caller::Client).await.err().unwrap();
+    world.dial(&key(51), Caller::Client).await.unwrap();
+    drop(connections.pop());
+    // Its place is free when the replica has noticed.
+    while world.dial(&key(50), Caller::Client).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Datagrams that begin a handshake, more than there are slots, from one who never goes on with it:
+/// they were meant for somebody else.
+#[tokio::test]
+async fn half_open_handshakes_keep_nobody_out() {
+    let world = World::new();
+    let elsewhere = tokio::net::UdpSocket::bind(any_port()).await.unwrap();
+    let address = elsewhere.local_addr().unwrap();
+    let mut calls = Vec::new();
+    for _ in 0..400 {
+        let tls = world.tls(&key(60), &key(1), Caller::Client, GROUP);
+        let call = world.endpoint.connect_with(tls, address, SERVER_NAME);
+        calls.push(call.unwrap());
+        let mut datagram = [0; 1500];
+        let (bytes, _) = elsewhere.recv_from(&mut datagram).await.unwrap();
+        elsewhere
+            .send_to(&datagram[..bytes], world.address)
+            .await
+            .unwrap();
+    }
+    let (_connection, mut opened) = world.dial(&key(50), Caller::Client).await.unwrap();
+    opened.sending.write_all(&[0; 4]).await.unwrap();
 }
 
 #[tokio::test]

@@ -10,16 +10,19 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quinn::{Connection, ConnectionError, ReadError, ReadExactError, RecvStream, SendStream};
 use quorate_core::crypto::Digest;
 use quorate_core::epoch::{Epoch, TEXT_LIMIT};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout_at;
 
 use crate::close::Close;
-use crate::frame::{self, Decoder, Oversized};
+use crate::frame::{self, Decoder, FRAME_LIMIT, Oversized};
 use crate::outbox::{Dropped, Outbox, QueueLimit, Together};
+use crate::settings::Settings;
 use crate::stats::Counters;
 
 const HELLO: u8 = 1;
@@ -203,6 +206,48 @@ pub(crate) struct Inlet {
     decoder: Decoder,
     chunks: [Bytes; CHUNKS],
     unread: std::ops::Range<usize>,
+    /// Room for large frames, if that is shared with others, and what this one has of it.
+    room: Option<Room>,
+    held: Option<Held>,
+}
+
+/// Frames up to this size need no room.
+const SMALL: usize = 64 << 10;
+
+/// Room for the large frames of many links together, and how long one may keep it.
+#[derive(Clone, Debug)]
+pub(crate) struct Room {
+    kilobytes: Arc<Semaphore>,
+    all: u32,
+    limit: Duration,
+}
+
+struct Held {
+    until: tokio::time::Instant,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Room {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let all = settings.clients_frame_bytes.max(FRAME_LIMIT) >> 10;
+        let all = u32::try_from(all).unwrap_or(u32::MAX);
+        Room {
+            kilobytes: Arc::new(Semaphore::new(all as usize)),
+            all,
+            limit: settings.frame_timeout,
+        }
+    }
+
+    /// Waits until there is room for a frame.
+    async fn hold(&self, bytes: usize) -> Option<Held> {
+        let kilobytes = u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(self.all);
+        let room = self.kilobytes.clone();
+        let permit = room.acquire_many_owned(kilobytes.min(self.all)).await;
+        Some(Held {
+            until: tokio::time::Instant::now() + self.limit,
+            _permit: permit.ok()?,
+        })
+    }
 }
 
 impl Inlet {
@@ -212,20 +257,34 @@ impl Inlet {
             decoder: Decoder::default(),
             chunks: Default::default(),
             unread: 0..0,
+            room: None,
+            held: None,
         }
+    }
+
+    /// From now on a large frame is read only when there is room for it.
+    pub(crate) fn share(&mut self, room: Room) {
+        self.room = Some(room);
     }
 
     /// The next frame. Dropping the future loses nothing.
     pub(crate) async fn next(&mut self) -> Result<Bytes, End> {
+        if self.decoder.claimed().is_none() {
+            self.held = None;
+        }
         loop {
             if let Some(frame) = self.decoder.next()? {
                 return Ok(frame);
             }
+            if let (None, Some(room)) = (&self.held, &self.room)
+                && let Some(claimed) = self.decoder.claimed().filter(|claimed| *claimed > SMALL)
+            {
+                self.held = room.hold(claimed).await;
+            }
             let chunk = match self.unread.next().and_then(|i| self.chunks.get_mut(i)) {
                 Some(chunk) => std::mem::take(chunk),
                 None => {
-                    let read = self.stream.read_chunks(&mut self.chunks).await?;
-                    self.unread = 0..read.ok_or(End::Closed(None))?;
+                    self.unread = 0..self.read_chunks().await?;
                     continue;
                 }
             };
@@ -237,6 +296,18 @@ impl Inlet {
         let mut bytes = [0; N];
         self.stream.read_exact(&mut bytes).await?;
         Ok(bytes)
+    }
+
+    async fn read_chunks(&mut self) -> Result<usize, End> {
+        let reading = self.stream.read_chunks(&mut self.chunks);
+        let read = match &self.held {
+            None => reading.await?,
+            Some(held) => match timeout_at(held.until, reading).await {
+                Ok(read) => read?,
+                Err(_) => return Err(End::Malformed(String::from("a large frame does not come"))),
+            },
+        };
+        read.ok_or(End::Closed(None))
     }
 
     async fn expect(&mut self, byte: u8, what: &str) -> Result<(), End> {

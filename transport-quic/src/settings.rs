@@ -44,6 +44,11 @@ pub struct Settings {
     pub clients_of_a_key: usize,
     /// What may wait for all clients together, in bytes; each may have 64 KiB waiting all the same.
     pub clients_queue_bytes: usize,
+    /// What all clients together may have sent of frames that are not whole yet, or not looked at,
+    /// in bytes; frames of 64 KiB and less are not counted.
+    pub clients_frame_bytes: usize,
+    /// How long a larger frame may take to come, once there is room for it.
+    pub frame_timeout: Duration,
 }
 
 impl Default for Settings {
@@ -68,6 +73,8 @@ impl Default for Settings {
             clients: 4_096,
             clients_of_a_key: 1_024,
             clients_queue_bytes: 256 << 20,
+            clients_frame_bytes: 128 << 20,
+            frame_timeout: Duration::from_secs(10),
         }
     }
 }

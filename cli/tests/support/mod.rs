@@ -201,6 +201,22 @@ impl Cluster {
         ended(&mut node)
     }
 
+    /// How many replicas there are.
+    pub(crate) fn size(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// How many bytes of memory a replica has had at most, where the system tells.
+    pub(crate) fn memory(&self, number: usize) -> Option<u64> {
+        let id = self.nodes[number].as_ref()?.id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+        let most = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let kilobytes: u64 = most.split_whitespace().next()?.parse().ok()?;
+        Some(kilobytes << 10)
+    }
+
     /// What a replica has logged.
     pub(crate) fn log(&self, number: usize) -> String {
         std::fs::read_to_string(self.path(&format!("node-{number}.log"))).unwrap()
