@@ -23,9 +23,10 @@ pub struct Hardships {
     /// majority is up together before the end.
     pub lost: bool,
     /// Links between replicas are cut for good, both ways or one way: a chain, a star, a bridge, a
-    /// single link. Clients are to be served wherever a quorum is connected, which is: at the
-    /// replicas of a quorum that all hear each other; or, in a protocol that survives no lies, at
-    /// one in the middle that hears a quorum, and that a quorum hears.
+    /// single link. Clients are to be served wherever a quorum is connected. Where replicas may
+    /// lie, this is at those of a quorum that all hear each other. Otherwise any replica may lead
+    /// that hears a quorum and is heard by it, and clients are served at those that hear all of
+    /// these, and are heard by them: of a star, a bridge or a chain at the one in the middle.
     pub cuts: bool,
     /// Replicas take a request for a snapshot and never answer it, or after a long time.
     pub mute: bool,

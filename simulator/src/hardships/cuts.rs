@@ -24,23 +24,45 @@ pub(super) fn drawn(
     random: &mut ChaCha8Rng,
 ) -> Cuts {
     let quorum = n - model.tolerated(n);
-    let shape = match model {
-        FaultModel::Crash => random.random_range(0..5),
-        FaultModel::Byzantine => 0,
-    };
-    let clique = match model {
-        FaultModel::Crash => quorum.min(usable.len()),
-        FaultModel::Byzantine => usable.len() - spare,
-    };
-    // Both neighbours of a replica in a chain and itself must be a quorum.
-    let middle = usable.len() / 2;
-    match shape {
+    if model == FaultModel::Byzantine {
+        let (inside, others) = usable.split_at(usable.len() - spare);
+        return Cuts {
+            links: outside(inside, others, random),
+            connected: inside.iter().copied().collect(),
+        };
+    }
+    let (inside, others) = usable.split_at(quorum.min(usable.len()));
+    let mut links = match random.random_range(0..5) {
+        0 => outside(inside, others, random),
         1 => star(usable, random),
         2 => bridge(usable, random),
-        3 if quorum <= 3.min(usable.len()) => chain(usable, middle, random),
-        4 if usable.len() > quorum => single(usable, random),
-        _ => outside(usable, clique, random),
+        3 => chain(usable, random),
+        _ => single(usable, random),
+    };
+    loop {
+        let connected = connected(&links, usable, quorum);
+        if !connected.is_empty() {
+            return Cuts { links, connected };
+        }
+        links.pop();
     }
+}
+
+/// Of replicas that are heard by a quorum and hear it, any may lead: clients can be served at those
+/// that all of these hear, and that hear them.
+fn connected(links: &[Pair], usable: &[ReplicaId], quorum: usize) -> ReplicaSet {
+    let may_lead = |one: &ReplicaId| {
+        let heard = usable.iter().filter(|other| hear(links, *one, **other));
+        heard.count() >= quorum
+    };
+    let leaders: Vec<ReplicaId> = usable.iter().copied().filter(may_lead).collect();
+    let hears_all = |one: &ReplicaId| leaders.iter().all(|other| hear(links, *one, *other));
+    leaders.iter().copied().filter(hears_all).collect()
+}
+
+/// Whether both hear each other.
+fn hear(links: &[Pair], one: ReplicaId, other: ReplicaId) -> bool {
+    !links.contains(&(one, other)) && !links.contains(&(other, one))
 }
 
 /// All pairs of these.
@@ -52,81 +74,60 @@ fn pairs(replicas: &[ReplicaId]) -> impl Iterator<Item = Pair> {
     replicas.iter().enumerate().flat_map(with_later)
 }
 
-/// Cuts a pair off from each other, sometimes only one way.
-fn cut((one, other): Pair, links: &mut Vec<Pair>, random: &mut ChaCha8Rng) {
-    let way = random.random_range(0..4);
-    if way != 0 {
-        links.push((one, other));
-    }
-    if way != 1 {
-        links.push((other, one));
-    }
-}
-
-fn cuts(
-    pairs: impl Iterator<Item = Pair>,
-    connected: impl IntoIterator<Item = ReplicaId>,
-    random: &mut ChaCha8Rng,
-) -> Cuts {
+/// Cuts pairs off from each other, some only one way.
+fn cut(pairs: impl IntoIterator<Item = Pair>, random: &mut ChaCha8Rng) -> Vec<Pair> {
     let mut links = Vec::new();
-    pairs.for_each(|pair| cut(pair, &mut links, random));
-    Cuts {
-        links,
-        connected: connected.into_iter().collect(),
+    for (one, other) in pairs {
+        let way = random.random_range(0..4);
+        if way != 0 {
+            links.push((one, other));
+        }
+        if way != 1 {
+            links.push((other, one));
+        }
     }
+    links
 }
 
 /// One hears all, and all hear it; the others do not hear each other, or not all of them.
-fn star(usable: &[ReplicaId], random: &mut ChaCha8Rng) -> Cuts {
-    let Some((hub, spokes)) = usable.split_first() else {
-        return cuts([].into_iter(), [], random);
-    };
+fn star(usable: &[ReplicaId], random: &mut ChaCha8Rng) -> Vec<Pair> {
     let share = if random.random_bool(0.5) { 1.0 } else { 0.5 };
+    let spokes = usable.get(1..).unwrap_or_default();
     let some: Vec<Pair> = pairs(spokes)
         .filter(|_| random.random_bool(share))
         .collect();
-    cuts(some.into_iter(), [*hub], random)
+    cut(some, random)
 }
 
 /// Two sides that hear each other only through one in the middle.
-fn bridge(usable: &[ReplicaId], random: &mut ChaCha8Rng) -> Cuts {
-    let Some((middle, others)) = usable.split_first() else {
-        return cuts([].into_iter(), [], random);
-    };
+fn bridge(usable: &[ReplicaId], random: &mut ChaCha8Rng) -> Vec<Pair> {
+    let others = usable.get(1..).unwrap_or_default();
     let (one, other) = others.split_at(others.len() / 2);
     let across = one.iter().flat_map(|a| other.iter().map(|b| (*a, *b)));
-    cuts(across, [*middle], random)
+    cut(across, random)
 }
 
 /// Each hears those next to it.
-fn chain(usable: &[ReplicaId], middle: usize, random: &mut ChaCha8Rng) -> Cuts {
-    let place = |replica: ReplicaId| usable.iter().position(|other| *other == replica);
-    let apart = pairs(usable).filter(|(one, other)| {
-        let (one, other) = (place(*one), place(*other));
-        one.zip(other).is_some_and(|(a, b)| a.abs_diff(b) > 1)
-    });
-    cuts(apart, usable.get(middle).copied(), random)
+fn chain(usable: &[ReplicaId], random: &mut ChaCha8Rng) -> Vec<Pair> {
+    let next_to = |(one, other): &Pair| {
+        let ends = usable.windows(2).filter(|both| both.contains(one));
+        ends.into_iter().any(|both| both.contains(other))
+    };
+    let apart: Vec<Pair> = pairs(usable).filter(|pair| !next_to(pair)).collect();
+    cut(apart, random)
 }
 
-/// One link of many: all are served but one of its ends.
-fn single(usable: &[ReplicaId], random: &mut ChaCha8Rng) -> Cuts {
-    match usable {
-        [one, others @ ..] => {
-            let pair = others.first().map(|other| (*one, *other));
-            cuts(pair.into_iter(), others.iter().copied(), random)
-        }
-        [] => cuts([].into_iter(), usable.iter().copied(), random),
-    }
+/// One link of many.
+fn single(usable: &[ReplicaId], random: &mut ChaCha8Rng) -> Vec<Pair> {
+    cut(pairs(usable).take(1), random)
 }
 
-/// The first so many hear each other; some links of the others are cut.
-fn outside(usable: &[ReplicaId], clique: usize, random: &mut ChaCha8Rng) -> Cuts {
-    let (inside, outside) = usable.split_at(clique.min(usable.len()));
-    let touches = |(one, other): &Pair| outside.contains(one) || outside.contains(other);
-    let all: Vec<Pair> = pairs(usable).filter(touches).collect();
+/// Some links of those outside, with each other and with those inside.
+fn outside(inside: &[ReplicaId], others: &[ReplicaId], random: &mut ChaCha8Rng) -> Vec<Pair> {
+    let across = inside.iter().flat_map(|a| others.iter().map(|b| (*a, *b)));
+    let all: Vec<Pair> = across.chain(pairs(others)).collect();
     let count = random.random_range(0..=all.len());
-    let some = shuffled(all, random).into_iter().take(count);
-    cuts(some, inside.iter().copied(), random)
+    cut(shuffled(all, random).into_iter().take(count), random)
 }
 
 #[cfg(test)]
@@ -134,21 +135,38 @@ mod tests {
     use super::*;
     use rand::SeedableRng as _;
 
-    fn hear(links: &[Pair], one: ReplicaId, other: ReplicaId) -> bool {
-        !links.contains(&(one, other)) && !links.contains(&(other, one))
-    }
-
     /// Whether a quorum is connected as the documentation of the hardship has it.
     fn is_connected(cuts: &Cuts, (model, n): (FaultModel, usize), usable: &[ReplicaId]) -> bool {
         let quorum = n - model.tolerated(n);
         let served: Vec<ReplicaId> = cuts.connected.iter().collect();
-        let all_hear = pairs(&served).all(|(a, b)| hear(&cuts.links, a, b));
-        let heard = |hub: &ReplicaId| {
-            let heard = usable.iter().filter(|r| hear(&cuts.links, *hub, **r));
-            heard.count()
+        let heard = |one: &ReplicaId| {
+            let heard = usable.iter().filter(|r| hear(&cuts.links, *one, **r));
+            heard.count() >= quorum
         };
-        let hub = served.len() == 1 && model == FaultModel::Crash;
-        all_hear && (served.len() >= quorum || hub && heard(&served[0]) >= quorum)
+        let enough = match model {
+            FaultModel::Crash => !served.is_empty(),
+            FaultModel::Byzantine => served.len() >= quorum,
+        };
+        enough && served.iter().all(heard) && pairs(&served).all(|(a, b)| hear(&cuts.links, a, b))
+    }
+
+    #[test]
+    fn clients_are_served_where_all_who_may_lead_are_heard() {
+        let served = |cut: &[(u8, u8)], n: usize| -> Vec<u8> {
+            let links: Vec<Pair> = cut
+                .iter()
+                .map(|(a, b)| (ReplicaId(*a), ReplicaId(*b)))
+                .collect();
+            let usable: Vec<ReplicaId> = ReplicaId::all(n).collect();
+            let served = connected(&links, &usable, n / 2 + 1);
+            served.iter().map(|replica| replica.0).collect()
+        };
+        assert_eq!(served(&[], 3), [0, 1, 2]);
+        assert_eq!(served(&[(0, 2)], 3), [1], "0 and 2 may lead, with 1");
+        assert_eq!(served(&[(0, 1), (2, 0)], 3), [1, 2], "0 cannot lead");
+        let chain = [(0, 2), (0, 3), (0, 4), (1, 3), (1, 4), (2, 4)];
+        assert_eq!(served(&chain, 5), [2]);
+        assert_eq!(served(&[(3, 4)], 5), [0, 1, 2]);
     }
 
     #[test]
