@@ -42,7 +42,7 @@ impl Service for Station {
         self.arrived.notify_one();
     }
 
-    async fn bulk(&self, _: ReplicaId, _: Bytes) -> Option<Bytes> {
+    async fn bulk(&self, _: ReplicaId, _: Bytes) -> Option<Vec<Bytes>> {
         None
     }
 

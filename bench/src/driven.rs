@@ -177,8 +177,8 @@ impl<P: Protocol, E: Enclosure<P::Message>> Driven<P, E> {
         for (ticket, _) in effects.save {
             self.replica.saved(now, ticket);
         }
-        if effects.fetch.is_some() {
-            self.replica.fetched(None);
+        if let Some(fetch) = effects.fetch {
+            self.replica.fetched(now, fetch.from, None);
         }
         more
     }

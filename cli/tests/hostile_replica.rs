@@ -34,7 +34,7 @@ struct Mute;
 impl Service for Mute {
     async fn deliver(&self, _: ReplicaId, _: Bytes) {}
 
-    async fn bulk(&self, _: ReplicaId, _: Bytes) -> Option<Bytes> {
+    async fn bulk(&self, _: ReplicaId, _: Bytes) -> Option<Vec<Bytes>> {
         std::future::pending().await
     }
 

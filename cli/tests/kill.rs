@@ -240,15 +240,20 @@ fn the_first_answer_after_the_leaders_death() {
         runtime.block_on(client.propose(command.encode())).unwrap();
         begun.elapsed().as_millis()
     };
+    let write_some = || {
+        (0..200).for_each(|number| {
+            put(number);
+        });
+    };
     let mut waits: Vec<u128> = Vec::new();
     for round in 0..10 {
-        (0..200).for_each(|number| drop(put(number)));
+        write_some();
         // Where nobody leads, each in turn.
         let killed = match protocol.as_str() {
             "epaxos" => round % 3,
             _ => cluster.leader(),
         };
-        (0..200).for_each(|number| drop(put(number)));
+        write_some();
         cluster.kill(killed);
         waits.push(put(round as u32));
         cluster.start_node(killed);

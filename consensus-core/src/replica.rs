@@ -11,25 +11,26 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use crate::codec;
-use crate::consensus::{ReadError, ReadLevel};
-use crate::crypto::{Digest, Signer, Verifier};
-use crate::frontier::Frontier;
+use crate::consensus::ReadError;
+use crate::crypto::{Signer, Verifier};
 use crate::id::{ReplicaId, ReplicaSet, Time};
 use crate::ledger::Ledger;
 use crate::machine::{Keys, StateMachine};
 use crate::output::{Output, TimerOp};
 use crate::protocol::{
-    Commit, Context, Dest, Event, FaultModel, Fetch, Input, Order, Protocol, ReadAnswer, ReadId,
-    Recovered, Verified, Violation,
+    Commit, Context, Dest, Event, FaultModel, Input, Order, Protocol, Recovered, Verified,
+    Violation,
 };
-use crate::request::{Batch, Operation, Request, SessionId};
-use crate::storage::{Append, Records, Snapshot, StorageError, Stored, Ticket};
+use crate::request::{Batch, Operation, SessionId};
+use crate::storage::{Append, Records, StorageError, Stored, Ticket};
 
 mod durability;
 mod effects;
 mod execution;
+mod fetching;
 mod lingering;
 mod pending;
+mod reading;
 mod reads;
 mod requests;
 mod settings;
@@ -41,8 +42,10 @@ pub use settings::{Mutant, Settings};
 
 use durability::Durability;
 use execution::Execution;
+use fetching::Fetching;
 use lingering::Lingering;
-use pending::{Added, Pending};
+use pending::Pending;
+use reading::ThroughLog;
 use reads::{Query, Reads};
 use snapshots::{Origin, Snapshots};
 
@@ -65,11 +68,12 @@ pub struct Replica<P: Protocol, S> {
     execution: Execution<S>,
     pending: Pending,
     reads: Reads,
-    through_log: BTreeMap<u64, ReadToken>,
+    through_log: BTreeMap<u64, ThroughLog>,
     reads_through_log: u64,
     /// The bytes of the answers to reads in this turn.
     read_bytes: usize,
     snapshots: Snapshots,
+    fetching: Fetching,
     leader_changed: bool,
     ledger: Ledger,
     effects: Effects<P>,
@@ -123,6 +127,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             reads_through_log: 0,
             read_bytes: 0,
             snapshots: Snapshots::recovered(stored.snapshot),
+            fetching: Fetching::default(),
             leader_changed: false,
             ledger: Ledger::default(),
             effects: Effects::default(),
@@ -159,13 +164,21 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         if self.retry_deadline().is_some_and(|at| at <= now) {
             self.ask_again(now, before);
         }
+        self.tick_fetch(now);
+        self.tick_reads(now);
     }
 
     /// When [`Replica::tick`] is to be called next, at the latest.
     pub fn deadline(&self) -> Option<Time> {
         let timers = self.timers.values().copied();
         let postponed = self.reads.is_one_postponed().then_some(Time::ZERO);
-        let others = [self.retry_deadline(), self.lingering.deadline(), postponed];
+        let others = [
+            self.retry_deadline(),
+            self.lingering.deadline(),
+            self.fetch_deadline(),
+            self.read_deadline(),
+            postponed,
+        ];
         timers.chain(others.into_iter().flatten()).min()
     }
 
@@ -174,88 +187,15 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         oldest.min().map(|time| time + self.settings.retry_after)
     }
 
-    /// Takes a read. Its answer comes as [`Effects::reads`]; an error is the answer.
-    pub fn read(
-        &mut self,
-        token: ReadToken,
-        query: Bytes,
-        level: ReadLevel,
-    ) -> Result<(), ReadError> {
-        if level == ReadLevel::Local {
-            let answer = self.execution.machine().query(&query);
-            self.effects.reads.push((token, Ok(answer)));
-            return Ok(());
-        }
-        let (size, limit) = (query.len(), self.settings.max_command_bytes);
-        if size > limit {
-            return Err(ReadError::TooLarge { size, limit });
-        }
-        let count = self.reads.len() + self.through_log.len();
-        let bytes = self.reads.bytes().saturating_add(size);
-        if count >= self.settings.max_pending || bytes > self.settings.max_pending_bytes {
-            return Err(ReadError::Overloaded);
-        }
-        self.reads.add(Query { token, query });
-        Ok(())
-    }
-
     /// All appends through `ticket` are durable.
     pub fn durable(&mut self, ticket: Ticket) {
         let promises = self.durability.durable(ticket);
         self.release(promises);
     }
 
-    /// All snapshots through `ticket` are durable.
-    pub fn saved(&mut self, now: Time, ticket: Ticket) {
-        for (snapshot, origin) in self.snapshots.durable(ticket) {
-            let id = snapshot.id.clone();
-            match origin {
-                Origin::Taken => {
-                    self.snapshots.keep(snapshot);
-                    self.step(now, Input::Snapshotted(id));
-                }
-                Origin::Fetched => self.install(now, snapshot),
-            }
-        }
-    }
-
     /// Storage has failed.
     pub fn storage_failed(&mut self, error: StorageError) {
         self.halt(Halt::Storage(error));
-    }
-
-    /// A fetch has ended, with a snapshot if all went well. A snapshot that cannot be believed
-    /// is dropped; the protocol asks again.
-    pub fn fetched(&mut self, snapshot: Option<Snapshot>) {
-        let Some(fetch) = self.snapshots.fetched() else {
-            return;
-        };
-        let Some(snapshot) = snapshot else { return };
-        let useful = snapshot.id.at.covers(&fetch.at_least) && self.is_ahead(&snapshot.id.at);
-        if useful
-            && self.protocol.accepts(&snapshot.id)
-            && Digest::of(&snapshot.body) == snapshot.id.digest
-        {
-            let save = self.snapshots.save_fetched(snapshot);
-            self.effects.save.push(save);
-        }
-    }
-
-    fn is_ahead(&self, at: &Frontier) -> bool {
-        at.covers(self.execution.applied()) && at != self.execution.applied()
-    }
-
-    fn install(&mut self, now: Time, snapshot: Snapshot) {
-        // Execution may have caught up while the snapshot was being saved.
-        if !self.is_ahead(&snapshot.id.at) {
-            return;
-        }
-        if let Err(error) = self.execution.restore(&snapshot) {
-            return self.halt(Halt::Restore(error));
-        }
-        let id = snapshot.id.clone();
-        self.snapshots.keep(snapshot);
-        self.step(now, Input::Installed(id));
     }
 
     /// Ends the turn: proposes what has gathered, lets the protocol send what it held back, and
@@ -366,11 +306,11 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             self.execute(commit);
         }
         // Not in between: entries that a protocol hands over together may belong together.
-        if self.execution.snapshot_is_due(&self.settings) && !self.snapshots.is_busy() {
+        if self.snapshot_is_due() {
             self.take_snapshot();
         }
         for (id, answer) in std::mem::take(&mut self.out.reads) {
-            self.answer_reads(id, answer);
+            self.answer_reads(now, id, answer);
         }
         for event in std::mem::take(&mut self.out.events) {
             let leader = matches!(
@@ -388,16 +328,10 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             self.effects.offer = offer.or(self.effects.offer.take());
         }
         if let Some(fetch) = self.out.fetch.take() {
-            self.wish(fetch);
+            self.wish(now, &fetch);
         }
         if let Err(violation) = self.protocol.check() {
             self.halt(Halt::Violation(violation));
-        }
-    }
-
-    fn wish(&mut self, fetch: Fetch) {
-        if self.is_ahead(&fetch.at_least) && self.snapshots.wish(&fetch) {
-            self.effects.fetch = Some(fetch);
         }
     }
 
@@ -516,7 +450,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             if answer.session == reader {
                 let unanswered = |_| ReadError::Timeout;
                 let token = through_log.remove(&answer.sequence);
-                reads.extend(token.map(|token| (token, answer.result.map_err(unanswered))));
+                reads.extend(token.map(|read| (read.token, answer.result.map_err(unanswered))));
             } else if waiting || everyone {
                 answers.push(answer);
             }
@@ -536,40 +470,6 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         match self.execution.snapshot(&self.settings) {
             Ok(snapshot) => self.snapshots.take(snapshot),
             Err(halt) => self.halt(halt),
-        }
-    }
-
-    fn answer_reads(&mut self, id: ReadId, answer: ReadAnswer) {
-        for Query { token, query } in self.reads.take(id) {
-            match answer {
-                // What it would be answered later is as good.
-                ReadAnswer::Ready if self.read_bytes >= self.settings.max_read_bytes => {
-                    self.reads.postpone(Query { token, query });
-                }
-                ReadAnswer::Ready => {
-                    let answer = self.execution.machine().query(&query);
-                    self.read_bytes += answer.len();
-                    self.effects.reads.push((token, Ok(answer)));
-                }
-                ReadAnswer::ThroughLog => self.read_through_log(token, &query),
-            }
-        }
-    }
-
-    fn read_through_log(&mut self, token: ReadToken, query: &[u8]) {
-        let sequence = self.reads_through_log;
-        self.reads_through_log += 1;
-        let request = Request {
-            session: self.reader,
-            sequence,
-            answered: 0,
-            operation: Operation::Query(query),
-        };
-        match self.pending.add(request, &self.settings) {
-            Added::New | Added::Known => {
-                self.through_log.insert(sequence, token);
-            }
-            Added::Full => self.effects.reads.push((token, Err(ReadError::Overloaded))),
         }
     }
 

@@ -1,12 +1,17 @@
 //! How frames get from one replica, or client, to another.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::crypto::PublicKey;
 use crate::id::{ReplicaId, ReplicaSet};
+
+/// How many bytes of a bulk answer are progress: who sends fewer for as long as the asker's patience
+/// could go on for ever.
+pub const BULK_PROGRESS: usize = 1 << 20;
 
 /// A mutually authenticated network. A protocol takes loss, delay, reordering and repetition;
 /// what it relies on is that `from` in [`Service`] is who holds the member's key.
@@ -18,7 +23,16 @@ pub trait Transport: Send + Sync + 'static {
     fn send(&self, to: ReplicaId, frame: Bytes);
 
     /// Asks `from`'s [`Service::bulk`], beside the frames: a large answer delays no frame.
-    async fn bulk(&self, from: ReplicaId, request: Bytes) -> Result<Bytes, TransportError>;
+    ///
+    /// `from` is given up, whatever its connection says, when for as long as `patience` the answer
+    /// has made no [`BULK_PROGRESS`]. `heard` is called now and then while it makes it.
+    async fn bulk(
+        &self,
+        from: ReplicaId,
+        request: Bytes,
+        patience: Duration,
+        heard: &(dyn Fn() + Send + Sync),
+    ) -> Result<Bytes, TransportError>;
 
     /// The replicas that are connected now.
     fn connected(&self) -> ReplicaSet;
@@ -34,8 +48,9 @@ pub trait Service: Send + Sync + 'static {
     /// A frame came from a member.
     async fn deliver(&self, from: ReplicaId, frame: Bytes);
 
-    /// A member asks for something large. `None` refuses.
-    async fn bulk(&self, from: ReplicaId, request: Bytes) -> Option<Bytes>;
+    /// A member asks for something large, which is given in parts, to be sent one after the other:
+    /// they need not be copied for each who asks. `None` refuses.
+    async fn bulk(&self, from: ReplicaId, request: Bytes) -> Option<Vec<Bytes>>;
 
     /// A client has connected and proved `key`. `None` turns it away.
     fn client(&self, key: PublicKey, replies: Arc<dyn FrameSink>)

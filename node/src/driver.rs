@@ -177,7 +177,10 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 }
             }
             Happening::Disconnected(id) => {
-                self.replies.disconnected(id);
+                let unread = self.replies.disconnected(id);
+                if !unread.is_empty() {
+                    self.replica.forget_reads(|token| unread.contains(&token));
+                }
                 self.digests.forget(id);
                 self.inbox.0.forget(Sender::Client(id));
             }
@@ -210,7 +213,8 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                     self.report(id, number);
                 }
             }
-            Happening::Fetched(snapshot) => self.replica.fetched(snapshot),
+            Happening::FetchProgressed(from) => self.replica.fetch_progressed(now, from),
+            Happening::Fetched(from, snapshot) => self.replica.fetched(now, from, snapshot),
             Happening::Ledger(asker) => drop(asker.send(self.ledger())),
             // Too many wait: that it is dropped tells the asker.
             Happening::Digest(asker) => drop(self.digests.ask(Asker::Own(asker))),
@@ -395,8 +399,13 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     fn fetch(&self, fetch: &Fetch) {
         let from = fetch.from;
         let (transport, inbox) = (self.transport.clone(), self.inbox.0.clone());
+        let patience = self.replica.fetch_patience();
+        let progress = inbox.clone();
+        let heard = move || {
+            let _gone = progress.bring_now(Sender::Own, Happening::FetchProgressed(from));
+        };
         tokio::spawn(async move {
-            let answer = transport.bulk(from, bytes::Bytes::new()).await;
+            let answer = transport.bulk(from, Bytes::new(), patience, &heard).await;
             let snapshot = match answer {
                 Ok(bytes) => gate::unpack(&bytes),
                 Err(error) => {
@@ -405,7 +414,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 }
             };
             // A driver that has gone needs no snapshot.
-            let _gone = inbox.bring_now(Sender::Own, Happening::Fetched(snapshot));
+            let _gone = inbox.bring_now(Sender::Own, Happening::Fetched(from, snapshot));
         });
     }
 

@@ -63,14 +63,13 @@ impl Offer {
     }
 }
 
-/// A snapshot as it travels: length of the reference, reference, body.
-pub(crate) fn pack(snapshot: &Snapshot) -> Option<Bytes> {
+/// A snapshot as it travels: length of the reference, reference, body. The body is shared by all who
+/// are given it.
+pub(crate) fn pack(snapshot: &Snapshot) -> Option<Vec<Bytes>> {
     let id = codec::encode(&snapshot.id).ok()?;
-    let mut bytes = Vec::with_capacity(8 + id.len() + snapshot.body.len());
-    bytes.extend_from_slice(&(id.len() as u64).to_le_bytes());
-    bytes.extend_from_slice(&id);
-    bytes.extend_from_slice(&snapshot.body);
-    Some(bytes.into())
+    let length = (id.len() as u64).to_le_bytes();
+    let head = [&length[..], &id].concat();
+    Some(vec![head.into(), snapshot.body.clone()])
 }
 
 /// Reads what [`pack`] wrote.
@@ -111,7 +110,7 @@ impl<P: Protocol> Service for Gate<P> {
         }
     }
 
-    async fn bulk(&self, _from: ReplicaId, _request: Bytes) -> Option<Bytes> {
+    async fn bulk(&self, _from: ReplicaId, _request: Bytes) -> Option<Vec<Bytes>> {
         pack(self.offer.current()?.as_ref())
     }
 
@@ -264,7 +263,10 @@ mod tests {
             },
             body,
         };
-        let packed = pack(&snapshot).unwrap();
+        let parts = pack(&snapshot).unwrap();
+        let shares = |part: &Bytes| part.as_ptr() == snapshot.body.as_ptr();
+        assert!(parts.iter().any(shares), "the body is not copied");
+        let packed = Bytes::from(parts.concat());
         assert_eq!(unpack(&packed), Some(snapshot));
         assert_eq!(unpack(&packed.slice(..10)), None);
         assert_eq!(unpack(&Bytes::from_static(&[0xff; 9])), None);

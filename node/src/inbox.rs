@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use quorate_core::consensus::ReadLevel;
 use quorate_core::crypto::Digest;
+use quorate_core::id::ReplicaId;
 use quorate_core::ledger::Ledger;
 use quorate_core::protocol::{Protocol, Verified};
 use quorate_core::replica::Halt;
@@ -36,8 +37,10 @@ pub(crate) enum Happening<P: Protocol> {
     Read(ConnectionId, u64, ReadLevel, Bytes),
     /// A client asks where the replica stands, maybe with the digest of its state.
     Status(ConnectionId, u64, bool),
+    /// A fetch from a peer makes progress.
+    FetchProgressed(ReplicaId),
     /// A fetch from a peer has ended.
-    Fetched(Option<Snapshot>),
+    Fetched(ReplicaId, Option<Snapshot>),
     /// The application asks what was spent.
     Ledger(oneshot::Sender<Ledger>),
     /// The application asks for the state's digest.

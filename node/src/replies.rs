@@ -1,6 +1,6 @@
 //! Who waits for which answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use quorate_core::replica::{Answer, ReadToken};
@@ -68,16 +68,18 @@ impl Replies {
         self.connections.insert(id, connection);
     }
 
-    pub(crate) fn disconnected(&mut self, id: ConnectionId) {
+    /// Forgets a connection, and the reads it asked for, which are given.
+    pub(crate) fn disconnected(&mut self, id: ConnectionId) -> BTreeSet<ReadToken> {
         let Some(connection) = self.connections.remove(&id) else {
-            return;
+            return BTreeSet::new();
         };
-        self.reads.retain(|_, (reader, _)| *reader != id);
         for session in connection.sessions {
             if self.sessions.get(&session) == Some(&id) {
                 self.sessions.remove(&session);
             }
         }
+        let asked = self.reads.extract_if(.., |_, (asker, _)| *asker == id);
+        asked.map(|(token, _)| token).collect()
     }
 
     /// Answers to `session` go to this connection from now on. If it has too many, the one that it

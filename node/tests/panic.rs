@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -49,7 +50,13 @@ struct Nowhere {
 impl Transport for Nowhere {
     fn send(&self, _to: ReplicaId, _frame: Bytes) {}
 
-    async fn bulk(&self, from: ReplicaId, _request: Bytes) -> Result<Bytes, TransportError> {
+    async fn bulk(
+        &self,
+        from: ReplicaId,
+        _request: Bytes,
+        _patience: Duration,
+        _heard: &(dyn Fn() + Send + Sync),
+    ) -> Result<Bytes, TransportError> {
         unreachable!("{from} does not exist")
     }
 

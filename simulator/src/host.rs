@@ -61,7 +61,7 @@ pub(crate) enum Item {
     Ask(Ask),
     Durable(Ticket),
     Saved(Ticket),
-    Fetched(Option<Snapshot>),
+    Fetched(ReplicaId, Option<Snapshot>),
     DiskFailed,
 }
 
@@ -265,7 +265,7 @@ impl<P: Protocol> Host<P> {
         let replica = self.replica.as_mut()?;
         let time = self.clock.read(now);
         let mut turn = Turn::default();
-        let mut fetched = None;
+        let mut fetched = Vec::new();
         for item in self.inbox.drain(..) {
             match item {
                 Item::Frame(from, frame) => {
@@ -283,20 +283,19 @@ impl<P: Protocol> Host<P> {
                     turn.installed |= self.installing.take_if(|t| *t <= ticket).is_some();
                     replica.saved(time, ticket);
                 }
-                Item::Fetched(snapshot) => {
-                    fetched = snapshot.as_ref().map(|snapshot| snapshot.id.clone());
-                    replica.fetched(snapshot);
+                Item::Fetched(from, snapshot) => {
+                    let id = snapshot.as_ref().map(|snapshot| snapshot.id.clone());
+                    fetched.extend(id);
+                    replica.fetched(time, from, snapshot);
                 }
                 Item::DiskFailed => replica.storage_failed(disk_error()),
             }
         }
         replica.tick(time);
         turn.effects = replica.end_turn(time);
-        if let Some(id) = fetched {
-            let saves = &turn.effects.save;
-            let save = saves.iter().find(|(_, snapshot)| snapshot.id == id);
-            self.installing = save.map(|(ticket, _)| *ticket).or(self.installing);
-        }
+        let saves = &turn.effects.save;
+        let save = saves.iter().find(|(_, saved)| fetched.contains(&saved.id));
+        self.installing = save.map(|(ticket, _)| *ticket).or(self.installing);
         if let Some(command) = replica.machine().repeated() {
             let detail = format!("{} applied {command:?} twice", self.id);
             turn.finding.get_or_insert((Rule::ExactlyOnce, detail));

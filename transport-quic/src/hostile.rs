@@ -22,6 +22,8 @@ use crate::peer::{call, dial};
 use crate::quic::{Peer, QuicConfig, QuicEndpoint, QuicTransport};
 use crate::settings::{Settings, Trust};
 
+mod bulk;
+
 const GROUP: GroupId = GroupId(3);
 const ME: ReplicaId = ReplicaId(1);
 
@@ -59,6 +61,7 @@ fn config(id: u8, listen: SocketAddr) -> QuicConfig {
             frame_timeout: Duration::from_millis(300),
             // Whatever is noticed in these tests is noticed without it.
             idle_timeout: Duration::from_secs(600),
+            bulk_patience: Duration::from_secs(1),
             ..Settings::default()
         },
     }
@@ -93,8 +96,8 @@ impl Service for Inbox {
         self.frames.send((from, frame)).ok();
     }
 
-    async fn bulk(&self, _: ReplicaId, _: Bytes) -> Option<Bytes> {
-        None
+    async fn bulk(&self, _: ReplicaId, _: Bytes) -> Option<Vec<Bytes>> {
+        Some(vec![Bytes::from_static(&[7; 1 << 20]); 64])
     }
 
     fn client(&self, _: PublicKey, replies: Arc<dyn FrameSink>) -> Option<Arc<dyn ClientService>> {

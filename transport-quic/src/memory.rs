@@ -4,6 +4,7 @@
 //! replica stops is lost. Keys are compared, not proved: all ends are in one process.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,7 +13,9 @@ use quorate_core::id::{ReplicaId, ReplicaSet};
 use quorate_core::transport::{
     ClientReplies, ClientService, Connector, FrameSink, Service, Transport, TransportError,
 };
+use tokio::time::timeout;
 
+use crate::bulk;
 use crate::close::unreachable;
 use crate::outbox::{Dropped, Outbox, QueueLimit};
 use crate::settings::Settings;
@@ -221,7 +224,14 @@ impl Transport for MemoryTransport {
         });
     }
 
-    async fn bulk(&self, from: ReplicaId, request: Bytes) -> Result<Bytes, TransportError> {
+    /// An answer comes whole: that is all the progress there is.
+    async fn bulk(
+        &self,
+        from: ReplicaId,
+        request: Bytes,
+        patience: Duration,
+        _heard: &(dyn Fn() + Send + Sync),
+    ) -> Result<Bytes, TransportError> {
         let me = self.running.id;
         let connected = self.running.link_to(from).is_some();
         let Some(peer) = self.hub.running(from).filter(|_| connected) else {
@@ -233,10 +243,11 @@ impl Transport for MemoryTransport {
             // Fails only if whoever asked has stopped waiting.
             let _ = answer.send(service.bulk(me, request).await);
         });
-        match answered.await {
-            Ok(Some(answer)) => Ok(answer),
-            Ok(None) => Err(TransportError::Refused { to: from }),
-            Err(_) => Err(unreachable(from, "it has stopped")),
+        match timeout(patience, answered).await {
+            Ok(Ok(Some(answer))) => Ok(answer.concat().into()),
+            Ok(Ok(None)) => Err(TransportError::Refused { to: from }),
+            Ok(Err(_)) => Err(unreachable(from, "it has stopped")),
+            Err(_) => Err(unreachable(from, bulk::STALLED)),
         }
     }
 

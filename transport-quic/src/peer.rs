@@ -182,7 +182,8 @@ pub(crate) async fn run_link(
         outlet.write_to(sending, Some(&writer_of.counters)).await;
     });
     let (tasks, service) = (shared.tasks.clone(), shared.service.clone());
-    let serving = bulk::serve(tasks, service, peer.id, connection);
+    let patience = shared.settings.bulk_patience;
+    let serving = bulk::serve(tasks, service, (peer.id, patience), connection);
     let _bulk = shared.tasks.spawn_scoped(serving);
     match deliver_all(shared, peer, inlet).await {
         End::Malformed(reason) => {

@@ -221,14 +221,20 @@ impl Transport for QuicTransport {
         }
     }
 
-    async fn bulk(&self, from: ReplicaId, request: Bytes) -> Result<Bytes, TransportError> {
+    async fn bulk(
+        &self,
+        from: ReplicaId,
+        request: Bytes,
+        patience: Duration,
+        heard: &(dyn Fn() + Send + Sync),
+    ) -> Result<Bytes, TransportError> {
         let Some(peer) = self.peer(from) else {
             return Err(unreachable(from, "it is not another member"));
         };
         let Some(connection) = peer.connection() else {
             return Err(unreachable(from, "it is not connected"));
         };
-        bulk::ask(&connection, from, request).await
+        bulk::ask(&connection, from, request, (patience, heard)).await
     }
 
     fn connected(&self) -> ReplicaSet {

@@ -38,6 +38,9 @@ pub struct Settings {
     pub socket_buffer_bytes: usize,
     /// How many bulk requests a peer may have open at a time.
     pub bulk_requests: u32,
+    /// A peer that sends nothing of its bulk request, or takes nothing of the answer, for so long is
+    /// not waited for any more.
+    pub bulk_patience: Duration,
     /// How many clients may be connected at a time.
     pub clients: usize,
     /// How many of them may have one key.
@@ -70,6 +73,7 @@ impl Default for Settings {
             mtu_upper_bound: 6_500,
             socket_buffer_bytes: 4 << 20,
             bulk_requests: 8,
+            bulk_patience: Duration::from_secs(10),
             clients: 4_096,
             clients_of_a_key: 1_024,
             clients_queue_bytes: 256 << 20,

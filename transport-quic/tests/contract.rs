@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use network::{
-    Memory, Network, Node, Quic, Recorder, Replies, client_key, eventually, key, keys,
+    Memory, Network, Node, Quic, Recorder, Replies, ask, client_key, eventually, key, keys,
     not_authenticated, r,
 };
 use quorate_core::id::ReplicaSet;
@@ -47,6 +47,7 @@ contract! {
     frames_pass_while_bulk_waits
     fifty_megabytes_of_bulk_pass_while_frames_flow
     bulk_from_who_is_not_connected_fails
+    bulk_that_is_taken_and_never_answered_is_given_up
     a_replica_that_restarts_is_connected_again
     a_shutdown_delivers_nothing_more
     a_client_is_answered
@@ -170,12 +171,12 @@ async fn an_oversized_frame_is_dropped_and_counted<N: Network>() {
 
 async fn bulk_is_answered_or_refused<N: Network>() {
     let (_network, a, b) = pair::<N>().await;
-    let answer = a.transport.bulk(r(1), Bytes::from("1000")).await.unwrap();
+    let answer = a.bulk(1, "1000").await.unwrap();
     let expected: Vec<u8> = (0..1000).map(|i| i as u8).collect();
     assert_eq!(answer, expected);
-    let answer = b.transport.bulk(r(0), Bytes::from("0")).await.unwrap();
+    let answer = b.bulk(0, "0").await.unwrap();
     assert!(answer.is_empty());
-    let refused = b.transport.bulk(r(0), Bytes::from("what?")).await;
+    let refused = b.bulk(0, "what?").await;
     assert_eq!(refused, Err(TransportError::Refused { to: r(0) }));
 }
 
@@ -186,8 +187,8 @@ async fn frames_pass_while_bulk_waits<N: Network>() {
     b.recorder.let_frames_go_on();
     a.connected_to(&[1]).await;
     b.connected_to(&[0]).await;
-    let asking = a.transport.clone();
-    let asking = tokio::spawn(async move { asking.bulk(r(1), Bytes::from("5")).await });
+    let asking = ask(a.transport.clone(), 1, "5", Duration::from_secs(60));
+    let asking = tokio::spawn(asking);
     a.send(1, "there");
     eventually("the frame", || b.recorder.has(0, "there")).await;
     b.send(0, "and back");
@@ -200,8 +201,8 @@ async fn frames_pass_while_bulk_waits<N: Network>() {
 async fn fifty_megabytes_of_bulk_pass_while_frames_flow<N: Network>() {
     let (_network, a, b) = pair::<N>().await;
     const LENGTH: usize = 50_000_000;
-    let asking = a.transport.clone();
-    let asking = async move { asking.bulk(r(1), Bytes::from(LENGTH.to_string())).await };
+    let length = LENGTH.to_string();
+    let asking = a.bulk(1, &length);
     let frames = async {
         for i in 0..200 {
             let text = format!("{i}");
@@ -219,9 +220,28 @@ async fn bulk_from_who_is_not_connected_fails<N: Network>() {
     let network = N::new(2).await;
     let a = network.start(0, Recorder::new());
     for id in [0, 1, 9] {
-        let outcome = a.transport.bulk(r(id), Bytes::from("1")).await;
+        let outcome = a.bulk(id, "1").await;
         assert!(matches!(outcome, Err(TransportError::Unreachable { to, .. }) if to == r(id)));
     }
+}
+
+async fn bulk_that_is_taken_and_never_answered_is_given_up<N: Network>() {
+    let network = N::new(2).await;
+    let a = network.start(0, Recorder::new());
+    let b = network.start(1, Recorder::blocked());
+    a.connected_to(&[1]).await;
+    b.connected_to(&[0]).await;
+    let patience = Duration::from_millis(50);
+    // More than may be open at a time.
+    for _ in 0..12 {
+        let outcome = ask(a.transport.clone(), 1, "5", patience).await;
+        let Err(TransportError::Unreachable { reason, .. }) = outcome else {
+            panic!("{outcome:?}");
+        };
+        assert!(reason.contains("no progress"), "{reason}");
+    }
+    b.recorder.let_bulk_go_on();
+    assert_eq!(a.bulk(1, "5").await.unwrap().len(), 5);
 }
 
 async fn a_replica_that_restarts_is_connected_again<N: Network>() {
@@ -265,7 +285,7 @@ async fn a_shutdown_delivers_nothing_more<N: Network>() {
     eventually("the sender has noticed", noticed).await;
     assert_eq!(b.recorder.len(), delivered);
     assert_eq!(b.transport.connected(), ReplicaSet::EMPTY);
-    let answer = b.transport.bulk(r(0), Bytes::from("1")).await;
+    let answer = b.bulk(0, "1").await;
     assert!(answer.is_err());
     sending.abort();
 }

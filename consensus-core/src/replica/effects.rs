@@ -19,7 +19,8 @@ pub struct Effects<P: Protocol> {
     pub append: Option<Append>,
     /// Snapshots to be saved.
     pub save: Vec<(Ticket, Snapshot)>,
-    /// A snapshot to be fetched from a peer; the result goes to
+    /// A snapshot to be fetched from a peer: progress goes to
+    /// [`Replica::fetch_progressed`](super::Replica::fetch_progressed), the result to
     /// [`Replica::fetched`](super::Replica::fetched).
     pub fetch: Option<Fetch>,
     /// The snapshot that peers may fetch from now on.

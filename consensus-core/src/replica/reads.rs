@@ -37,6 +37,7 @@ pub(super) struct Reads {
 struct Group {
     queries: Vec<Query>,
     keys: Keys,
+    began: Time,
     asked: Time,
 }
 
@@ -64,7 +65,7 @@ impl Reads {
         self.gathering.append(&mut self.postponed);
     }
 
-    /// How many bytes the reads under way have.
+    /// The bytes of the reads under way.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -90,6 +91,7 @@ impl Reads {
         let group = Group {
             queries,
             keys: keys.clone(),
+            began: now,
             asked: now,
         };
         self.groups.insert(id, group);
@@ -120,9 +122,43 @@ impl Reads {
     pub(super) fn take(&mut self, id: ReadId) -> Vec<Query> {
         let queries = self.groups.remove(&id).map_or(Vec::new(), |g| g.queries);
         self.count -= queries.len();
-        self.bytes -= queries.iter().map(|q| q.query.len()).sum::<usize>();
+        self.bytes -= bytes_of(&queries);
         queries
     }
+
+    /// Takes the reads of groups that began at `before` or earlier: nobody will answer them.
+    pub(super) fn expired(&mut self, before: Time) -> Vec<Query> {
+        let old = |(id, group): (&ReadId, &Group)| (group.began <= before).then_some(*id);
+        let old: Vec<ReadId> = self.groups.iter().filter_map(old).collect();
+        old.into_iter().flat_map(|id| self.take(id)).collect()
+    }
+
+    /// When the group that waits longest began.
+    pub(super) fn began(&self) -> Option<Time> {
+        self.groups.values().map(|group| group.began).min()
+    }
+
+    /// Forgets reads for which nobody waits any more, and groups of nothing else.
+    pub(super) fn forget(&mut self, gone: impl Fn(ReadToken) -> bool) {
+        for waiting in [&mut self.gathering, &mut self.postponed] {
+            waiting.retain(|query| !gone(query.token));
+        }
+        self.groups.retain(|_, group| {
+            group.queries.retain(|query| !gone(query.token));
+            !group.queries.is_empty()
+        });
+        let groups = self.groups.values().map(|group| &group.queries);
+        let (mut count, mut bytes) = (0, 0);
+        for queries in groups.chain([&self.gathering, &self.postponed]) {
+            count += queries.len();
+            bytes += bytes_of(queries);
+        }
+        (self.count, self.bytes) = (count, bytes);
+    }
+}
+
+fn bytes_of(queries: &[Query]) -> usize {
+    queries.iter().map(|query| query.query.len()).sum()
 }
 
 #[cfg(test)]
@@ -149,5 +185,22 @@ mod tests {
         assert_eq!(reads.take(id).len(), 2);
         assert!(reads.take(id).is_empty());
         assert_eq!(reads.len(), 0);
+    }
+
+    #[test]
+    fn reads_for_which_nobody_waits_make_room() {
+        let mut reads = Reads::default();
+        for token in 0..=MAX_GROUPS as u64 {
+            reads.add(query(token));
+            reads.due(Time(token), |_| Keys::All);
+        }
+        assert!(reads.is_quiet() && !reads.gathering.is_empty());
+        reads.forget(|token| token.0 == 1);
+        assert_eq!(reads.len(), MAX_GROUPS);
+        assert!(reads.due(Time(9), |_| Keys::All).is_some());
+        let expired = reads.expired(Time(2));
+        let tokens: Vec<u64> = expired.iter().map(|query| query.token.0).collect();
+        assert_eq!(tokens, [0, 2]);
+        assert_eq!((reads.len(), reads.began()), (2, Some(Time(3))));
     }
 }

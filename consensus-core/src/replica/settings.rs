@@ -36,6 +36,13 @@ pub struct Settings {
     /// again. Must be well above a round trip: an answer to an earlier question may not count.
     #[serde(rename = "retry_after_ms", with = "crate::millis")]
     pub retry_after: Duration,
+    /// A read that is under way for so long is given up: no quorum confirms it.
+    #[serde(rename = "read_patience_ms", with = "crate::millis")]
+    pub read_patience: Duration,
+    /// A peer that was asked for a snapshot is given up after this long without progress, and another
+    /// is asked.
+    #[serde(rename = "fetch_patience_ms", with = "crate::millis")]
+    pub fetch_patience: Duration,
     /// A snapshot is taken when this many bytes of batches have been executed since the last.
     pub snapshot_every_bytes: u64,
     /// The rule of the driver that is switched off, to show that the tests would notice.
@@ -55,6 +62,8 @@ impl Default for Settings {
             max_batch_bytes: 256 << 10,
             max_batches_in_flight: None,
             retry_after: Duration::from_secs(1),
+            read_patience: Duration::from_secs(30),
+            fetch_patience: Duration::from_secs(1),
             snapshot_every_bytes: 64 << 20,
             #[cfg(feature = "mutants")]
             mutant: None,
@@ -75,6 +84,8 @@ impl Settings {
             max_batch_bytes: _,
             max_batches_in_flight: _,
             retry_after: _,
+            read_patience: _,
+            fetch_patience: _,
             snapshot_every_bytes: _,
             #[cfg(feature = "mutants")]
                 mutant: _,
@@ -103,6 +114,8 @@ impl Settings {
                 self.max_batches_in_flight != Some(0),
             ),
             ("retry_after_ms", !self.retry_after.is_zero()),
+            ("read_patience_ms", !self.read_patience.is_zero()),
+            ("fetch_patience_ms", !self.fetch_patience.is_zero()),
         ];
         match positive.iter().find(|(_, positive)| !positive) {
             Some((name, _)) => Err(format!("{name} must be above zero")),
@@ -136,7 +149,7 @@ impl Settings {
     }
 }
 
-/// A safety rule of the driver that can be switched off.
+/// A rule of the driver that can be switched off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
     /// Promises leave before the records they rest on are durable.
@@ -147,6 +160,12 @@ pub enum Mutant {
     ExecuteRepeats,
     /// The state machine is told the agreed time as it was proposed, be it earlier than the last.
     AgreedTimeAsProposed,
+    /// A peer that was asked for a snapshot is waited for for ever.
+    FetchNeverGivenUp,
+    /// A read that nobody answers is under way for ever.
+    ReadNeverGivenUp,
+    /// A replica takes no snapshot of its own while it fetches one.
+    NoSnapshotWhileFetching,
 }
 
 impl Settings {

@@ -1,11 +1,11 @@
-//! Snapshots under way: taken here, offered to peers, fetched from them.
+//! Snapshots that are saved, or about to be: taken here, or fetched from peers; and those offered to
+//! them.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::frontier::Frontier;
-use crate::protocol::Fetch;
 use crate::storage::{Snapshot, Ticket};
 
 /// How many snapshots of this replica's own wait for the protocol's word on them.
@@ -21,7 +21,6 @@ pub(super) struct Snapshots {
     saving: Vec<(Ticket, Snapshot, Origin)>,
     /// Durable, newest last; the protocol may offer any of them.
     saved: Vec<Snapshot>,
-    fetching: Option<Fetch>,
 }
 
 /// Where a snapshot comes from.
@@ -40,9 +39,9 @@ impl Snapshots {
         }
     }
 
-    /// Whether a snapshot is being saved, or taken or fetched and about to be.
+    /// Whether a snapshot is being saved, or was taken and is about to be.
     pub(super) fn is_busy(&self) -> bool {
-        !self.taken.is_empty() || !self.saving.is_empty() || self.fetching.is_some()
+        !self.taken.is_empty() || !self.saving.is_empty()
     }
 
     /// Whether a snapshot was taken that is not being saved yet.
@@ -115,20 +114,6 @@ impl Snapshots {
         let snapshot = self.saved.first_mut()?;
         snapshot.id.anchor = anchor;
         Some(Arc::new(snapshot.clone()))
-    }
-
-    /// Notes a wish to fetch; true if it is to be carried out now.
-    pub(super) fn wish(&mut self, fetch: &Fetch) -> bool {
-        if self.is_busy() {
-            return false;
-        }
-        self.fetching = Some(fetch.clone());
-        true
-    }
-
-    /// The fetch under way has ended.
-    pub(super) fn fetched(&mut self) -> Option<Fetch> {
-        self.fetching.take()
     }
 }
 

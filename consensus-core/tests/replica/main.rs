@@ -1,12 +1,14 @@
 //! The driver core around the smallest protocol there is: a single replica that orders what it is
 //! given once that is durable. One claim a test.
 
+mod fetching;
+mod reading;
 mod solo;
 
 use bytes::Bytes;
 use quorate_core::codec::MESSAGE_LIMIT;
 use quorate_core::consensus::{ProposeError, ReadError, ReadLevel};
-use quorate_core::id::{Slot, Time};
+use quorate_core::id::{ReplicaId, Slot, Time};
 use quorate_core::protocol::{Event, ReadAnswer};
 use quorate_core::replica::{Halt, Mutant, ReadToken, Replica, Settings};
 use quorate_core::request::{Batch, Operation};
@@ -230,7 +232,13 @@ fn what_is_not_executed_is_proposed_again() {
 #[test]
 fn reads_are_answered_by_the_protocol_or_through_the_log() {
     for reads in [ReadAnswer::Ready, ReadAnswer::ThroughLog] {
-        let mut replica = opened(Config { reads, ..CONFIG }, Settings::default());
+        let mut replica = opened(
+            Config {
+                reads: Some(reads),
+                ..CONFIG
+            },
+            Settings::default(),
+        );
         apply(&mut replica, 1, "state");
         let level = ReadLevel::Linearizable;
         replica.read(ReadToken(7), Bytes::new(), level).unwrap();
@@ -357,7 +365,7 @@ fn a_fetched_snapshot_is_installed_only_if_it_is_accepted_whole_and_ahead() {
         let mut replica = replica(behind, Settings::default(), Stored::default());
         replica.tick(NOW);
         assert!(replica.end_turn(NOW).fetch.is_some());
-        replica.fetched(Some(snapshot.clone()));
+        replica.fetched(NOW, ReplicaId(1), Some(snapshot.clone()));
         settle(&mut replica);
         replica.machine().0.clone()
     };

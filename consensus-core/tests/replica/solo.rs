@@ -29,7 +29,8 @@ pub(crate) struct Solo {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
-    pub(crate) reads: ReadAnswer,
+    /// What it answers, if anything.
+    pub(crate) reads: Option<ReadAnswer>,
     /// Proposals are lost.
     pub(crate) deaf: bool,
     /// It believes itself behind.
@@ -113,14 +114,18 @@ impl Protocol for Solo {
                 }
                 self.commit(written.batch, out);
             }
-            Input::Read { id, .. } => out.answer(id, self.config.reads),
+            Input::Read { id, .. } => {
+                if let Some(answer) = self.config.reads {
+                    out.answer(id, answer);
+                }
+            }
             Input::Snapshotted(snapshot) => {
                 out.rewrite(Vec::new());
                 out.offer(snapshot.at, Bytes::from_static(b"anchor"));
             }
             Input::Installed(snapshot) => self.next = snapshot.at.slot().next(),
             Input::Timer(()) => out.fetch(Fetch {
-                from: ReplicaId(0),
+                from: ReplicaId(1),
                 at_least: Frontier::single(Slot(1)),
             }),
             Input::Propose { .. } | Input::EndOfTurn => {}
@@ -197,7 +202,7 @@ impl StateMachine for Text {
 pub(crate) const NOW: Time = Time(1_000_000_000);
 
 pub(crate) const CONFIG: Config = Config {
-    reads: ReadAnswer::Ready,
+    reads: Some(ReadAnswer::Ready),
     deaf: false,
     behind: false,
     times: &[],
@@ -217,7 +222,9 @@ pub(crate) fn recovered(
     stored: Stored,
 ) -> Result<Replica<Solo, Text>, Halt> {
     let key = SecretKey::from_seed([0; 32]);
-    let members = Members::new(GroupId(1), [key.public()]);
+    // The others are there to be asked for snapshots.
+    let keys = [0, 1, 2, 3].map(|seed| SecretKey::from_seed([seed; 32]).public());
+    let members = Members::new(GroupId(1), keys);
     let context = Context {
         me: ReplicaId(0),
         signer: Signer::new(key, GroupId(1)),

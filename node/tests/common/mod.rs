@@ -2,6 +2,7 @@
 //! Clusters of nodes over the in-memory transport and storage.
 
 use std::io::{Read, Write};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,6 +92,16 @@ impl<P: Protocol<Config: Default>> Cluster<P> {
     }
 
     pub async fn admitting(admission: Admission, n: u8, client: ClientOptions) -> Self {
+        Self::with_up(admission, n, 0..n, client).await
+    }
+
+    /// Of `n` replicas only these are started.
+    pub async fn with_up(
+        admission: Admission,
+        n: u8,
+        up: Range<u8>,
+        client: ClientOptions,
+    ) -> Self {
         let keys: Vec<PublicKey> = (0..n).map(|me| key(me).public()).collect();
         let network = MemoryNetwork::new(Members::new(GROUP, keys.clone()));
         let mut cluster = Cluster {
@@ -99,7 +110,7 @@ impl<P: Protocol<Config: Default>> Cluster<P> {
             keys,
             admission,
         };
-        for me in 0..n {
+        for me in up {
             let options = ClientOptions {
                 first: Some(ReplicaId(me)),
                 follow_leader: false,
@@ -116,6 +127,18 @@ impl<P: Protocol<Config: Default>> Cluster<P> {
         me: u8,
         client: ClientOptions,
         storage: impl FnOnce(Arc<dyn Completions>) -> Result<Opened, StorageError>,
+    ) -> Result<Node<P>, NodeError> {
+        self.node_behind(me, client, storage, |transport| transport)
+            .await
+    }
+
+    /// A node whose transport is first changed.
+    pub async fn node_behind(
+        &self,
+        me: u8,
+        client: ClientOptions,
+        storage: impl FnOnce(Arc<dyn Completions>) -> Result<Opened, StorageError>,
+        change: impl FnOnce(Arc<dyn Transport>) -> Arc<dyn Transport>,
     ) -> Result<Node<P>, NodeError> {
         let members = Members::new(GROUP, self.keys.clone());
         let context = Context {
@@ -136,7 +159,7 @@ impl<P: Protocol<Config: Default>> Cluster<P> {
         let network = self.network.clone();
         let connect = async move |service| {
             let transport = network.start(ReplicaId(me), key(me).public(), service)?;
-            Ok(transport as Arc<dyn Transport>)
+            Ok(change(transport))
         };
         Node::start(parts, storage, connect).await
     }

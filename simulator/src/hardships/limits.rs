@@ -15,11 +15,15 @@ pub(crate) fn draw(random: &mut ChaCha8Rng, settings: &mut Settings) {
         &mut settings.max_pending_bytes,
         &[1, 200, 2_000, 50_000],
     );
+    let unsynced = [1, 300, 3_000, 50_000];
+    vary(random, &mut settings.max_unsynced_bytes, &unsynced);
     vary(random, &mut settings.max_batch_bytes, &[1, 80, 500, 5_000]);
     let in_flight = [Some(1), Some(2), Some(3), Some(8)];
     vary(random, &mut settings.max_batches_in_flight, &in_flight);
     let retry = [20, 60, 200, 700].map(Duration::from_millis);
     vary(random, &mut settings.retry_after, &retry);
+    let patience = [50, 300, 1_000].map(Duration::from_millis);
+    vary(random, &mut settings.fetch_patience, &patience);
     let every = [1, 100, 700, 5_000];
     vary(random, &mut settings.snapshot_every_bytes, &every);
 }

@@ -393,7 +393,7 @@ impl<P: Protocol> World<P> {
             };
             self.trace.note(self.now, &[9, word, found], arrow);
         }
-        self.arrive(by, Item::Fetched(snapshot));
+        self.arrive(by, Item::Fetched(from, snapshot));
     }
 
     /// Stops a replica, as a crash does.

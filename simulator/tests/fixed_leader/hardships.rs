@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use quorate_core::id::{ReplicaId, ReplicaSet};
-use quorate_simulator::seeds::{assert_hardships, assert_repeatable, survive};
+use quorate_core::replica::Mutant;
+use quorate_simulator::seeds::{assert_hardships, assert_repeatable, assert_violated, survive};
 use quorate_simulator::{
     Broken, Conditions, FOR_GOOD, Fault, Faults, Hardships, Plan, Planned, Rule, SimulationConfig,
     Summary, Victim, World, drawn, vary,
@@ -112,6 +113,32 @@ fn a_fetch_from_a_replica_that_is_mute_is_not_answered_or_late() {
     let world = struck(Some(Flaw::Fetches), &[down, mute], None);
     assert_eq!(broken(&world), None);
     assert!(world.summary().fetches_unanswered > 0);
+}
+
+fn fetching(mutant: Option<Mutant>) -> SimulationConfig<FixedLeader> {
+    let mut config = SimulationConfig::new(3, Some(Flaw::Fetches));
+    // Those that are asked have what is asked for.
+    config.settings.snapshot_every_bytes = 1;
+    config.settings.mutant = mutant;
+    config.hardships.mute = true;
+    config.shrink_runs = 0;
+    config
+}
+
+#[test]
+fn fetches_that_some_replicas_never_answer_are_survived() {
+    let config = fetching(None);
+    let sum = survive(&config, 0..60);
+    assert_hardships(&sum, config.hardships);
+}
+
+/// Without replicas that are mute no seed of the same notices.
+#[test]
+fn a_fetch_that_is_never_given_up_is_not_live() {
+    let mut config = fetching(Some(Mutant::FetchNeverGivenUp));
+    assert_violated(&config, 0..60, &[Rule::Liveness]);
+    config.hardships.mute = false;
+    survive(&config, 0..60);
 }
 
 #[test]

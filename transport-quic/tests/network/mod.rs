@@ -87,9 +87,30 @@ impl Node {
         eventually(&what, || self.transport.connected() == peers).await;
     }
 
+    /// Asks for bulk, and waits for long.
+    pub(crate) async fn bulk(&self, from: u8, request: &str) -> Result<Bytes, TransportError> {
+        ask(
+            self.transport.clone(),
+            from,
+            request,
+            Duration::from_secs(60),
+        )
+        .await
+    }
+
     pub(crate) fn send(&self, to: u8, text: &str) {
         self.transport.send(r(to), Bytes::from(text.to_owned()));
     }
+}
+
+pub(crate) async fn ask(
+    transport: Arc<dyn Transport>,
+    from: u8,
+    request: &str,
+    patience: Duration,
+) -> Result<Bytes, TransportError> {
+    let request = Bytes::copy_from_slice(request.as_bytes());
+    transport.bulk(r(from), request, patience, &|| {}).await
 }
 
 pub(crate) struct Memory(MemoryNetwork);
@@ -247,12 +268,13 @@ impl Service for Recorder {
     }
 
     /// A request is a number; the answer has so many bytes. Anything else is refused.
-    async fn bulk(&self, from: ReplicaId, request: Bytes) -> Option<Bytes> {
+    async fn bulk(&self, from: ReplicaId, request: Bytes) -> Option<Vec<Bytes>> {
         if let Ok(permit) = self.bulk_gate.acquire().await {
             permit.forget();
         }
         let length: usize = std::str::from_utf8(&request).ok()?.parse().ok()?;
-        Some((0..length).map(|i| i as u8 ^ from.0).collect())
+        let answer: Bytes = (0..length).map(|i| i as u8 ^ from.0).collect();
+        Some(vec![answer.slice(..length / 3), answer.slice(length / 3..)])
     }
 
     fn client(

@@ -1,0 +1,140 @@
+//! Fetching a snapshot from peers, some of which give nothing.
+
+use std::time::Duration;
+
+use quorate_core::id::{ReplicaId, Time};
+use quorate_core::replica::{Mutant, Replica, Settings};
+use quorate_core::request::Operation;
+use quorate_core::storage::{Snapshot, Stored};
+
+use crate::solo::{CONFIG, Config, NOW, Solo, Text, apply, propose, replica, request, settle};
+use crate::{small_snapshots, snapshotted};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A replica that has just asked its first peer.
+fn behind(settings: Settings) -> Replica<Solo, Text> {
+    let config = Config {
+        behind: true,
+        ..CONFIG
+    };
+    let mut replica = replica(config, settings, Stored::default());
+    replica.tick(NOW);
+    assert_eq!(asked(&mut replica, NOW), Some(1));
+    replica
+}
+
+/// Whom a turn asks.
+fn asked(replica: &mut Replica<Solo, Text>, now: Time) -> Option<u8> {
+    replica.end_turn(now).fetch.map(|fetch| fetch.from.0)
+}
+
+fn asked_at(replica: &mut Replica<Solo, Text>, now: Time) -> Option<u8> {
+    replica.tick(now);
+    asked(replica, now)
+}
+
+fn good() -> Snapshot {
+    snapshotted(small_snapshots()).1
+}
+
+#[test]
+fn a_peer_that_gives_nothing_for_a_second_is_given_up_for_the_next() {
+    let mut replica = behind(Settings::default());
+    let late = Time(NOW.0 + SECOND.as_nanos() as u64);
+    let nearly = Time(late.0 - 1);
+    assert_eq!(asked_at(&mut replica, nearly), None);
+    assert_eq!(replica.deadline(), Some(late));
+    assert_eq!(asked_at(&mut replica, late), Some(2));
+    assert_eq!(asked_at(&mut replica, late + SECOND), Some(3));
+    assert_eq!(asked_at(&mut replica, late + 2 * SECOND), None);
+    assert_eq!(replica.deadline(), None, "each was asked once");
+}
+
+#[test]
+fn a_fetch_that_makes_progress_is_waited_for() {
+    let mut replica = behind(Settings::default());
+    for second in 1..=20 {
+        let now = NOW + second * 9 * SECOND / 10;
+        assert_eq!(asked_at(&mut replica, now), None);
+        replica.fetch_progressed(now, ReplicaId(1));
+    }
+    let now = NOW + 20 * SECOND;
+    replica.fetch_progressed(now, ReplicaId(2));
+    assert_eq!(asked_at(&mut replica, now), Some(2), "it is another's");
+}
+
+#[test]
+fn a_peer_that_refuses_or_gives_what_is_of_no_use_is_followed_by_the_next_at_once() {
+    let mut replica = behind(Settings::default());
+    replica.fetched(NOW, ReplicaId(1), None);
+    assert_eq!(asked(&mut replica, NOW), Some(2));
+    let mut unvouched = good();
+    unvouched.id.anchor = bytes::Bytes::new();
+    replica.fetched(NOW, ReplicaId(2), Some(unvouched));
+    assert_eq!(asked(&mut replica, NOW), Some(3));
+    replica.fetched(NOW, ReplicaId(3), Some(good()));
+    settle(&mut replica);
+    assert_eq!(replica.machine().0, b"ab");
+}
+
+#[test]
+fn what_comes_late_is_taken_if_it_is_good_and_ends_no_other_fetch_if_not() {
+    let late = NOW + SECOND;
+    let mut replica = behind(Settings::default());
+    assert_eq!(asked_at(&mut replica, late), Some(2));
+    replica.fetched(late, ReplicaId(1), None);
+    assert_eq!(asked(&mut replica, late), None, "replica 2 may yet answer");
+    replica.fetched(late, ReplicaId(1), Some(good()));
+    settle(&mut replica);
+    assert_eq!(replica.machine().0, b"ab");
+    assert_eq!(asked_at(&mut replica, late + 5 * SECOND), None);
+}
+
+/// Saved later, one that holds less would be what a restart finds.
+#[test]
+fn while_a_fetched_snapshot_is_being_saved_no_other_is() {
+    let mut replica = behind(Settings::default());
+    replica.fetched(NOW, ReplicaId(1), Some(good()));
+    assert_eq!(replica.end_turn(NOW).save.len(), 1);
+    replica.fetched(NOW, ReplicaId(2), Some(good()));
+    assert!(replica.end_turn(NOW).save.is_empty());
+}
+
+#[test]
+fn a_replica_takes_snapshots_of_its_own_while_it_fetches_one() {
+    let taken = |mutant| {
+        let settings = Settings {
+            mutant,
+            ..small_snapshots()
+        };
+        let mut replica = behind(settings);
+        propose(&mut replica, request(0, Operation::Open));
+        settle(&mut replica);
+        apply(&mut replica, 1, "a").offer.is_some()
+    };
+    assert!(taken(None));
+    assert!(!taken(Some(Mutant::NoSnapshotWhileFetching)));
+}
+
+/// It is ahead of what was taken and not saved yet, and replaces what is on disk.
+#[test]
+fn none_is_taken_while_a_fetched_one_is_being_saved() {
+    let mut replica = behind(small_snapshots());
+    propose(&mut replica, request(0, Operation::Open));
+    let append = replica.end_turn(NOW).append.unwrap();
+    replica.fetched(NOW, ReplicaId(1), Some(good()));
+    replica.durable(append.ticket);
+    let effects = replica.end_turn(NOW);
+    assert_eq!((effects.executed.len(), effects.save.len()), (1, 1));
+    assert_eq!(effects.save[0].1, good());
+}
+
+#[test]
+fn a_fetch_that_is_never_given_up_waits_for_ever() {
+    let mut replica = behind(Settings {
+        mutant: Some(Mutant::FetchNeverGivenUp),
+        ..Settings::default()
+    });
+    assert_eq!(asked_at(&mut replica, NOW + 100 * SECOND), None);
+}
