@@ -48,8 +48,9 @@ const EXPECTED_FIRST: usize = 256 << 10;
 /// And at least, ever.
 const EXPECTED_LEAST: usize = 1 << 10;
 
-/// How many bytes of reads are answered in a turn, but for one answer more.
-const TURN_BYTES: usize = 16 << 20;
+/// How many bytes of reads are answered in a turn, but for one answer more: so much takes about a
+/// millisecond, for which all others wait.
+const TURN_BYTES: usize = 2 << 20;
 
 /// How many sessions of one connection are answered. A client uses one at a time, and needs no more
 /// answers to the one before when it opens the next.

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use crate::crypto::Signer;
+use crate::crypto::{PublicKey, Signer};
 use crate::id::Time;
-use crate::request::{Batch, BatchBuilder, Group, Request, SessionId};
+use crate::request::{Batch, BatchBuilder, Group, Operation, Request, SessionId};
 
 use super::settings::Settings;
 
@@ -35,6 +35,9 @@ struct InFlight {
     proposed: Time,
 }
 
+/// A client has little under way that has this part of what all may have.
+const SPARED: usize = 256;
+
 /// What became of a request that was to be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Added {
@@ -48,7 +51,11 @@ pub(super) enum Added {
 
 impl Pending {
     pub(super) fn add(&mut self, request: Request<'_>, settings: &Settings) -> Added {
-        match self.admit(request.session, request.sequence, settings) {
+        let size = match request.operation {
+            Operation::Apply(bytes) | Operation::Query(bytes) => bytes.len(),
+            Operation::Open | Operation::Close => 0,
+        };
+        match self.admit(&request, size, settings) {
             Added::New => {}
             refused => return refused,
         }
@@ -66,7 +73,7 @@ impl Pending {
     ) -> Vec<Request<'a>> {
         let (mut added, mut refused) = (0, Vec::new());
         for request in new {
-            match self.admit(request.session, request.sequence, settings) {
+            match self.admit(request, group.size(), settings) {
                 Added::New => added += 1,
                 Added::Known => {}
                 Added::Full => refused.push(*request),
@@ -79,21 +86,32 @@ impl Pending {
         refused
     }
 
-    fn admit(&mut self, session: SessionId, sequence: u64, settings: &Settings) -> Added {
-        let full = self.closed
-            || self.count >= settings.max_pending
-            || self.bytes >= settings.max_pending_bytes;
+    fn admit(&mut self, request: &Request<'_>, size: usize, settings: &Settings) -> Added {
+        let session = request.session;
+        let full = self.count >= settings.max_pending || self.bytes >= settings.max_pending_bytes;
+        let full = self.closed || (full && !self.is_spared(session.client, size, settings));
         if full && !self.requests.contains_key(&session) {
             return Added::Full;
         }
         let requests = self.requests.entry(session).or_default();
-        match requests.entry(sequence) {
+        match requests.entry(request.sequence) {
             Entry::Occupied(_) => return Added::Known,
             Entry::Vacant(_) if full => return Added::Full,
             Entry::Vacant(entry) => entry.insert(self.next),
         };
         self.count += 1;
         Added::New
+    }
+
+    /// Whether there is room beyond the bounds for a client that has little under way: one that has
+    /// filled them is not to keep all others out.
+    fn is_spared(&self, client: PublicKey, size: usize, settings: &Settings) -> bool {
+        let room = self.count < settings.max_pending.saturating_mul(2)
+            && self.bytes < settings.max_pending_bytes.saturating_mul(2);
+        let of_client = |number| SessionId { client, number };
+        let own = self.requests.range(of_client(0)..=of_client(u64::MAX));
+        let own: usize = own.map(|(_, requests)| requests.len()).sum();
+        room && size <= settings.max_pending_bytes / SPARED && own < settings.max_pending / SPARED
     }
 
     fn gather(&mut self, settings: &Settings, push: impl FnOnce(&mut BatchBuilder)) {
@@ -230,8 +248,7 @@ const UNPROPOSED: Time = Time(u64::MAX);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::{GroupId, PublicKey, SecretKey};
-    use crate::request::Operation;
+    use crate::crypto::{GroupId, SecretKey};
 
     const SESSION: SessionId = SessionId {
         client: PublicKey([1; 32]),
@@ -280,6 +297,34 @@ mod tests {
         assert!(pending.executed(SESSION, 3));
         assert!(!pending.executed(SESSION, 3));
         assert_eq!(pending.add(request(5), &settings), Added::New);
+    }
+
+    #[test]
+    fn one_client_that_fills_the_bounds_does_not_keep_others_out() {
+        let settings = Settings {
+            max_pending: 2 * SPARED,
+            ..settings()
+        };
+        let mut pending = Pending::default();
+        let mut fill = |client: u16| {
+            let mut key = [0; 32];
+            key[..2].copy_from_slice(&client.to_le_bytes());
+            let session = SessionId {
+                client: PublicKey(key),
+                number: 1,
+            };
+            let requests = (1..).map(|sequence| Request {
+                session,
+                ..request(sequence)
+            });
+            let mut added = requests.map(|request| pending.add(request, &settings));
+            added.position(|added| added == Added::Full).unwrap()
+        };
+        assert_eq!(fill(1), settings.max_pending);
+        // Another has a little, and all of them a bound.
+        let others: Vec<usize> = (2..2 + SPARED as u16).map(&mut fill).collect();
+        assert_eq!(others, [2; SPARED]);
+        assert_eq!(fill(1000), 0);
     }
 
     #[test]

@@ -14,7 +14,8 @@ use crate::request::{COMMAND_LIMIT, GROUP_BYTES};
 pub struct Settings {
     /// The most bytes a command or query may have.
     pub max_command_bytes: usize,
-    /// The most requests and reads that may be under way through this node; one more is refused.
+    /// The most requests and reads that may be under way through this node; one more is refused. A
+    /// client that has little under way is let in up to twice that, and so are the bytes.
     pub max_pending: usize,
     /// The most bytes of requests that may be under way through this node, and of reads.
     pub max_pending_bytes: usize,
@@ -58,7 +59,7 @@ impl Default for Settings {
             max_pending: 16_384,
             max_pending_bytes: 64 << 20,
             max_unsynced_bytes: 64 << 20,
-            max_read_bytes: 16 << 20,
+            max_read_bytes: 2 << 20,
             max_batch_bytes: 256 << 10,
             max_batches_in_flight: None,
             retry_after: Duration::from_secs(1),

@@ -267,6 +267,89 @@ fn reads_are_bounded() {
     assert_eq!(more, Err(ReadError::Overloaded));
 }
 
+#[test]
+fn reads_under_way_are_bounded_in_bytes() {
+    let settings = Settings {
+        max_pending_bytes: 10,
+        ..Settings::default()
+    };
+    let mut replica = opened(CONFIG, settings);
+    let level = ReadLevel::Linearizable;
+    let mut read = |token| replica.read(ReadToken(token), Bytes::from_static(b"12345"), level);
+    assert_eq!((read(1), read(2)), (Ok(()), Ok(())));
+    assert_eq!(read(3), Err(ReadError::Overloaded));
+    settle(&mut replica);
+    let again = replica.read(ReadToken(4), Bytes::from_static(b"12345"), level);
+    assert_eq!(again, Ok(()));
+}
+
+#[test]
+fn answers_to_reads_in_a_turn_are_bounded_in_bytes_and_the_others_come_in_the_next() {
+    let settings = Settings {
+        max_read_bytes: 10,
+        ..Settings::default()
+    };
+    let mut replica = opened(CONFIG, settings);
+    apply(&mut replica, 1, "seven..");
+    for token in 0..5 {
+        let level = ReadLevel::Linearizable;
+        replica.read(ReadToken(token), Bytes::new(), level).unwrap();
+    }
+    for answered in [2, 2, 1] {
+        replica.tick(NOW);
+        assert_eq!(replica.end_turn(NOW).reads.len(), answered);
+        assert_eq!(
+            replica.deadline().is_some_and(|at| at <= NOW),
+            answered == 2
+        );
+    }
+    assert_eq!(replica.under_way(), 0);
+}
+
+#[test]
+fn a_query_that_is_asked_again_is_ordered_again_and_answered_from_there() {
+    let mut replica = opened(CONFIG, Settings::default());
+    apply(&mut replica, 1, "a");
+    let query = |replica: &mut Replica<Solo, Text>| {
+        propose(replica, request(2, Operation::Query(b"")));
+        settle(replica)
+    };
+    assert_eq!(answers(&query(&mut replica)), [(2, Ok(&b"a"[..]))]);
+    apply(&mut replica, 3, "b");
+    let again = query(&mut replica);
+    assert_eq!(answers(&again), [(2, Ok(&b"ab"[..]))]);
+    assert_eq!(again.executed.len(), 1);
+    // Its client has the answers to all before 4.
+    let mut next = request(4, Operation::Apply(b"c"));
+    next.answered = 4;
+    propose(&mut replica, next);
+    settle(&mut replica);
+    let dropped = Err(ProposeError::AnswerDropped);
+    let late = query(&mut replica);
+    assert_eq!(answers(&late), [(2, dropped)]);
+    assert!(late.executed.is_empty());
+}
+
+#[test]
+fn a_session_that_is_closed_executes_nothing_more() {
+    let mut replica = opened(CONFIG, Settings::default());
+    apply(&mut replica, 1, "a");
+    for executed in [1, 0] {
+        propose(&mut replica, request(2, Operation::Close));
+        let closed = settle(&mut replica);
+        assert_eq!(answers(&closed), [(2, Ok(&b""[..]))]);
+        assert_eq!(closed.executed.len(), executed);
+    }
+    let expired = Err(ProposeError::SessionExpired);
+    assert_eq!(
+        answers(&apply(&mut replica, 1, "a")),
+        [(1, expired.clone())]
+    );
+    propose(&mut replica, request(0, Operation::Open));
+    assert_eq!(answers(&settle(&mut replica)), [(0, expired)]);
+    assert_eq!(replica.machine().0, b"a");
+}
+
 fn small_snapshots() -> Settings {
     Settings {
         snapshot_every_bytes: 1,
