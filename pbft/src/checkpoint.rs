@@ -194,7 +194,7 @@ impl Pbft {
         };
         self.stable = Some(certificate);
         self.log.compact_through(slot);
-        self.ordered.forget_through(slot);
+        self.ordered.compact_through(slot);
         self.checkpoints.settle(slot);
         self.rewrite(out);
         self.offer_snapshot(out);
@@ -223,7 +223,7 @@ impl Pbft {
         self.primary.queue.executed(slot);
         self.stable = Some(certificate);
         self.log.compact_through(slot);
-        self.ordered.forget_through(slot);
+        self.ordered.compact_through(slot);
         self.checkpoints.settle(slot);
         // Which requests have been executed is in the state, and the driver's to know.
         self.waiting.clear();

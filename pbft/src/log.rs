@@ -269,10 +269,14 @@ impl Log {
         Slot(self.low().0.saturating_add(self.width as u64))
     }
 
-    /// How many bytes the batches have that are held.
-    pub(crate) fn bytes(&self) -> usize {
-        let held = self.slots.iter().flat_map(|(_, i)| &i.bodies);
-        held.map(|(_, entry)| entry.size()).sum()
+    /// How many bytes the batches have that are accepted in `view` or decided. Those of views that were
+    /// left take no room from a primary: who has one has given it no slot in this view.
+    pub(crate) fn bytes_in(&self, view: View) -> usize {
+        let entries = self.slots.iter().filter_map(|(_, instance)| {
+            let decided = instance.committed.and_then(|digest| instance.body(&digest));
+            decided.or_else(|| instance.entry_in(view))
+        });
+        entries.map(Entry::size).sum()
     }
 
     pub(crate) fn contains(&self, slot: Slot) -> bool {

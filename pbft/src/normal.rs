@@ -44,7 +44,7 @@ impl Pbft {
     }
 
     fn is_ordered_after(&self, known: Slot, batch: &Batch) -> bool {
-        let slot = self.slot_of(batch).filter(|slot| *slot > known);
+        let slot = self.slot_like(batch).filter(|slot| *slot > known);
         let overlooked = slot.is_some_and(|slot| match slot > self.executed {
             true => self.config.mutated(Mutant::InFlightOrderedAgain),
             false => self.config.mutated(Mutant::DecidedOrderedAgain),
@@ -92,7 +92,7 @@ impl Pbft {
         if size == 0 || self.config.mutated(Mutant::WindowOfAnySize) {
             return true;
         }
-        let held = self.log.bytes();
+        let held = self.log.bytes_in(self.view);
         let room = self.config.max_window_bytes.saturating_mul(times);
         held == 0 || held.saturating_add(size) <= room
     }

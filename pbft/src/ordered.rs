@@ -1,4 +1,5 @@
-//! Which slot a batch has: of those between the watermarks, found without a look at all of them.
+//! Which slot a batch has, found without a look at all of them: of those between the watermarks, and of
+//! some before.
 
 use std::collections::BTreeMap;
 
@@ -43,11 +44,26 @@ impl Ordered {
         }
     }
 
-    pub(crate) fn forget_through(&mut self, slot: Slot) {
-        self.names = self.names.split_off(&slot.next());
-        self.slots.retain(|_, held| *held > slot);
+    /// The log begins after this slot now.
+    pub(crate) fn compact_through(&mut self, slot: Slot) {
+        let forgotten = Slot(slot.0.saturating_sub(REMEMBERED));
+        let kept = self.names.split_off(&forgotten.next());
+        for (slot, name) in std::mem::replace(&mut self.names, kept) {
+            if self.slots.get(&name) == Some(&slot) {
+                self.slots.remove(&name);
+            }
+        }
+    }
+
+    /// Forgets what slots after this one hold.
+    fn cut_after(&mut self, slot: Slot) {
+        self.names.split_off(&slot.next());
+        self.slots.retain(|_, held| *held <= slot);
     }
 }
+
+/// Of how many slots before the low watermark it is known what they held.
+const REMEMBERED: u64 = 1024;
 
 impl Pbft {
     /// The last slot between the watermarks that holds a batch: accepted in this view, or decided.
@@ -60,9 +76,19 @@ impl Pbft {
         entries.any(|entry| entry.batch == *batch).then_some(slot)
     }
 
+    /// The last slot that holds a batch or, before the low watermark, one that looks like it: good
+    /// enough for who will say so again if it was another.
+    pub(crate) fn slot_like(&self, batch: &Batch) -> Option<Slot> {
+        let slot = *self.ordered.slots.get(&name_of(batch)?)?;
+        match slot <= self.log.low() {
+            true => Some(slot),
+            false => self.slot_of(batch),
+        }
+    }
+
     /// Notes what all slots hold: a view has begun, or this replica has started.
     pub(crate) fn note_all(&mut self) {
-        self.ordered = Ordered::default();
+        self.ordered.cut_after(self.log.low());
         for (slot, instance) in self.log.iter() {
             let decided = instance
                 .committed()

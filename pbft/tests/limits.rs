@@ -5,6 +5,8 @@
 mod lies;
 mod worlds;
 
+use std::time::Duration;
+
 use lies::Lies;
 use quorate_pbft::{Config, Pbft};
 use quorate_simulator::seeds::from_first;
@@ -30,7 +32,9 @@ fn drawn(seed: u64) -> SimulationConfig<Pbft> {
         max_waiting_bytes: one_of(&[1, 700, 1 << 20]),
         max_early_messages: one_of(&[1, 4, 64]),
         max_early_bytes: one_of(&[1, 700, 1 << 20]),
-        max_resent_slots: one_of(&[1, 4, 32]),
+        // With one slot a round and a checkpoint every other slot, a replica that lags never catches up
+        // with what its own clients ask for.
+        max_resent_slots: one_of(&[4, 8, 32]),
         max_resent_bytes: one_of(&[1, 700, 1 << 20]),
         ..Config::default()
     };
@@ -40,13 +44,17 @@ fn drawn(seed: u64) -> SimulationConfig<Pbft> {
         ..world(4, Faults::All)
     };
     config.protocol = protocol;
+    // With limits of one, some serve a request at a time: what they must not do is stop.
+    config.recovery_limit = Duration::from_secs(30);
     config.settings.max_batch_bytes = one_of(&[1, 700, 1 << 18]);
     config.settings.max_batches_in_flight = Some(one_of(&[1, 4]));
     config.settings.snapshot_every_bytes = one_of(&[1, 1_500, 1 << 20]) as u64;
     config
 }
 
-/// 7: a primary fetched a state, and went on counting the slots in it as under way.
+/// 7: a batch of a view that was left took all the room in bytes, and its slot was never given out
+/// again. Looking for it showed that a primary that fetched a state went on counting its slots as under
+/// way.
 #[test]
 fn seeds_that_failed_once_pass() {
     for seed in [7] {
