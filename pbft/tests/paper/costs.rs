@@ -1,8 +1,10 @@
 //! What is checked, and how often: signatures are most of what PBFT costs. [Castro99 §4.4, §5]
 
-use quorate_pbft::Config;
+use quorate_pbft::{Config, Message, Timer};
 
-use crate::common::{Cluster, PbftCluster};
+use crate::common::{
+    Cluster, Node, PbftCluster, PbftNode, config, kinds, new_view, r, view_change,
+};
 
 /// How many signatures the replicas have checked.
 fn checked(cluster: &Cluster) -> u64 {
@@ -34,4 +36,26 @@ fn a_view_change_checks_what_is_new_and_nothing_twice() {
     let spent = checked_by_a_view_change(slots) - checked_by_a_view_change(0);
     // Each slot is agreed on again: a pre-prepare at two backups, two prepares at two others each.
     assert_eq!(spent, slots * (2 + 2 * 2));
+}
+
+/// A new view is large. Whoever says again and again that it has left an earlier one is shown it once a
+/// round, as one whose status says that it is behind.
+#[test]
+fn a_new_view_is_shown_to_a_replica_once_a_round() {
+    let mut node = Node::of_four(2, &config());
+    let changes = [0, 1, 3].map(|from| view_change(from, 5, vec![]));
+    let begin = Message::NewView(Box::new(new_view(5, changes.to_vec(), &[])));
+    node.receive(r(1), begin);
+    assert_eq!(node.view(), 5);
+    let mut shown = Vec::new();
+    for views in [1..3, 3..5] {
+        node.fire(Timer::Status);
+        let asked = views.map(|view| {
+            let left = Message::ViewChange(view_change(3, view, vec![]));
+            let sent = kinds(&node.answer(r(3), left));
+            sent.iter().filter(|kind| **kind == "new_view").count()
+        });
+        shown.extend(asked);
+    }
+    assert_eq!(shown, [1, 0, 1, 0]);
 }
