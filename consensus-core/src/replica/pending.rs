@@ -19,6 +19,8 @@ pub(super) struct Pending {
     batches: BTreeMap<u64, InFlight>,
     /// The batch of each request, by session and sequence.
     requests: BTreeMap<SessionId, BTreeMap<u64, u64>>,
+    /// How many requests each client has under way, if it has any.
+    clients: BTreeMap<PublicKey, usize>,
     count: usize,
     bytes: usize,
     next: u64,
@@ -100,6 +102,7 @@ impl Pending {
             Entry::Vacant(entry) => entry.insert(self.next),
         };
         self.count += 1;
+        *self.clients.entry(session.client).or_default() += 1;
         Added::New
     }
 
@@ -108,9 +111,7 @@ impl Pending {
     fn is_spared(&self, client: PublicKey, size: usize, settings: &Settings) -> bool {
         let room = self.count < settings.max_pending.saturating_mul(2)
             && self.bytes < settings.max_pending_bytes.saturating_mul(2);
-        let of_client = |number| SessionId { client, number };
-        let own = self.requests.range(of_client(0)..=of_client(u64::MAX));
-        let own: usize = own.map(|(_, requests)| requests.len()).sum();
+        let own = self.clients.get(&client).copied().unwrap_or_default();
         room && size <= settings.max_pending_bytes / SPARED && own < settings.max_pending / SPARED
     }
 
@@ -212,6 +213,12 @@ impl Pending {
         let number = requests.remove(&sequence)?;
         if requests.is_empty() {
             self.requests.remove(&session);
+        }
+        if let Entry::Occupied(mut own) = self.clients.entry(session.client) {
+            *own.get_mut() -= 1;
+            if *own.get() == 0 {
+                own.remove();
+            }
         }
         self.count -= 1;
         Some(number)
