@@ -72,9 +72,9 @@ impl MultiPaxos {
                 let proposals = vec![Proposal { slot: from, batch }];
                 return out.send(Dest::One(peer), Message::Chosen { proposals });
             }
-            let needed = Message::SnapshotNeeded { through: compacted };
-            return out.send(Dest::One(peer), needed);
+            return self.send_to_fetch(peer, out);
         }
+        self.has_come_to(peer, from.previous());
         let max_bytes = self.config.max_message_bytes;
         let through = match self.config.mutated(Mutant::LearnAnsweredWithUnchosen) {
             true => self.log.last(),
@@ -84,6 +84,37 @@ impl MultiPaxos {
         if !proposals.is_empty() {
             out.send(Dest::One(peer), Message::Chosen { proposals });
         }
+    }
+
+    /// Tells a peer that what it lacks is compacted, and keeps from now on what lies beyond the
+    /// snapshot that it is to fetch.
+    pub(crate) fn send_to_fetch(&mut self, peer: ReplicaId, out: &mut Out) {
+        self.fetching.entry(peer).or_insert(self.snapshot);
+        let through = self.log.compacted();
+        out.send(Dest::One(peer), Message::SnapshotNeeded { through });
+    }
+
+    /// A peer has executed through `slot`: what precedes that is kept for it no longer.
+    pub(crate) fn has_come_to(&mut self, peer: ReplicaId, slot: Slot) {
+        if slot >= self.snapshot {
+            self.fetching.remove(&peer);
+        } else if let Some(held) = self.fetching.get_mut(&peer) {
+            *held = slot.max(*held);
+        }
+    }
+
+    /// How far the log may be compacted below the snapshot through `snapshot`, for the sake of peers that
+    /// fetch an older one: a save may take longer than this replica needs for the next snapshot. Those
+    /// who would need more than [`Config::max_held_bytes`](crate::Config::max_held_bytes) begin anew.
+    fn compactable(&mut self, snapshot: Slot) -> Slot {
+        let config = &self.config;
+        let (entries, bytes) = (config.retained_entries, config.retained_bytes);
+        let through = self.log.compactable(snapshot, entries, bytes);
+        let held = config.max_held_bytes;
+        let farthest = self.log.compactable(snapshot, usize::MAX, held);
+        self.fetching.retain(|_, held| *held >= farthest);
+        let held = self.fetching.values().min().copied();
+        through.min(held.unwrap_or(through))
     }
 
     /// Takes values that another replica knows to be chosen. A leader takes none: what it tells
@@ -139,11 +170,8 @@ impl MultiPaxos {
             return;
         }
         self.snapshot = slot;
-        let config = &self.config;
-        let mut through =
-            self.log
-                .compactable(slot, config.retained_entries, config.retained_bytes);
-        if config.mutated(Mutant::UnexecutedSlotsTrimmed) {
+        let mut through = self.compactable(slot);
+        if self.config.mutated(Mutant::UnexecutedSlotsTrimmed) {
             through = through.max(self.known_chosen());
         }
         if through > self.log.compacted() {

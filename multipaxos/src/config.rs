@@ -53,6 +53,8 @@ pub struct Config {
     pub retained_bytes: usize,
     /// The most slots kept behind a snapshot.
     pub retained_entries: usize,
+    /// The most bytes of values kept behind a snapshot for peers that are fetching an older one.
+    pub max_held_bytes: usize,
     /// The most reads kept that wait for an answer; the oldest give way.
     pub max_pending_reads: usize,
     /// The rule that is switched off.
@@ -77,6 +79,7 @@ impl Default for Config {
             max_unchosen_bytes: 64 << 20,
             retained_bytes: 8 << 20,
             retained_entries: 16_384,
+            max_held_bytes: 128 << 20,
             max_pending_reads: 4_096,
             #[cfg(feature = "mutants")]
             mutant: None,
@@ -179,6 +182,7 @@ impl Config {
             max_window: 64,
             retained_bytes: 600,
             retained_entries: 5,
+            max_held_bytes: 3_000,
             ..Config::default()
         }
     }

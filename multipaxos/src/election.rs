@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::log::{Ballot, Proposal};
 use crate::message::{Message, Prepare, Promise};
 use crate::mutant::Mutant;
+use crate::prevote::PreVote;
 use crate::record::Record;
 use crate::replica::{MultiPaxos, Out, Role, Timer};
 
@@ -79,7 +80,8 @@ impl MultiPaxos {
     pub(crate) fn postpone_election(&mut self, now: Time) {
         self.election.deadline = now + self.election.timeout;
         self.election.heard = Some(now);
-        self.election.pre_vote = None;
+        let asked = self.election.pre_vote;
+        self.election.pre_vote = asked.filter(PreVote::outlives_a_heartbeat);
     }
 
     pub(crate) fn election_timed_out(&mut self, now: Time, out: &mut Out) {
@@ -161,6 +163,53 @@ impl MultiPaxos {
         if !follows && ballot == self.promised && promised > ballot {
             self.give_up(now, out);
         }
+    }
+}
+
+/// For how many election time-outs a leader stays before it hands over to the preferred one.
+const TERM_OF_OFFICE: u32 = 10;
+
+/// By how many slots the preferred replica may be behind.
+const NEAR: u64 = 64;
+
+/// Handing over to the preferred replica.
+impl MultiPaxos {
+    /// Asks the preferred replica, once in a time-out, whether it could be elected: a cluster must
+    /// not be left to one that hears too few.
+    pub(crate) fn offer_to_hand_over(&mut self, now: Time, out: &mut Out) {
+        let successor = self.successor(now);
+        let (ballot, pause) = (self.promised, self.config.election_timeout);
+        if let (Role::Leader(leader), Some(successor)) = (&mut self.role, successor)
+            && leader.offered.is_none_or(|at| now.since(at) >= pause)
+        {
+            leader.offered = Some(now);
+            out.send(Dest::One(successor), Message::Offer { ballot });
+        }
+    }
+
+    /// The preferred replica could be elected: steps down for good in its favour.
+    pub(crate) fn hand_over(&mut self, now: Time, to: ReplicaId, ballot: Ballot, out: &mut Out) {
+        if ballot == self.promised && self.successor(now) == Some(to) {
+            out.send(Dest::One(to), Message::HandOver { ballot });
+            self.become_follower(now, None, out);
+        }
+    }
+
+    /// The preferred replica, if it is another that hears this one and has nearly caught up.
+    fn successor(&self, now: Time) -> Option<ReplicaId> {
+        let preferred = self
+            .config
+            .preferred
+            .filter(|preferred| *preferred != self.me)?;
+        let Role::Leader(leader) = &self.role else {
+            return None;
+        };
+        let settled = now.since(leader.elected) >= self.config.election_timeout * TERM_OF_OFFICE;
+        let echoed = (*leader.heard_from.get(preferred.index())?)?;
+        let progress = leader.progress.get(preferred.index())?;
+        let hears = now.since(echoed) <= self.config.heartbeat * 2;
+        let near = self.executed.0.saturating_sub(progress.executed.0) <= NEAR;
+        (settled && hears && near).then_some(preferred)
     }
 
     /// The leader has stepped down in this replica's favour.

@@ -20,6 +20,9 @@ pub enum Message {
     Accept(Accept),
     /// Phase 2b: the sender has accepted proposals, durably.
     Accepted(Acceptance),
+    /// The sender has heard of a round of heartbeats, and has promised no higher ballot. It names
+    /// no slots.
+    Echo(Acceptance),
     /// The sender has promised a higher ballot. [Lamport01 §2.2; vanRenesse15 §2, preempted]
     Rejected {
         /// The ballot of the message that is rejected.
@@ -80,6 +83,16 @@ pub enum Message {
         /// Its ballot.
         ballot: Ballot,
     },
+    /// The leader of a ballot would hand over to the receiver, if that can be elected.
+    Offer {
+        /// Its ballot.
+        ballot: Ballot,
+    },
+    /// It can: a phase 1 quorum has said so.
+    Willing {
+        /// The ballot whose leader has offered.
+        ballot: Ballot,
+    },
     /// The sender hears of no leader: would a campaign of its be in nobody's way?
     /// [OngaroThesis §9.6]
     PreVote {
@@ -87,6 +100,8 @@ pub enum Message {
         ticket: u64,
         /// Through where the sender has executed.
         executed: Slot,
+        /// The ballot whose leader has offered to hand over: it is in nobody's way either.
+        instead_of: Option<Ballot>,
     },
     /// The answer, of one that hears of no leader either.
     PreVoteGranted {
@@ -148,8 +163,8 @@ pub struct Acceptance {
     pub ballot: Ballot,
     /// Their slots.
     pub slots: Slots,
-    /// The last round of heartbeats heard of in this ballot. With leases it means that nothing
-    /// is promised to others until the lease is over.
+    /// The last round of heartbeats heard of in this ballot, in which nothing higher was promised.
+    /// With leases it means that nothing is promised to others until the lease is over.
     pub round: u64,
     /// Through where the sender has executed.
     pub executed: Slot,
@@ -164,7 +179,7 @@ impl Message {
         match self {
             Message::Prepare(prepare) => Some(prepare.ballot),
             Message::Accept(accept) => Some(accept.ballot),
-            Message::HandOver { ballot } => Some(*ballot),
+            Message::HandOver { ballot } | Message::Offer { ballot } => Some(*ballot),
             _ => None,
         }
     }
@@ -176,9 +191,12 @@ impl Message {
             }
             Message::Promise(promise) => promise.ballot,
             Message::Accept(accept) => accept.ballot,
-            Message::Accepted(acceptance) => acceptance.ballot,
+            Message::Accepted(acceptance) | Message::Echo(acceptance) => acceptance.ballot,
             Message::Rejected { ballot, promised } => *promised.max(ballot),
-            Message::HandOver { ballot } => *ballot,
+            Message::HandOver { ballot }
+            | Message::Offer { ballot }
+            | Message::Willing { ballot } => *ballot,
+            Message::PreVote { instead_of, .. } => instead_of.unwrap_or(Ballot::ZERO),
             Message::Learn { .. }
             | Message::Chosen { .. }
             | Message::SnapshotNeeded { .. }
@@ -188,7 +206,6 @@ impl Message {
             | Message::ReadQueryReply { .. }
             | Message::ReadIndex { .. }
             | Message::ReadIndexReply { .. }
-            | Message::PreVote { .. }
             | Message::PreVoteGranted { .. } => Ballot::ZERO,
         }
     }
@@ -208,7 +225,9 @@ impl Message {
                 ends.into_iter().fold(reported, Slot::max)
             }
             Message::Accept(accept) => last(&accept.proposals).max(accept.chosen),
-            Message::Accepted(acceptance) => acceptance.slots.highest().max(acceptance.executed),
+            Message::Accepted(acceptance) | Message::Echo(acceptance) => {
+                acceptance.slots.highest().max(acceptance.executed)
+            }
             Message::Learn { from } => *from,
             Message::Chosen { proposals } => last(proposals),
             Message::SnapshotNeeded { through } | Message::Await { through } => *through,
@@ -220,6 +239,8 @@ impl Message {
             | Message::Forward(_)
             | Message::ReadQuery { .. }
             | Message::ReadIndex { .. }
+            | Message::Offer { .. }
+            | Message::Willing { .. }
             | Message::HandOver { .. } => Slot::ZERO,
         }
     }
@@ -236,6 +257,7 @@ impl Message {
         }
         match self {
             Message::Promise(promise) => promise.fault(),
+            Message::Echo(echo) => (!echo.slots.is_empty()).then_some("an echo accepts nothing"),
             Message::Accept(Accept { proposals, .. }) | Message::Chosen { proposals } => {
                 let slots = proposals.iter().map(|proposal| proposal.slot);
                 (!is_ascending(slots)).then_some("the slots are not in order")
@@ -281,6 +303,7 @@ impl protocol::Message for Message {
             Message::Accept(accept) if accept.proposals.is_empty() => "heartbeat",
             Message::Accept(_) => "accept",
             Message::Accepted(_) => "accepted",
+            Message::Echo(_) => "echo",
             Message::Rejected { .. } => "rejected",
             Message::Learn { .. } => "learn",
             Message::Chosen { .. } => "chosen",
@@ -292,6 +315,8 @@ impl protocol::Message for Message {
             Message::ReadIndex { .. } => "read_index",
             Message::ReadIndexReply { .. } => "read_index_reply",
             Message::HandOver { .. } => "hand_over",
+            Message::Offer { .. } => "offer",
+            Message::Willing { .. } => "willing",
             Message::PreVote { .. } => "pre_vote",
             Message::PreVoteGranted { .. } => "pre_vote_granted",
         }
@@ -306,6 +331,8 @@ impl protocol::Message for Message {
             Message::Promise(_) => true,
             // The leader counts on the copy.
             Message::Accepted(_) => true,
+            // Says what is promised now, which only rises; nobody counts on its being remembered.
+            Message::Echo(_) => false,
             // A leader may forget what it has proposed: its ballot was durable before it led, so
             // it never proposes in it again. Its own acceptance counts only when it has sent it to
             // itself.
@@ -319,7 +346,8 @@ impl protocol::Message for Message {
             // Who restarts does not lead.
             Message::HandOver { .. } => false,
             // Says what has been heard, and binds nobody.
-            Message::PreVoteGranted { .. } => false,
+            Message::PreVoteGranted { .. } | Message::Willing { .. } => false,
+            Message::Offer { .. } => false,
             Message::PreVote { .. }
             | Message::Learn { .. }
             | Message::Forward(_)

@@ -55,6 +55,9 @@ pub enum Mutant {
     LeaseForgottenOnRestart,
     /// A leader reads before it has executed what it found in its election. [Chandra07 §5.2]
     ReadBeforeElectionPoint,
+    /// A leader's read is settled by a round of heartbeats that was under way when it was asked.
+    /// [OngaroThesis §6.4]
+    ReadByEarlierRound,
     /// A read does not wait for the slots that a quorum has accepted. \[Charapko19\]
     ReadWithoutWaiting,
 }

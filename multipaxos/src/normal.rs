@@ -10,13 +10,14 @@ use quorate_core::quorum::{Quorum, Tally};
 use quorate_core::request::Batch;
 use quorate_core::window::Window;
 
+use crate::config::ReadMode;
 use crate::election::Found;
 use crate::log::{Accepted, Ballot, Proposal, size};
 use crate::message::{Accept, Acceptance, Message};
 use crate::mutant::Mutant;
 use crate::progress::{InFlight, Progress, Rounds, Slots};
 use crate::queue::Queue;
-use crate::read::LeaseReads;
+use crate::read::{LeaseReads, RoundReads};
 use crate::replica::{MultiPaxos, Out, Role, Timer};
 
 /// What a follower knows in the ballot that it has promised.
@@ -28,6 +29,8 @@ pub(crate) struct Follower {
     pub(crate) watermark: Slot,
     /// The last round of heartbeats heard of.
     round: u64,
+    /// The last that the leader was told of.
+    echoed: u64,
     /// What was accepted in this turn.
     accepted: Slots,
     /// The leader is owed an acknowledgement at the end of the turn.
@@ -48,6 +51,8 @@ impl Follower {
 pub(crate) struct Leader {
     /// When it was elected.
     pub(crate) elected: Time,
+    /// When it offered last to hand over to the preferred replica.
+    pub(crate) offered: Option<Time>,
     /// All that may have been chosen in lower ballots is in the slots through this one.
     pub(crate) found: Slot,
     /// The slot of the next proposal.
@@ -71,8 +76,12 @@ pub(crate) struct Leader {
     own_round: u64,
     /// The last round that each replica has heard of, itself included.
     pub(crate) echoed: Vec<u64>,
+    /// When each has said so last.
+    pub(crate) heard_from: Vec<Option<Time>>,
     pub(crate) progress: Vec<Progress>,
     pub(crate) reads: LeaseReads,
+    /// The reads that wait for a round of heartbeats.
+    pub(crate) round_reads: RoundReads,
 }
 
 /// As a leader.
@@ -85,6 +94,7 @@ impl MultiPaxos {
         let last = proposals.last().map_or(executed, |last| last.slot);
         self.role = Role::Leader(Box::new(Leader {
             elected: now,
+            offered: None,
             found: last,
             next: executed.next(),
             unsent: executed.next(),
@@ -97,8 +107,10 @@ impl MultiPaxos {
             rounds: Rounds::new(),
             own_round: 0,
             echoed: vec![0; self.n],
+            heard_from: vec![None; self.n],
             progress: vec![Progress::default(); self.n],
             reads: LeaseReads::default(),
+            round_reads: RoundReads::default(),
         }));
         self.election.failures = 0;
         out.disarm(Timer::Retransmit);
@@ -120,29 +132,8 @@ impl MultiPaxos {
         }
         leader.heartbeat_due = true;
         out.arm(Timer::Heartbeat, now + self.config.heartbeat);
-        if let Some(successor) = self.successor(now) {
-            let ballot = self.promised;
-            out.send(Dest::One(successor), Message::HandOver { ballot });
-            return self.become_follower(now, None, out);
-        }
+        self.offer_to_hand_over(now, out);
         self.accept_again(now, out);
-    }
-
-    /// The preferred replica, if it is another that hears this one and has nearly caught up.
-    fn successor(&self, now: Time) -> Option<ReplicaId> {
-        let preferred = self
-            .config
-            .preferred
-            .filter(|preferred| *preferred != self.me)?;
-        let Role::Leader(leader) = &self.role else {
-            return None;
-        };
-        let settled = now.since(leader.elected) >= self.config.election_timeout * TERM_OF_OFFICE;
-        let echoed = leader.echoed.get(preferred.index())?;
-        let progress = leader.progress.get(preferred.index())?;
-        let hears = echoed + 2 >= leader.rounds.last;
-        let near = self.executed.0.saturating_sub(progress.executed.0) <= NEAR;
-        (settled && hears && near).then_some(preferred)
     }
 
     /// Takes requests of this replica's clients: proposes them, or sends them to the leader.
@@ -294,14 +285,14 @@ impl MultiPaxos {
             }
         }
         if !new.is_empty() || leader.own_round < round {
-            leader.own_round = round;
+            let echoed = std::mem::replace(&mut leader.own_round, round);
             let acceptance = Acceptance {
                 ballot,
                 slots: new,
                 round,
                 executed,
             };
-            out.send(Dest::One(self.me), Message::Accepted(acceptance));
+            self.send_acceptance(self.me, echoed, acceptance, out);
         }
     }
 
@@ -354,7 +345,13 @@ impl MultiPaxos {
 
     /// Counts an acceptance. A value that a phase 2 quorum has accepted in one ballot is chosen.
     /// [Lamport01 §2.2; Howard16 §3]
-    pub(crate) fn accepted(&mut self, from: ReplicaId, acceptance: &Acceptance, out: &mut Out) {
+    pub(crate) fn accepted(
+        &mut self,
+        now: Time,
+        from: ReplicaId,
+        acceptance: &Acceptance,
+        out: &mut Out,
+    ) {
         let first = self.first_unchosen();
         let Role::Leader(leader) = &mut self.role else {
             return;
@@ -376,11 +373,18 @@ impl MultiPaxos {
         if let Some(progress) = leader.progress.get_mut(from.index()) {
             progress.executed = progress.executed.max(acceptance.executed);
         }
+        self.has_come_to(from, acceptance.executed);
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
         if let Some(echoed) = leader.echoed.get_mut(from.index())
             && *echoed < acceptance.round
             && acceptance.round <= leader.rounds.last
         {
             *echoed = acceptance.round;
+            if let Some(heard) = leader.heard_from.get_mut(from.index()) {
+                *heard = Some(now);
+            }
             if let Some(confirmed) = self.quorums.phase2.reached(&leader.echoed) {
                 leader.rounds.confirm(confirmed);
             }
@@ -388,12 +392,6 @@ impl MultiPaxos {
         self.advance(out);
     }
 }
-
-/// For how many election time-outs a leader stays before it hands over to the preferred one.
-const TERM_OF_OFFICE: u32 = 10;
-
-/// By how many slots the preferred replica may be behind.
-const NEAR: u64 = 64;
 
 impl Leader {
     /// Notes who waits for slots through `executed`. All others learn of the watermark with the
@@ -484,7 +482,31 @@ impl MultiPaxos {
                 round: follower.round,
                 executed,
             };
-            out.send(Dest::One(ballot.replica), Message::Accepted(acceptance));
+            let echoed = std::mem::replace(&mut follower.echoed, follower.round);
+            self.send_acceptance(ballot.replica, echoed, acceptance, out);
+        }
+    }
+
+    /// Tells a leader what was accepted, when it is durable, and that it was heard. The latter is
+    /// no promise, and waits for no disk: a read may wait for it. But with leases it is one, not to
+    /// promise anything to others, which a replica without a durable past would forget.
+    fn send_acceptance(
+        &self,
+        leader: ReplicaId,
+        echoed: u64,
+        acceptance: Acceptance,
+        out: &mut Out,
+    ) {
+        let is_promise = self.config.reads == ReadMode::Lease;
+        if !is_promise && (acceptance.slots.is_empty() || echoed < acceptance.round) {
+            let echo = Acceptance {
+                slots: Slots::default(),
+                ..acceptance
+            };
+            out.send(Dest::One(leader), Message::Echo(echo));
+        }
+        if is_promise || !acceptance.slots.is_empty() {
+            out.send(Dest::One(leader), Message::Accepted(acceptance));
         }
     }
 }

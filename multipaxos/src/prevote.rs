@@ -11,6 +11,7 @@ use quorate_core::protocol::Dest;
 use quorate_core::quorum::Tally;
 use rand::Rng;
 
+use crate::log::Ballot;
 use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::replica::{MultiPaxos, Out, Role, Timer};
@@ -22,6 +23,15 @@ pub(crate) struct PreVote {
     ticket: u64,
     began: Time,
     granted: Tally,
+    /// The ballot whose leader has offered to hand over.
+    instead_of: Option<Ballot>,
+}
+
+impl PreVote {
+    /// Whether to know the answers is still of use when a leader is heard.
+    pub(crate) fn outlives_a_heartbeat(&self) -> bool {
+        self.instead_of.is_some()
+    }
 }
 
 impl MultiPaxos {
@@ -30,48 +40,75 @@ impl MultiPaxos {
     /// anew: what was true of the others when they answered may not be so any more.
     pub(crate) fn ask_for_pre_votes(&mut self, now: Time, out: &mut Out) {
         let lasts = self.election.timeout;
-        let under_way = self.election.pre_vote;
-        let mut asked = match under_way.filter(|asked| now.since(asked.began) < lasts) {
-            Some(asked) => asked,
-            None => PreVote {
-                ticket: self.rng.next_u64(),
-                began: now,
-                granted: Tally::default(),
-            },
-        };
-        asked.granted.count(self.me);
+        let is_good =
+            |asked: &PreVote| asked.instead_of.is_none() && now.since(asked.began) < lasts;
+        let under_way = self.election.pre_vote.filter(is_good);
+        let asked = under_way.unwrap_or_else(|| self.new_pre_vote(now, None));
         self.election.pre_vote = Some(asked);
         let unasked = self.config.mutated(Mutant::CampaignWithoutPreVote);
         if unasked || asked.granted.meets(&self.quorums.phase1) {
             return self.campaign(now, None, out);
         }
-        let (ticket, executed) = (asked.ticket, self.executed);
-        for peer in self.peers() {
-            if !asked.granted.voters().contains(peer) {
-                out.send(Dest::One(peer), Message::PreVote { ticket, executed });
-            }
-        }
+        self.send_pre_vote(&asked, out);
         out.arm(Timer::Election, now + self.config.heartbeat);
     }
 
-    /// A peer has not heard of a leader. Whoever has says nothing, and neither does whoever has
-    /// compacted what the peer lacks: it could not be elected with this replica's promise.
+    fn new_pre_vote(&mut self, now: Time, instead_of: Option<Ballot>) -> PreVote {
+        let mut granted = Tally::default();
+        granted.count(self.me);
+        PreVote {
+            ticket: self.rng.next_u64(),
+            began: now,
+            granted,
+            instead_of,
+        }
+    }
+
+    fn send_pre_vote(&self, asked: &PreVote, out: &mut Out) {
+        for peer in self.peers() {
+            if !asked.granted.voters().contains(peer) {
+                let question = Message::PreVote {
+                    ticket: asked.ticket,
+                    executed: self.executed,
+                    instead_of: asked.instead_of,
+                };
+                out.send(Dest::One(peer), question);
+            }
+        }
+    }
+
+    /// The leader would hand over: asks the others whether that would leave the cluster with a
+    /// leader.
+    pub(crate) fn offered(&mut self, now: Time, ballot: Ballot, out: &mut Out) {
+        if self.follows(ballot) {
+            let asked = self.new_pre_vote(now, Some(ballot));
+            self.election.pre_vote = Some(asked);
+            self.send_pre_vote(&asked, out);
+        }
+    }
+
+    fn follows(&self, ballot: Ballot) -> bool {
+        matches!(&self.role, Role::Follower(follower) if follower.leader == Some(ballot))
+    }
+
+    /// A peer hears of no leader, or is to succeed one. Whoever hears another says nothing. If what
+    /// the peer lacks is compacted here it must fetch a snapshot first: this replica's promise would
+    /// end its campaign.
     pub(crate) fn pre_vote(
         &mut self,
         now: Time,
         (from, ticket): (ReplicaId, u64),
-        executed: Slot,
+        (executed, instead_of): (Slot, Option<Ballot>),
         out: &mut Out,
     ) {
-        if !self.hears_nobody(now, from) {
+        let leaves = |ballot| self.follows(ballot) || self.promised == ballot && self.leads();
+        if !instead_of.is_some_and(leaves) && !self.hears_nobody(now, from) {
             return;
         }
-        let through = self.log.compacted();
-        let answer = match executed < through {
-            true => Message::SnapshotNeeded { through },
-            false => Message::PreVoteGranted { ticket },
-        };
-        out.send(Dest::One(from), answer);
+        match executed < self.log.compacted() {
+            true => self.send_to_fetch(from, out),
+            false => out.send(Dest::One(from), Message::PreVoteGranted { ticket }),
+        }
     }
 
     /// Whether this replica leads nobody, and has heard of no leader, nor given a promise, for as
@@ -83,7 +120,7 @@ impl MultiPaxos {
             false => timeout,
         };
         let quiet = |heard| now.since(heard) >= wait;
-        !matches!(self.role, Role::Leader(_))
+        !self.leads()
             && self.election.heard.is_none_or(quiet)
             && self.bound_until(now, candidate, None).is_none()
     }
@@ -106,8 +143,19 @@ impl MultiPaxos {
             return;
         }
         asked.granted.count(from);
-        if asked.granted.meets(&self.quorums.phase1) {
-            self.campaign(now, None, out);
+        if !asked.granted.meets(&self.quorums.phase1) {
+            return;
         }
+        match asked.instead_of {
+            None => self.campaign(now, None, out),
+            Some(ballot) => {
+                self.election.pre_vote = None;
+                out.send(Dest::One(ballot.replica), Message::Willing { ballot });
+            }
+        }
+    }
+
+    fn leads(&self) -> bool {
+        matches!(self.role, Role::Leader(_))
     }
 }

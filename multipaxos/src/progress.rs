@@ -64,6 +64,8 @@ pub(crate) struct Rounds {
     begun: VecDeque<(u64, Time)>,
     /// When the last round began of which a quorum has heard.
     pub(crate) confirmed: Option<Time>,
+    /// That round.
+    pub(crate) heard: u64,
 }
 
 impl Rounds {
@@ -72,6 +74,7 @@ impl Rounds {
             last: 0,
             begun: VecDeque::new(),
             confirmed: None,
+            heard: 0,
         }
     }
 
@@ -87,6 +90,7 @@ impl Rounds {
         {
             self.begun.pop_front();
             self.confirmed = Some(at);
+            self.heard = begun;
         }
     }
 

@@ -4,6 +4,12 @@
 //! every phase 1 quorum knows of a slot at least as high. Whoever has executed through the highest
 //! slot that such a quorum has accepted anything in may read. Nobody needs to lead for it.
 //!
+//! *By round*, which is how a leader serves the reads asked of itself where others ask a quorum: it
+//! has executed all that anybody was told is chosen, unless another leads. A phase 2 quorum that
+//! hears of a round begun after the read, and has promised no higher ballot, shows that none did
+//! when the read was asked. What is under way need not be waited for, nor anybody's disk.
+//! [OngaroThesis §6.4]
+//!
 //! *By lease*: an acceptor that hears of its leader promises nothing to others until its clock has
 //! gone on by [`Config::lease`]; the leader counts on that from when it sent the message that a
 //! phase 2 quorum has answered, for a part of that time which allows for the drift of the clocks.
@@ -70,6 +76,12 @@ impl LeaseReads {
             self.asked.pop_front();
         }
     }
+}
+
+/// The reads that wait for a round of heartbeats, with the round, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct RoundReads {
+    asked: VecDeque<(u64, ReadId)>,
 }
 
 /// The reads of this replica's clients that others were asked about.
@@ -161,10 +173,12 @@ impl MultiPaxos {
                 self.read_by_lease(now, out);
             }
             (ReadMode::Lease, _) if is_asked => self.ask_leader(out),
+            (ReadMode::Quorum, Role::Leader(_)) => self.ask_for_a_round(),
             (ReadMode::Quorum, _) if is_asked => self.ask_quorum(out),
             (ReadMode::Lease | ReadMode::Quorum, _) => {}
         }
         self.answer_reads(out);
+        self.answer_by_round(out);
         self.await_slots(now, out);
     }
 
@@ -203,6 +217,50 @@ impl MultiPaxos {
             self.reads.awaiting = Some((needed, now));
             out.send(Dest::One(leader), Message::Await { through: needed });
             out.arm(Timer::Retransmit, now + retransmit);
+        }
+    }
+}
+
+/// By round. [OngaroThesis §6.4]
+impl MultiPaxos {
+    /// The reads of this turn wait for the round that begins at its end. What is beyond the bound is
+    /// dropped, and asked again by the driver: the oldest stay, so that they are answered.
+    fn ask_for_a_round(&mut self) {
+        let joins = self.config.mutated(Mutant::ReadByEarlierRound);
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let round = match joins && leader.rounds.is_waiting() {
+            true => leader.rounds.last,
+            false => leader.rounds.last + 1,
+        };
+        for id in self.reads.fresh.drain(..) {
+            let asked = &mut leader.round_reads.asked;
+            let is_new = asked.iter().all(|(_, known)| *known != id);
+            if is_new && asked.len() < self.config.max_pending_reads {
+                asked.push_back((round, id));
+                leader.heartbeat_due |= round > leader.rounds.last;
+            }
+        }
+    }
+
+    /// Answers the reads whose round a quorum has heard of.
+    pub(crate) fn answer_by_round(&mut self, out: &mut Out) {
+        let early = self.config.mutated(Mutant::ReadBeforeElectionPoint);
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        // What was chosen in lower ballots it may have to propose once more.
+        if self.executed < leader.found && !early {
+            return;
+        }
+        let heard = leader.rounds.heard;
+        while let Some((_, id)) = leader
+            .round_reads
+            .asked
+            .pop_front_if(|(round, _)| *round <= heard)
+        {
+            out.answer(id, ReadAnswer::Ready);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! A replica after a restart. [Lamport01 §2.5; Chandra07 §5.5]
 
+use std::collections::BTreeMap;
+
 use quorate_core::id::{ReplicaId, Slot, Time};
 use quorate_core::protocol::{Context, Recovered, SnapshotRef};
 use rand::{Rng, SeedableRng};
@@ -57,6 +59,7 @@ impl MultiPaxos {
             ),
             reads: Reads::starting_at(ticket),
             learning: None,
+            fetching: BTreeMap::new(),
             conflict: None,
             announced: (durable.promised, None),
             config,

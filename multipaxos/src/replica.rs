@@ -1,5 +1,6 @@
 //! The state of a replica, and `step`, the only dispatch over inputs, messages and roles.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use quorate_core::id::{ReplicaId, Slot, Time};
@@ -48,6 +49,8 @@ pub struct MultiPaxos {
     pub(crate) reads: Reads,
     /// Chosen values were asked for.
     pub(crate) learning: Option<Learning>,
+    /// Peers that were told to fetch a snapshot, with the slot beyond which they need the log then.
+    pub(crate) fetching: BTreeMap<ReplicaId, Slot>,
     /// A slot for which two values were said to be chosen.
     pub(crate) conflict: Option<Slot>,
     /// The ballot and leader that the last event told of.
@@ -132,7 +135,9 @@ impl MultiPaxos {
             Message::Prepare(prepare) => self.prepare(now, from, &prepare, out),
             Message::Promise(promise) => self.promise(now, from, promise, out),
             Message::Accept(accept) => self.accept(now, from, accept, out),
-            Message::Accepted(acceptance) => self.accepted(from, &acceptance, out),
+            Message::Accepted(acceptance) | Message::Echo(acceptance) => {
+                self.accepted(now, from, &acceptance, out);
+            }
             Message::Rejected { ballot, promised } => self.rejected(now, ballot, promised, out),
             Message::Learn { from: slot } => self.learn(from, slot, out),
             Message::Chosen { proposals } => self.chosen(proposals, out),
@@ -146,9 +151,13 @@ impl MultiPaxos {
             Message::ReadIndex { ticket } => self.read_index(from, ticket),
             Message::ReadIndexReply { ticket, index } => self.read_index_reply(ticket, index),
             Message::HandOver { ballot } => self.handed_over(now, ballot, out),
-            Message::PreVote { ticket, executed } => {
-                self.pre_vote(now, (from, ticket), executed, out);
-            }
+            Message::Offer { ballot } => self.offered(now, ballot, out),
+            Message::Willing { ballot } => self.hand_over(now, from, ballot, out),
+            Message::PreVote {
+                ticket,
+                executed,
+                instead_of,
+            } => self.pre_vote(now, (from, ticket), (executed, instead_of), out),
             Message::PreVoteGranted { ticket } => self.pre_vote_granted(now, from, ticket, out),
         }
     }

@@ -1,15 +1,13 @@
 //! Some links cut for good, or a replica cut off and back: who is connected to a quorum leads, and
 //! goes on leading.
 
-mod worlds;
-
 use std::time::Duration;
 
 use quorate_core::id::ReplicaId;
 use quorate_multipaxos::{Config, MultiPaxos, QuorumRule};
 use quorate_simulator::harness::r;
 use quorate_simulator::register::Change;
-use quorate_simulator::{Conditions, SimulationConfig, World};
+use quorate_simulator::{Conditions, SimulationConfig, Spread, World};
 
 const TIMEOUT: Duration = Duration::from_millis(300);
 const DELAY: Duration = Duration::from_millis(1);
@@ -215,5 +213,72 @@ fn with_as_many_down_as_may_be_the_others_elect() {
                 assert_eq!(served(&mut world, at, 20), 20, "{context}");
             }
         }
+    }
+}
+
+/// A replica that comes back fetches a snapshot, and saves it for longer than the leader needs to
+/// compact past it, with clients that write all the while: it catches up all the same.
+#[test]
+fn a_save_that_takes_longer_than_a_compaction_ends() {
+    for seed in 0..3 {
+        let (leader, away) = (r(0), r(2));
+        let protocol = Config {
+            preferred: Some(leader),
+            retained_entries: 5,
+            ..Config::default()
+        };
+        let conditions = Conditions {
+            save: Spread::exactly(500_000_000),
+            ..Conditions::unit_delay(DELAY)
+        };
+        let config = SimulationConfig::new(3, protocol);
+        let mut world = World::scripted(seed, config, conditions);
+        let opened = world.open_session(leader);
+        world.run_until(Duration::from_secs(20), |w| w.answered(opened).is_some());
+        world.run_until(Duration::from_secs(20), |w| w.leader() == Some(leader));
+        world.crash(away);
+        let write = |world: &mut World<MultiPaxos>, millis: u64| {
+            let until = world.now() + millis * 1_000_000;
+            while world.now() < until {
+                served(world, leader, 1);
+            }
+        };
+        write(&mut world, 1_500);
+        world.restart(away);
+        write(&mut world, 4_000);
+        let put = world.submit(away, 1, Change::Put(1));
+        write(&mut world, 300);
+        assert!(
+            world.answered(put).is_some(),
+            "seed {seed}: it has not caught up"
+        );
+        let installed = world.summary().snapshots_installed;
+        assert!(
+            (1..=2).contains(&installed),
+            "seed {seed}: {installed} snapshots"
+        );
+    }
+}
+
+/// A read at the leader takes a round of messages, while others write to slow disks.
+#[test]
+fn a_read_at_the_leader_waits_for_nobodys_disk() {
+    let conditions = Conditions {
+        sync: Spread::exactly(20_000_000),
+        ..Conditions::unit_delay(DELAY)
+    };
+    let config = SimulationConfig::<MultiPaxos>::new(3, Config::default());
+    let mut world = World::scripted(1, config, conditions);
+    let opened = world.open_session(r(0));
+    assert!(world.run_until(Duration::from_secs(20), |w| w.answered(opened).is_some()));
+    world.run_for(Duration::from_millis(100));
+    let leader = world.leader().expect("someone leads");
+    for value in 0..20 {
+        let put = world.submit(leader, 1, Change::Put(value));
+        world.run_for(Duration::from_millis(value));
+        let (asked, read) = (world.now(), world.read(leader, 2));
+        assert!(world.run_until(3 * DELAY, |w| w.answered(read).is_some()));
+        assert_eq!(world.answered(read).unwrap().at - asked, 2_000_000);
+        assert!(world.run_until(TIMEOUT, |w| w.answered(put).is_some()));
     }
 }

@@ -219,6 +219,51 @@ fn a_learn_answered_with_what_is_not_chosen_teaches_it() {
     });
 }
 
+/// A round that began before another leader was elected shows nothing of what came after.
+/// [OngaroThesis §6.4]
+#[test]
+fn a_read_settled_by_an_earlier_round_misses_what_was_chosen() {
+    harms_only(Mutant::ReadByEarlierRound, |config| {
+        let mut cluster = Cluster::led_by_0(3, config);
+        cluster.node(0).fire(Timer::Heartbeat);
+        let beats = cluster.node(0).take();
+        let mut echoes = Vec::new();
+        for (to, beat) in beats {
+            echoes.extend(
+                cluster
+                    .node(to.0)
+                    .answer(r(0), beat)
+                    .into_iter()
+                    .map(|m| (to, m)),
+            );
+        }
+        cluster.isolate(0);
+        cluster.elect(1);
+        cluster.propose(1, "v");
+        assert_eq!(cluster.node(1).executed(), ["v"]);
+        cluster.node(0).read(1);
+        for (from, echo) in echoes {
+            cluster.node(0).receive(from, echo);
+        }
+        assert!(cluster.node(0).executed().is_empty());
+        !cluster.node(0).answered().is_empty()
+    });
+}
+
+/// A replica that was cut off comes back. [OngaroThesis §9.6]
+#[test]
+fn a_campaign_without_a_pre_vote_deposes_a_healthy_leader() {
+    harms_only(Mutant::CampaignWithoutPreVote, |config| {
+        let mut cluster = Cluster::led_by_0(3, config);
+        cluster.isolate(2);
+        cluster.node(2).pass(Duration::from_secs(2));
+        cluster.heal();
+        cluster.node(2).take();
+        cluster.beat(0);
+        cluster.node(0).role() != Role::Leader
+    });
+}
+
 /// Two of five choose where four elect: two others, who ask each other, know nothing of it.
 /// [Charapko19; Howard16 §3]
 #[test]

@@ -110,6 +110,11 @@ fn quorum_read_settled_by_a_phase_2_quorum() {
 }
 
 #[test]
+fn read_settled_by_an_earlier_round() {
+    assert_breaks(Mutant::ReadByEarlierRound, 3, &[Rule::Linearizability]);
+}
+
+#[test]
 fn learn_answered_with_what_is_not_chosen() {
     let expected = &[Rule::Agreement, Rule::Invariant];
     assert_breaks(Mutant::LearnAnsweredWithUnchosen, 3, expected);

@@ -195,10 +195,11 @@ fn a_batch_costs_what_one_request_costs() {
     }
 }
 
-/// A leader change takes one round of Prepare and Promise and, however many slots are not chosen,
-/// one of Accept and Accepted: with the old leader down (n - 1) + (n - 2) messages each.
+/// A leader change takes a round of pre-votes, one of Prepare and Promise and, however many slots
+/// are not chosen, one of Accept and Accepted: with the old leader down (n - 1) + (n - 2) messages
+/// each, and an Echo of each follower if any are not.
 #[test]
-fn a_leader_change_costs_two_rounds_whatever_is_not_chosen() {
+fn a_leader_change_costs_three_rounds_whatever_is_not_chosen() {
     for (replicas, unchosen) in [(3, 0), (3, 7), (5, 7)] {
         let (mut world, leader) = settled(replicas, ReadMode::Quorum);
         for peer in ReplicaId::all(replicas) {
@@ -210,7 +211,16 @@ fn a_leader_change_costs_two_rounds_whatever_is_not_chosen() {
         }
         world.run_for(2 * DELAY);
         world.crash(leader);
-        let kinds = ["prepare", "promise", "accept", "heartbeat", "accepted"];
+        let kinds = [
+            "pre_vote_granted",
+            "prepare",
+            "promise",
+            "accept",
+            "heartbeat",
+            "accepted",
+            "echo",
+        ];
+        let asked = of_kind(&world, "pre_vote");
         let before = kinds.map(|kind| of_kind(&world, kind));
         assert!(world.run_until(LONG, |w| w.leader().is_some_and(|l| l != leader)));
         world.run_for(5 * DELAY / 2);
@@ -218,8 +228,19 @@ fn a_leader_change_costs_two_rounds_whatever_is_not_chosen() {
         let cost: Vec<u64> = after.iter().zip(before).map(|(a, b)| a - b).collect();
         let n = replicas as u64;
         let announced = if unchosen > 0 { [n - 1, 0] } else { [0, n - 1] };
-        let expected = [n - 1, n - 2, announced[0], announced[1], n - 2];
+        let accepted = if unchosen > 0 { n - 2 } else { 0 };
+        let expected = [
+            n - 2,
+            n - 1,
+            n - 2,
+            announced[0],
+            announced[1],
+            accepted,
+            n - 2,
+        ];
         assert_eq!(cost, expected, "{replicas} replicas, {unchosen} slots");
+        let asked = of_kind(&world, "pre_vote") - asked;
+        assert_eq!(asked, n - 1, "{replicas} replicas, {unchosen} slots");
     }
 }
 

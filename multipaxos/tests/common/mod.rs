@@ -119,17 +119,22 @@ pub(crate) fn accepted(ballot: Ballot, slots: &[u64]) -> Message {
     echo(ballot, slots, 0, 0)
 }
 
+/// What tells a leader that it was heard, and which slots were accepted if any.
 pub(crate) fn echo(ballot: Ballot, slots: &[u64], round: u64, executed: u64) -> Message {
     let mut ranges = Slots::default();
     for slot in slots {
         ranges.push(Slot(*slot));
     }
-    Message::Accepted(Acceptance {
+    let acceptance = Acceptance {
         ballot,
         slots: ranges,
         round,
         executed: Slot(executed),
-    })
+    };
+    match slots {
+        [] => Message::Echo(acceptance),
+        _ => Message::Accepted(acceptance),
+    }
 }
 
 pub(crate) fn rejected(ballot: Ballot, promised: Ballot) -> Message {

@@ -9,7 +9,8 @@ use quorate_core::protocol::{Input, Protocol, Recovered, Role};
 use quorate_multipaxos::{Config, Message, Promise, Record};
 
 use crate::common::{
-    Cluster, Node, PaxosCluster, PaxosNode, accept, accepted, b, context, heartbeat, r, snapshot,
+    Cluster, Node, PaxosCluster, PaxosNode, accept, accepted, b, command, context, heartbeat, r,
+    snapshot,
 };
 
 /// Keeps nothing behind a snapshot.
@@ -183,4 +184,65 @@ fn what_is_compacted_is_not_answered_from_what_is_left() {
     let answers = node.answer(r(2), learn(3));
     assert!(matches!(&answers[..], [Message::Chosen { proposals }] if proposals.len() == 1));
     assert_eq!(node.answer(r(2), learn(4)), []);
+}
+
+/// Replica 2 of three fetches the snapshot through 3 of 0 and saves it, while 0 chooses two more
+/// values and takes a snapshot after each.
+fn fetching(max_held_bytes: usize) -> Cluster {
+    let config = Config {
+        max_held_bytes,
+        ..keeps_nothing()
+    };
+    let mut cluster = Cluster::led_by_0(3, &config);
+    cluster.isolate(2);
+    for text in ["a", "b", "c"] {
+        cluster.propose(0, text);
+    }
+    cluster.node(0).take_snapshot();
+    cluster.propose(0, "d");
+    cluster.heal();
+    cluster.beat(0);
+    assert!(cluster.node(2).fetch.is_some());
+    let fetched = cluster.node(0).offered().expect("a snapshot is offered");
+    assert_eq!(fetched.at.slot(), Slot(3));
+    for text in ["e", "f"] {
+        cluster.propose(0, text);
+        cluster.node(0).take_snapshot();
+    }
+    cluster.node(2).fetch = None;
+    cluster.node(2).install(fetched);
+    cluster.beat(0);
+    cluster
+}
+
+/// A save may take longer than others need to compact past it: a peer that fetches holds them
+/// back, until it has caught up.
+#[test]
+fn a_peer_that_fetches_holds_compaction_back() {
+    let mut cluster = fetching(1 << 20);
+    assert_eq!(cluster.node(2).fetch, None, "it needs no other");
+    assert_eq!(cluster.node(2).executed(), ["d", "e", "f"]);
+    cluster.propose(0, "g");
+    cluster.beat(0);
+    cluster.node(0).take_snapshot();
+    assert!(
+        cluster.node(0).durable_log().is_empty(),
+        "nothing is kept any more"
+    );
+}
+
+/// It holds back no more than so many bytes: then it must fetch a newer snapshot. At the bound,
+/// and beyond it.
+#[test]
+fn a_peer_that_fetches_holds_back_no_more_than_a_bound() {
+    let each = command("e").size() + 24;
+    for (held, again) in [(3 * each, false), (3 * each - 1, true), (0, true)] {
+        let mut cluster = fetching(held);
+        let wanted = cluster.node(2).fetch.clone();
+        assert_eq!(wanted.is_some(), again, "{held} bytes");
+        if again {
+            cluster.fetch(2);
+            assert_eq!(cluster.node(2).committed(), 6);
+        }
+    }
 }

@@ -67,7 +67,7 @@ fn an_election_ends_in_one_round_of_messages() {
         ["prepare"; 4],
         ["promise"; 4],
         ["heartbeat"; 4],
-        ["accepted"; 4],
+        ["echo"; 4],
     ];
     assert_eq!(cluster.delivered(), kinds.concat());
     assert!(cluster.nodes.iter().all(|n| n.known_leader() == Some(r(2))));

@@ -40,6 +40,7 @@ fn is_granted(node: &mut Node, from: u8) -> bool {
     let question = Message::PreVote {
         ticket: 7,
         executed,
+        instead_of: None,
     };
     match &node.answer(r(from), question)[..] {
         [] => false,
@@ -230,6 +231,7 @@ fn whoever_is_too_far_behind_fetches_before_it_campaigns() {
     let question = |executed| Message::PreVote {
         ticket,
         executed: Slot(executed),
+        instead_of: None,
     };
     let through = Slot(2);
     let answers = peer.answer(r(0), question(1));
@@ -254,4 +256,51 @@ fn who_is_handed_over_to_asks_nobody() {
     assert_eq!((node.role(), node.ballot()), (Role::Candidate, b(3, 0)));
     node.receive(r(1), promise(b(3, 0), &[]));
     assert_eq!(node.role(), Role::Leader);
+}
+
+/// A leader hands over to the preferred replica only if that could be elected: not to one that
+/// hears too few.
+#[test]
+fn a_leader_hands_over_only_to_one_that_could_be_elected() {
+    let config = Config {
+        preferred: Some(r(2)),
+        ..Config::default()
+    };
+    let mut cluster = Cluster::led_by_0(5, &config);
+    for deaf in [1, 3, 4] {
+        cluster.block(2, deaf);
+        cluster.block(deaf, 2);
+    }
+    let beats = |cluster: &mut Cluster| {
+        for _ in 0..100 {
+            cluster.beat(0);
+        }
+    };
+    beats(&mut cluster);
+    assert_eq!(cluster.node(0).role(), Role::Leader, "three do not hear 2");
+    assert!(
+        (1..=17).contains(&cluster.count("offer")),
+        "not at each heartbeat"
+    );
+    cluster.heal();
+    cluster.block(2, 4);
+    beats(&mut cluster);
+    assert_eq!(cluster.node(2).role(), Role::Leader);
+}
+
+/// Only the leader that has offered is replaced: whoever follows another one grants nothing.
+#[test]
+fn an_offer_of_another_ballot_moves_nobody() {
+    let mut node = Node::fresh(0, 3, &Config::default());
+    node.receive(r(1), heartbeat(b(2, 1), 0, 1));
+    for (ballot, granted) in [(b(1, 1), 0), (b(3, 1), 0), (b(2, 1), 1)] {
+        let question = Message::PreVote {
+            ticket: 7,
+            executed: Slot::ZERO,
+            instead_of: Some(ballot),
+        };
+        assert_eq!(node.answer(r(2), question).len(), granted, "{ballot}");
+    }
+    node.receive(r(1), Message::Offer { ballot: b(1, 1) });
+    assert_eq!(asked(&mut node), None);
 }

@@ -291,3 +291,98 @@ fn a_leader_reads_only_when_it_has_executed_what_it_found() {
     assert_eq!(node.executed(), ["a"]);
     assert_eq!(node.answered(), [ReadId(1)]);
 }
+
+/// A leader whose three slots under way nobody has accepted durably.
+fn leader_with_slots_under_way() -> Node {
+    let mut leader = Node::leader(3, 1);
+    leader.receive(r(1), echo(b(1, 0), &[], 1, 0));
+    leader.syncs = false;
+    leader.propose("slow");
+    leader.take();
+    leader
+}
+
+/// A leader reads when a quorum has heard a round that it began after the read was asked. What is
+/// under way, and whoever writes it to his disk, is not waited for. [OngaroThesis §6.4]
+#[test]
+fn a_leaders_read_waits_for_a_round_and_for_no_disk() {
+    let mut leader = leader_with_slots_under_way();
+    leader.read(1);
+    let sent: Vec<_> = leader
+        .take()
+        .into_iter()
+        .map(|(_, message)| message)
+        .collect();
+    let beat = heartbeat(b(1, 0), 0, 2);
+    assert_eq!(sent, [beat.clone(), beat]);
+    leader.receive(r(1), echo(b(1, 0), &[], 1, 0));
+    assert!(leader.answered().is_empty(), "that round began before");
+    leader.receive(r(1), echo(b(1, 0), &[], 2, 0));
+    assert_eq!(leader.answered(), [ReadId(1)]);
+    assert!(leader.executed().is_empty(), "the slot is not chosen");
+}
+
+/// Whoever accepts proposals says at once that it has heard the round, and that it has accepted
+/// them when that is durable. With leases both are promises.
+#[test]
+fn an_echo_waits_for_no_disk() {
+    for (config, at_once) in [(Config::default(), 1), (leasing(), 0)] {
+        let mut node = Node::with(0, 3, &config, Vec::new());
+        node.syncs = false;
+        let Message::Accept(mut proposed) = accept(b(1, 1), &[(1, "a")], 0) else {
+            unreachable!();
+        };
+        proposed.round = 3;
+        let answers = node.answer(r(1), Message::Accept(proposed.clone()));
+        assert_eq!(answers.len(), at_once, "{:?}", config.reads);
+        assert!(
+            answers
+                .iter()
+                .all(|answer| *answer == echo(b(1, 1), &[], 3, 0))
+        );
+        node.sync();
+        let [(_, answer)] = &node.take()[..] else {
+            panic!("one acknowledgement");
+        };
+        assert_eq!(*answer, echo(b(1, 1), &[1], 3, 0));
+        let again = node.answer(r(1), Message::Accept(proposed));
+        assert!(again.is_empty(), "the round was echoed");
+    }
+}
+
+/// A leader that does not hear from a quorum reads nothing, and one that has lost its ballot
+/// neither.
+#[test]
+fn a_leader_without_a_quorum_reads_nothing() {
+    let mut cluster = Cluster::led_by_0(3, &Config::default());
+    cluster.isolate(0);
+    cluster.elect(1);
+    cluster.propose(1, "v");
+    cluster.node(0).read(1);
+    cluster.deliver();
+    assert!(cluster.node(0).answered().is_empty());
+    cluster.heal();
+    cluster.beat(0);
+    assert_eq!(cluster.node(0).role(), Role::Follower);
+    assert!(cluster.node(0).answered().is_empty());
+}
+
+/// The reads that wait for a round are bounded: those beyond are dropped, and asked again.
+#[test]
+fn the_reads_that_wait_for_a_round_are_bounded() {
+    let config = Config {
+        max_pending_reads: 2,
+        ..Config::default()
+    };
+    let mut leader = Node::with(0, 3, &config, Vec::new());
+    leader.wait_for_campaign();
+    leader.receive(r(1), promise(b(1, 0), &[]));
+    for id in 1..=3 {
+        leader.read(id);
+    }
+    leader.receive(r(1), echo(b(1, 0), &[], 3, 0));
+    assert_eq!(leader.answered(), [ReadId(1), ReadId(2)]);
+    leader.read(3);
+    leader.receive(r(1), echo(b(1, 0), &[], 4, 0));
+    assert_eq!(leader.answered().len(), 3);
+}

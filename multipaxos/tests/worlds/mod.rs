@@ -30,6 +30,7 @@ pub(crate) fn with_drawn_limits(
         max_unchosen_bytes: draw(&[1, 2_000, 64 << 20]),
         retained_bytes: draw(&[0, 600, 8 << 20]),
         retained_entries: draw(&[0, 1, 5, 64, 16_384]),
+        max_held_bytes: draw(&[0, 600, 10_000, 128 << 20]),
         max_pending_reads: draw(&[1, 4, 4_096]),
         ..config.protocol
     };
