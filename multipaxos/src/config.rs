@@ -204,6 +204,7 @@ impl Config {
             max_unchosen_bytes: _,
             retained_bytes: _,
             retained_entries: _,
+            max_held_bytes: _,
             max_pending_reads: _,
             #[cfg(feature = "mutants")]
                 mutant: _,

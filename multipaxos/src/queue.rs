@@ -1,9 +1,9 @@
 //! Requests that wait at a leader until its window has room for another slot.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use quorate_core::id::ReplicaId;
-use quorate_core::request::Batch;
+use quorate_core::request::{Batch, Request, SessionId};
 
 use crate::log::size;
 
@@ -15,6 +15,9 @@ pub(crate) struct Queue {
     bytes: usize,
     /// How many are each replica's.
     places: Vec<usize>,
+    /// The requests in them, with how many batches hold each: one that is proposed again while it
+    /// waits takes no second place.
+    requests: BTreeMap<(SessionId, u64), usize>,
 }
 
 impl Queue {
@@ -24,21 +27,34 @@ impl Queue {
             batches: VecDeque::new(),
             bytes: 0,
             places: vec![0; n],
+            requests: BTreeMap::new(),
         }
     }
 
-    /// Queues `batch` if that leaves the queue within `room` bytes, or is the only one of its
-    /// proposer; false if it is dropped, and its driver must propose it again.
+    /// Queues `batch`, unless all in it waits already, if that leaves the queue within `room` bytes,
+    /// or is the only one of its proposer; false if it is dropped, and its driver must propose it
+    /// again.
     pub(crate) fn push(&mut self, proposer: ReplicaId, batch: Batch, room: usize) -> bool {
         let Some(places) = self.places.get_mut(proposer.index()) else {
             return false;
         };
         let bytes = size(&batch);
+        let waits = |request: Request| {
+            let known = (request.session, request.sequence);
+            self.requests.contains_key(&known)
+        };
+        if !batch.is_empty() && batch.requests().all(waits) {
+            return true;
+        }
         if *places > 0 && self.bytes.saturating_add(bytes) > room {
             return false;
         }
         *places += 1;
         self.bytes += bytes;
+        for request in batch.requests() {
+            let known = self.requests.entry((request.session, request.sequence));
+            *known.or_default() += 1;
+        }
         self.batches.push_back((proposer, batch));
         true
     }
@@ -57,11 +73,23 @@ impl Queue {
         if let Some(places) = self.places.get_mut(proposer.index()) {
             *places = places.saturating_sub(1);
         }
+        for request in batch.requests() {
+            let known = (request.session, request.sequence);
+            if let Some(count) = self.requests.get_mut(&known) {
+                *count -= 1;
+                if *count == 0 {
+                    self.requests.remove(&known);
+                }
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use quorate_core::crypto::SecretKey;
+    use quorate_core::request::{BatchBuilder, Operation};
+
     use super::*;
 
     const ONE: ReplicaId = ReplicaId(1);
@@ -89,6 +117,42 @@ mod tests {
             assert_eq!(order(&mut queue), expected);
             assert!(queue.push(ONE, Batch::noop(), 0), "all is free again");
         }
+    }
+
+    #[test]
+    fn what_waits_already_takes_no_second_place() {
+        let batch = |sequences: &[u64]| {
+            let mut builder = BatchBuilder::default();
+            for sequence in sequences {
+                builder.push(Request {
+                    session: SessionId {
+                        client: SecretKey::from_seed([1; 32]).public(),
+                        number: 1,
+                    },
+                    sequence: *sequence,
+                    answered: 0,
+                    operation: Operation::Apply(b"x"),
+                });
+            }
+            builder.finish()
+        };
+        let mut queue = Queue::among(3);
+        for (sequences, waiting) in [
+            (&[1][..], 1),
+            (&[1], 1),
+            (&[1, 2], 2),
+            (&[2], 2),
+            (&[2, 1], 2),
+            (&[3], 3),
+        ] {
+            assert!(queue.push(ONE, batch(sequences), 10_000));
+            assert_eq!(queue.batches.len(), waiting, "{sequences:?}");
+        }
+        queue.pop();
+        assert!(queue.push(ONE, batch(&[1]), 10_000));
+        assert_eq!(queue.batches.len(), 2, "another batch holds it");
+        assert_eq!(order(&mut queue), [ONE; 2]);
+        assert!(queue.requests.is_empty());
     }
 
     #[test]

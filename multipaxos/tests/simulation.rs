@@ -7,8 +7,10 @@ use std::time::Duration;
 use quorate_core::id::ReplicaId;
 use quorate_multipaxos::{Config, MultiPaxos, QuorumRule, ReadMode};
 use quorate_simulator::register::Change;
-use quorate_simulator::seeds::{OTHER_SIZES, assert_covered, assert_repeatable, from_first, told};
-use quorate_simulator::{Conditions, Scenario, SimulationConfig, Summary, World, simulate};
+use quorate_simulator::seeds::{
+    OTHER_SIZES, assert_covered, assert_repeatable, from_first, survive, told,
+};
+use quorate_simulator::{Conditions, Scenario, SimulationConfig, Summary, World};
 use worlds::{config, with_drawn_limits};
 
 /// How many seeds are tried for each size of cluster; `QUORATE_SEEDS` says another number.
@@ -16,24 +18,9 @@ fn seeds() -> u64 {
     told("QUORATE_SEEDS").unwrap_or(200)
 }
 
-/// Runs the worlds of so many seeds, each with limits of its own, none of which may fail.
 fn pass(config: &SimulationConfig<MultiPaxos>, count: u64) -> Summary {
-    let survived = |seed| {
-        let config = with_drawn_limits(seed, config.clone());
-        let report = simulate(seed, &config);
-        if let Some(failure) = report.failure {
-            let settings = config.settings;
-            panic!(
-                "seed {seed}, {:?}, {settings:?}: {failure}",
-                config.protocol
-            );
-        }
-        report.summary
-    };
-    let sum: Summary = from_first(count).map(survived).sum();
-    let (replicas, reads) = (config.replicas, config.protocol.reads);
-    println!("{replicas} replicas, reads by {reads:?}: {sum}");
-    sum
+    println!("reads by {:?}:", config.protocol.reads);
+    survive(config, from_first(count))
 }
 
 fn pass_and_meet_all(config: &SimulationConfig<MultiPaxos>, count: u64) {
@@ -54,28 +41,31 @@ fn the_same_seed_gives_the_same_trace() {
 
 #[test]
 fn three_replicas_survive_all_faults() {
-    pass_and_meet_all(&config(3, ReadMode::Quorum), seeds());
+    pass_and_meet_all(&with_drawn_limits(3, ReadMode::Quorum), seeds());
 }
 
 #[test]
 fn five_replicas_survive_all_faults() {
-    pass_and_meet_all(&config(5, ReadMode::Quorum), seeds());
+    pass_and_meet_all(&with_drawn_limits(5, ReadMode::Quorum), seeds());
 }
 
 #[test]
 fn three_replicas_that_read_by_lease_survive_all_faults() {
-    pass_and_meet_all(&config(3, ReadMode::Lease), seeds());
+    pass_and_meet_all(&with_drawn_limits(3, ReadMode::Lease), seeds());
 }
 
 #[test]
 fn five_replicas_that_read_by_lease_survive_all_faults() {
-    pass_and_meet_all(&config(5, ReadMode::Lease), seeds());
+    pass_and_meet_all(&with_drawn_limits(5, ReadMode::Lease), seeds());
 }
 
 #[test]
 fn replicas_that_read_through_the_log_survive_all_faults() {
     for replicas in [3, 5] {
-        pass_and_meet_all(&config(replicas, ReadMode::Log), seeds().div_ceil(2));
+        pass_and_meet_all(
+            &with_drawn_limits(replicas, ReadMode::Log),
+            seeds().div_ceil(2),
+        );
     }
 }
 
@@ -84,7 +74,7 @@ fn clusters_of_other_sizes_survive_the_faults_they_can() {
     for (replicas, faults) in OTHER_SIZES {
         let config = SimulationConfig {
             faults,
-            ..config(replicas, ReadMode::Quorum)
+            ..with_drawn_limits(replicas, ReadMode::Quorum)
         };
         pass(&config, seeds().div_ceil(10));
     }
@@ -99,7 +89,7 @@ fn other_quorums_survive_all_faults() {
         (6, QuorumRule::Grid { rows: 2 }),
     ] {
         for reads in [ReadMode::Quorum, ReadMode::Lease] {
-            let mut config = config(replicas, reads);
+            let mut config = with_drawn_limits(replicas, reads);
             config.protocol.quorums = quorums;
             config.protocol.preferred = Some(ReplicaId(1));
             pass(&config, seeds().div_ceil(4));

@@ -117,7 +117,7 @@ fn the_watermark_does_not_confirm_what_was_accepted_in_an_older_ballot() {
     let mut node = Node::acceptor(0, 3, b(2, 1), &held);
     let answers = node.answer(r(1), heartbeat(b(2, 1), 2, 1));
     assert_eq!(node.committed(), 0);
-    assert_eq!(answers, [learn(1), echo(b(2, 1), &[], 1, 0)]);
+    assert_eq!(answers, [echo(b(2, 1), &[], 1, 0), learn(1)]);
     let proposals = vec![proposal(1, "a")];
     node.receive(r(1), Message::Chosen { proposals });
     assert_eq!(node.executed(), ["a", "b"]);
@@ -156,7 +156,7 @@ fn learning_is_tried_again_and_from_others() {
     let mut node = Node::fresh(0, 3, &Config::default());
     assert_eq!(
         node.answer(r(1), heartbeat(b(1, 1), 3, 1)),
-        [learn(1), echo(b(1, 1), &[], 1, 0)]
+        [echo(b(1, 1), &[], 1, 0), learn(1)]
     );
     node.receive(r(1), heartbeat(b(1, 1), 3, 2));
     let sent = node.take();

@@ -271,20 +271,19 @@ fn a_leader_hands_over_only_to_one_that_could_be_elected() {
         cluster.block(2, deaf);
         cluster.block(deaf, 2);
     }
-    let beats = |cluster: &mut Cluster| {
-        for _ in 0..100 {
-            cluster.beat(0);
-        }
-    };
-    beats(&mut cluster);
+    for _ in 0..100 {
+        cluster.beat(0);
+    }
     assert_eq!(cluster.node(0).role(), Role::Leader, "three do not hear 2");
-    assert!(
-        (1..=17).contains(&cluster.count("offer")),
-        "not at each heartbeat"
-    );
+    let offers = cluster.count("offer");
+    assert!((1..=17).contains(&offers), "not at each heartbeat");
     cluster.heal();
     cluster.block(2, 4);
-    beats(&mut cluster);
+    for _ in 0..10 {
+        if cluster.node(0).role() == Role::Leader {
+            cluster.beat(0);
+        }
+    }
     assert_eq!(cluster.node(2).role(), Role::Leader);
 }
 

@@ -2,9 +2,9 @@
 
 #![allow(dead_code, reason = "each test file tries its own worlds")]
 
+use quorate_core::replica::Settings;
 use quorate_multipaxos::{Config, MultiPaxos, ReadMode};
-use quorate_simulator::SimulationConfig;
-use rand::{RngExt, SeedableRng};
+use quorate_simulator::{Hardships, SimulationConfig, vary};
 use rand_chacha::ChaCha8Rng;
 
 /// Worlds in which promises come in parts, logs are trimmed and snapshots fetched often.
@@ -16,26 +16,26 @@ pub(crate) fn config(replicas: usize, reads: ReadMode) -> SimulationConfig<Multi
     SimulationConfig::new(replicas, config)
 }
 
-/// The world of a seed, with limits drawn by themselves, so that in some world each is smaller
-/// than each other: what one lets pass must not be lost at the next.
-pub(crate) fn with_drawn_limits(
-    seed: u64,
-    mut config: SimulationConfig<MultiPaxos>,
-) -> SimulationConfig<MultiPaxos> {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let mut draw = |values: &[usize]| values[random.random_range(0..values.len())];
-    config.protocol = Config {
-        max_window: draw(&[1, 2, 8, 64, 8_192]),
-        max_message_bytes: draw(&[1, 500, 4_000, 1 << 20]),
-        max_unchosen_bytes: draw(&[1, 2_000, 64 << 20]),
-        retained_bytes: draw(&[0, 600, 8 << 20]),
-        retained_entries: draw(&[0, 1, 5, 64, 16_384]),
-        max_held_bytes: draw(&[0, 600, 10_000, 128 << 20]),
-        max_pending_reads: draw(&[1, 4, 4_096]),
-        ..config.protocol
-    };
-    config.settings.snapshot_every_bytes = draw(&[200, 1_500, 10_000, 64 << 20]) as u64;
-    config.settings.max_batch_bytes = draw(&[1, 600, 256 << 10]);
-    config.settings.max_batches_in_flight = [None, Some(1), Some(8)][draw(&[0, 1, 2])];
-    config
+/// The same with limits drawn by themselves for each seed, so that in some world each is smaller than
+/// each other: what one lets pass must not be lost at the next.
+pub(crate) fn with_drawn_limits(replicas: usize, reads: ReadMode) -> SimulationConfig<MultiPaxos> {
+    SimulationConfig {
+        hardships: Hardships {
+            limits: true,
+            ..Hardships::NONE
+        },
+        limits: Some(limits),
+        ..config(replicas, reads)
+    }
+}
+
+/// Draws each limit by itself, down to the smallest.
+pub(crate) fn limits(random: &mut ChaCha8Rng, config: &mut Config, _: &mut Settings) {
+    vary(random, &mut config.max_window, &[1, 2, 8, 8_192]);
+    vary(random, &mut config.max_message_bytes, &[1, 4_000, 1 << 20]);
+    vary(random, &mut config.max_unchosen_bytes, &[1, 2_000]);
+    vary(random, &mut config.retained_bytes, &[0, 8 << 20]);
+    vary(random, &mut config.retained_entries, &[0, 1, 64, 16_384]);
+    vary(random, &mut config.max_held_bytes, &[0, 600, 128 << 20]);
+    vary(random, &mut config.max_pending_reads, &[1, 4]);
 }

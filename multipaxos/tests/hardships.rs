@@ -1,0 +1,89 @@
+//! Multi-Paxos where faults do not end by themselves: replicas down for good, links cut for good,
+//! bulk never answered, disks that hang.
+
+mod worlds;
+
+use quorate_core::id::ReplicaId;
+use quorate_multipaxos::{MultiPaxos, QuorumRule, ReadMode};
+use quorate_simulator::seeds::{assert_hardships, from_first, survive, told};
+use quorate_simulator::{Faults, Hardships, SimulationConfig};
+use worlds::with_drawn_limits;
+
+/// How many seeds are tried of each kind; `QUORATE_SEEDS` says another number.
+fn seeds() -> u64 {
+    told("QUORATE_SEEDS").unwrap_or(200).div_ceil(2)
+}
+
+fn world(
+    replicas: usize,
+    (faults, hardships): (Faults, Hardships),
+) -> SimulationConfig<MultiPaxos> {
+    SimulationConfig {
+        faults,
+        hardships,
+        shrink_runs: 0,
+        ..with_drawn_limits(replicas, ReadMode::Quorum)
+    }
+}
+
+fn survives(drawn: (Faults, Hardships)) {
+    let sizes = [3, 5].into_iter();
+    let sums = sizes.map(|replicas| survive(&world(replicas, drawn), from_first(seeds())));
+    assert_hardships(&sums.sum(), drawn.1);
+}
+
+#[test]
+fn the_rest_serve_without_those_that_are_lost() {
+    let lost = Hardships {
+        lost: true,
+        ..Hardships::NONE
+    };
+    survives((Faults::Crash, lost));
+}
+
+#[test]
+fn clients_are_served_with_links_cut_for_good() {
+    let cuts = Hardships {
+        cuts: true,
+        ..Hardships::NONE
+    };
+    survives((Faults::Network, cuts));
+}
+
+#[test]
+fn fetches_without_an_answer_and_disks_that_hang_are_survived() {
+    let slow = Hardships {
+        mute: true,
+        hangs: true,
+        ..Hardships::NONE
+    };
+    survives((Faults::Crash, slow));
+}
+
+#[test]
+fn all_hardships_are_survived() {
+    survives((Faults::All, Hardships::ALL));
+}
+
+/// A leader that is preferred, and may be the one that is lost or hears too few.
+#[test]
+fn all_hardships_are_survived_with_a_preferred_leader() {
+    for reads in [ReadMode::Quorum, ReadMode::Lease] {
+        let mut config = world(5, (Faults::All, Hardships::ALL));
+        config.protocol.preferred = Some(ReplicaId(1));
+        config.protocol.reads = reads;
+        survive(&config, from_first(seeds().div_ceil(4)));
+    }
+}
+
+/// Quorums of unlike size: what hardships take away must leave one to elect and one to choose.
+#[test]
+fn quorums_of_unlike_size_survive_fetches_without_an_answer() {
+    let mute = Hardships {
+        mute: true,
+        ..Hardships::NONE
+    };
+    let mut config = world(5, (Faults::All, mute));
+    config.protocol.quorums = QuorumRule::Flexible { q1: 4, q2: 2 };
+    survive(&config, from_first(seeds().div_ceil(4)));
+}
