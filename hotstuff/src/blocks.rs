@@ -299,6 +299,13 @@ impl Tree {
         Ok(path)
     }
 
+    /// The blocks from `tip` down, as far as they are here and not committed.
+    pub(crate) fn branch(&self, tip: &BlockId) -> impl Iterator<Item = &Block> {
+        let head = self.head().height;
+        let known = move |id: BlockId| self.block(&id.digest).filter(|_| id.height > head);
+        std::iter::successors(known(*tip), move |block| known(block.parent()))
+    }
+
     /// Commits a child of the last block committed: drops what lies on other branches.
     pub(crate) fn commit(&mut self, id: BlockId) {
         self.committed.insert(id.height, id);
@@ -424,6 +431,18 @@ mod tests {
         assert_eq!(tree.path(&orphan), Err(NoPath::Missing(orphan)));
         let sibling = Block::new(View(9), BlockId::genesis(), Vec::new());
         assert_eq!(tree.path(&sibling.id()), Err(NoPath::Elsewhere));
+    }
+
+    #[test]
+    fn a_branch_is_followed_down_as_far_as_it_is_here() {
+        let main = chain(BlockId::genesis(), 1..=5);
+        let mut tree = tree(&main);
+        tree.commit(main[0].id());
+        let tip = main[4].id();
+        assert_eq!(tree.branch(&tip).count(), 4);
+        tree.remove(&main[2].id().digest, Slot(3));
+        assert_eq!(tree.branch(&tip).count(), 2);
+        assert_eq!(tree.branch(&BlockId::genesis()).count(), 0);
     }
 
     #[test]

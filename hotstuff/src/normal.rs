@@ -443,8 +443,9 @@ impl Hotstuff {
             return;
         }
         let needed = [self.high.block, self.promised.voted, self.promised.locked];
-        let paths = needed.iter().filter_map(|tip| self.tree.path(tip).ok());
-        let kept = paths.flatten().map(|block| block.id().digest);
+        // Where ancestors are being fetched, those that are here already are needed as well.
+        let branches = needed.iter().flat_map(|tip| self.tree.branch(tip));
+        let kept = branches.map(|block| block.id().digest);
         let open = match self.config.mutated(Mutant::OpenBlocksDropped) {
             true => None,
             false => Some(self.open.values().copied()),

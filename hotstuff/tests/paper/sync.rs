@@ -102,6 +102,27 @@ fn what_a_replica_is_given_is_bounded() {
     assert_eq!(given(node.answer(r(3), ask())), 2);
 }
 
+/// A replica that fetches a long branch keeps what it has got of it, though it is more than it
+/// keeps of others, and though proposals come meanwhile.
+#[test]
+fn what_is_fetched_of_a_branch_is_kept_until_all_of_it_is_here() {
+    let config = Config {
+        max_blocks: 2,
+        ..config()
+    };
+    let views: Vec<u64> = (1..=12).collect();
+    let chain = branch(&genesis(), &views);
+    let tip = chain[11].id();
+    let mut node = Node::of_four(2, &config);
+    node.learn(&tip);
+    for (turn, ancestor) in chain.iter().rev().enumerate() {
+        node.receive(r(1), Message::Blocks(vec![ancestor.clone()]));
+        let view = 13 + 4 * turn as u64;
+        node.receive(r(1), proposal(&block(view, &tip, &["x"])));
+    }
+    assert_eq!(node.commands().len(), 10);
+}
+
 /// Whoever has voted for a block that may yet be certified keeps it, whatever comes later: nobody
 /// else might have it. Once a later view is certified, it may go.
 #[test]
