@@ -44,7 +44,8 @@ pub struct Settings {
     /// is asked.
     #[serde(rename = "fetch_patience_ms", with = "crate::millis")]
     pub fetch_patience: Duration,
-    /// A snapshot is taken when this many bytes of batches have been executed since the last.
+    /// A snapshot is taken when this many bytes of batches have been executed since the last; not
+    /// where replicas may lie, for there the protocol says when.
     pub snapshot_every_bytes: u64,
     /// The rule of the driver that is switched off, to show that the tests would notice.
     #[cfg(feature = "mutants")]
