@@ -79,7 +79,7 @@ fn disagrees(mutant: Option<Mutant>) -> bool {
     let last = made
         .windows(2)
         .filter(stands_in)
-        .last()
+        .next_back()
         .expect("a stand-in");
     let [(_, before), (leader, proposal)] = last else {
         unreachable!("a window of two")
