@@ -24,7 +24,8 @@ fn drawn(seed: u64) -> SimulationConfig<Pbft> {
         request_timeout: REQUEST_TIMEOUT,
         checkpoint_every,
         window: checkpoint_every * one_of(&[2, 3, 7]) as u64,
-        max_window_bytes: one_of(&[1, 700, 3_000, 1 << 20]),
+        // With one byte, each command waits for a checkpoint of its own, and all for too long.
+        max_window_bytes: one_of(&[300, 700, 3_000, 1 << 20]),
         max_slots_under_way: one_of(&[1, 3, 32]),
         max_queued_batches: one_of(&[1, 3, 256]),
         max_queued_bytes: one_of(&[1, 700, 1 << 20]),
@@ -57,9 +58,9 @@ fn drawn(seed: u64) -> SimulationConfig<Pbft> {
 /// way.
 #[test]
 fn seeds_that_failed_once_pass() {
-    for seed in [7] {
-        quorate_simulator::seeds::survive(&drawn(seed), seed..seed + 1);
-    }
+    let mut config = drawn(7);
+    config.protocol.max_window_bytes = 1;
+    quorate_simulator::seeds::survive(&config, 7..8);
 }
 
 #[test]

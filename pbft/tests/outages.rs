@@ -185,8 +185,8 @@ fn campaigns_of_one_who_rejoins(mutant: Option<Mutant>) -> u64 {
         3,
         Config {
             mutant,
-            checkpoint_every: 1000,
-            window: 2000,
+            checkpoint_every: 2000,
+            window: 4000,
             max_resent_slots: 3,
             ..Config::default()
         },
