@@ -43,6 +43,8 @@ impl Completions for Told {
         eprintln!("the log has failed: {error}");
         std::process::exit(1);
     }
+
+    fn short_of_room(&self, _: bool) {}
 }
 
 /// A log, and who appends to it.

@@ -66,6 +66,12 @@ pub enum ProposeError {
     /// again later.
     #[error("overloaded: the command was not proposed; try again later")]
     Overloaded,
+    /// The node's disk is full, or so nearly that what is left is kept for what is under way. The
+    /// command did not happen: make room, or try another node.
+    #[error(
+        "overloaded: the disk of this replica is full or nearly so; the command was not proposed"
+    )]
+    DiskFull,
     /// The command exceeds the limit. It did not happen.
     #[error("the command has {size} bytes, more than the limit of {limit}")]
     TooLarge {
@@ -101,10 +107,16 @@ pub enum ProposeError {
 }
 
 impl ProposeError {
+    /// Whether the node takes no more for now, for whatever reason.
+    pub fn is_overload(&self) -> bool {
+        matches!(self, ProposeError::Overloaded | ProposeError::DiskFull)
+    }
+
     /// Whether the command may have been applied: if not, it certainly was not and will not be.
     pub fn may_have_happened(&self) -> bool {
         match self {
             ProposeError::Overloaded
+            | ProposeError::DiskFull
             | ProposeError::TooLarge { .. }
             | ProposeError::Refused(_)
             | ProposeError::Unreachable(_)

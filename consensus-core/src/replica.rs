@@ -193,6 +193,12 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         self.release(promises);
     }
 
+    /// There is no room for what storage will need next, or there is again. What there is left is kept
+    /// for what is under way, and for what other replicas have ordered: no new commands are taken.
+    pub fn short_of_room(&mut self, short: bool) {
+        self.pending.take_queries_only(short);
+    }
+
     /// Storage has failed.
     pub fn storage_failed(&mut self, error: StorageError) {
         self.halt(Halt::Storage(error));

@@ -136,6 +136,11 @@ pub trait Completions: Send + Sync + 'static {
 
     /// Storage has failed, and does nothing any more: this is said once, and nothing after it.
     fn failed(&self, error: StorageError);
+
+    /// There is no room for what storage will need next; or there is again. What is given meanwhile is
+    /// still made durable as long as what there is suffices, and waits for room then. New commands
+    /// should not be taken.
+    fn short_of_room(&self, short: bool);
 }
 
 impl<C: Completions + ?Sized> Completions for Arc<C> {
@@ -149,6 +154,10 @@ impl<C: Completions + ?Sized> Completions for Arc<C> {
 
     fn failed(&self, error: StorageError) {
         self.as_ref().failed(error);
+    }
+
+    fn short_of_room(&self, short: bool) {
+        self.as_ref().short_of_room(short);
     }
 }
 
@@ -164,6 +173,14 @@ pub enum StorageError {
         path: String,
         /// What the system said.
         reason: String,
+    },
+    /// There is no room.
+    #[error("cannot {action} {path}: no storage space is left")]
+    Full {
+        /// What was tried.
+        action: &'static str,
+        /// The file or directory.
+        path: String,
     },
     /// A file holds what was never written to it. Nothing has been repaired.
     #[error(

@@ -153,6 +153,8 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         if let Some(error) = self.completed.failure() {
             self.replica.storage_failed(error);
         }
+        self.replica
+            .short_of_room(self.completed.is_short_of_room());
         self.replica.durable(self.completed.durable_through());
         self.replica.saved(now, self.completed.saved_through());
         for happening in std::mem::take(&mut self.postponed) {

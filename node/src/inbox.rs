@@ -1,6 +1,6 @@
 //! What wakes the driver.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -78,6 +78,7 @@ pub(crate) struct Completed {
     durable: AtomicU64,
     saved: AtomicU64,
     failed: Mutex<Option<StorageError>>,
+    short_of_room: AtomicBool,
     pub(crate) news: Notify,
 }
 
@@ -88,6 +89,10 @@ impl Completed {
 
     pub(crate) fn saved_through(&self) -> Ticket {
         Ticket(self.saved.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn is_short_of_room(&self) -> bool {
+        self.short_of_room.load(Ordering::Acquire)
     }
 
     pub(crate) fn failure(&self) -> Option<StorageError> {
@@ -110,6 +115,11 @@ impl Completions for Completed {
     fn failed(&self, error: StorageError) {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         failed.get_or_insert(error);
+        self.news.notify_one();
+    }
+
+    fn short_of_room(&self, short: bool) {
+        self.short_of_room.store(short, Ordering::Release);
         self.news.notify_one();
     }
 }

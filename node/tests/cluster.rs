@@ -202,6 +202,36 @@ async fn a_replicas_own_key_is_no_clients_at_any_node_unless_it_is_admitted() {
     assert_eq!(number(&read.unwrap()), 0);
 }
 
+#[tokio::test]
+async fn a_node_whose_disk_is_full_refuses_commands_serves_reads_and_goes_on() {
+    let admission = Admission::of([key(0).public()]);
+    let cluster = Cluster::with_up(admission, 1, 0..0, impatient()).await;
+    let mut disk = None;
+    let options = ClientOptions {
+        follow_leader: false,
+        ..impatient()
+    };
+    let node = cluster.node(0, options, |completions| {
+        disk = Some(completions.clone());
+        common::prompt(completions)
+    });
+    let node = node.await.unwrap();
+    let command = || node.propose(Bytes::from_static(b"+"));
+    assert_eq!(number(&command().await.unwrap()), 1);
+    let disk = disk.unwrap();
+    disk.short_of_room(true);
+    assert_eq!(command().await, Err(ProposeError::DiskFull));
+    // One that has no session yet is told the same, at once.
+    let connector = cluster.connector(key(0).public());
+    let client = quorate_node::Client::new(connector, Signer::new(key(0), GROUP), impatient());
+    let refused = client.propose(Bytes::from_static(b"+")).await;
+    assert_eq!(refused, Err(ProposeError::DiskFull));
+    let read = node.read(Bytes::new(), ReadLevel::Linearizable).await;
+    assert_eq!(number(&read.unwrap()), 1);
+    disk.short_of_room(false);
+    assert_eq!(number(&command().await.unwrap()), 2);
+}
+
 struct Ear(mpsc::UnboundedSender<Bytes>);
 
 impl ClientReplies for Ear {

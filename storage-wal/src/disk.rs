@@ -25,6 +25,7 @@ pub struct Faults(Arc<Remaining>);
 struct Remaining {
     syncs: AtomicU64,
     bytes: AtomicU64,
+    room: AtomicU64,
 }
 
 impl Default for Faults {
@@ -33,6 +34,7 @@ impl Default for Faults {
         Faults(Arc::new(Remaining {
             syncs: AtomicU64::new(NEVER),
             bytes: AtomicU64::new(NEVER),
+            room: AtomicU64::new(NEVER),
         }))
     }
 }
@@ -48,6 +50,25 @@ impl Faults {
         self.0.bytes.store(bytes, Ordering::Relaxed);
     }
 
+    /// Lets files grow by so many bytes together, and by those of files that are removed; then the
+    /// disk is full. What is written in place of other bytes takes no room.
+    pub fn limit_room(&self, bytes: u64) {
+        self.0.room.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The room that is left.
+    pub fn room_left(&self) -> u64 {
+        self.0.room.load(Ordering::Relaxed)
+    }
+
+    fn free(&self, bytes: u64) {
+        let update = |left: u64| (left != NEVER).then_some(left.saturating_add(bytes));
+        self.0
+            .room
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, update)
+            .ok();
+    }
+
     fn sync(&self) -> io::Result<()> {
         let update = |left: u64| match left {
             NEVER => Some(NEVER),
@@ -59,17 +80,22 @@ impl Faults {
             .map_err(|_| io::Error::other("injected failure of a sync"))
     }
 
-    /// How many of `wanted` bytes may be written.
-    fn room(&self, wanted: usize) -> usize {
+    /// How many of `wanted` bytes may be written, of which a file will be so many longer.
+    fn room(&self, wanted: usize, longer: u64) -> usize {
         let wanted = wanted as u64;
-        let update = |left: u64| match left {
-            NEVER => Some(NEVER),
-            left => Some(left.saturating_sub(wanted)),
-        };
-        let left = &self.0.bytes;
-        let before = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update);
-        wanted.min(before.unwrap_or(NEVER)) as usize
+        let grown = take(&self.0.room, longer);
+        take(&self.0.bytes, wanted).min(wanted - (longer - grown)) as usize
     }
+}
+
+/// Takes `wanted` of what is left, or all of it.
+fn take(left: &AtomicU64, wanted: u64) -> u64 {
+    let update = |left: u64| match left {
+        NEVER => Some(NEVER),
+        left => Some(left.saturating_sub(wanted)),
+    };
+    let before = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update);
+    wanted.min(before.unwrap_or(NEVER))
 }
 
 /// One directory.
@@ -164,6 +190,9 @@ impl Disk {
     }
 
     pub(crate) fn create(&self, name: &str) -> Result<DiskFile, StorageError> {
+        if self.holds(name)? {
+            self.faults.free(self.len(name)?);
+        }
         let mut options = private_file();
         self.file(name, options.create(true).truncate(true).write(true))
     }
@@ -184,6 +213,8 @@ impl Disk {
             return Ok(DiskFile {
                 file,
                 path,
+                position,
+                length: self.len(name)?,
                 blocks: Some(blocks),
                 faults: self.faults.clone(),
             });
@@ -195,9 +226,13 @@ impl Disk {
 
     fn file(&self, name: &str, options: &OpenOptions) -> Result<DiskFile, StorageError> {
         let path = self.path(name);
+        let file = options.open(&path).map_err(refused("open", &path))?;
+        let metadata = file.metadata().map_err(refused("read", &path))?;
         Ok(DiskFile {
-            file: options.open(&path).map_err(refused("open", &path))?,
+            file,
             path,
+            position: 0,
+            length: metadata.len(),
             blocks: None,
             faults: self.faults.clone(),
         })
@@ -226,13 +261,21 @@ impl Disk {
     }
 
     pub(crate) fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {
+        let replaced = match self.holds(to)? {
+            true => self.len(to)?,
+            false => 0,
+        };
         let from = self.path(from);
-        fs::rename(&from, self.path(to)).map_err(refused("rename", &from))
+        fs::rename(&from, self.path(to)).map_err(refused("rename", &from))?;
+        self.faults.free(replaced);
+        Ok(())
     }
 
     pub(crate) fn remove(&self, name: &str) -> Result<(), StorageError> {
-        let path = self.path(name);
-        fs::remove_file(&path).map_err(refused("remove", &path))
+        let (path, length) = (self.path(name), self.len(name)?);
+        fs::remove_file(&path).map_err(refused("remove", &path))?;
+        self.faults.free(length);
+        Ok(())
     }
 
     /// Makes names given, changed and removed durable.
@@ -254,6 +297,9 @@ impl Disk {
 pub(crate) struct DiskFile {
     file: File,
     path: PathBuf,
+    /// Where the next write begins.
+    position: u64,
+    length: u64,
     /// If it is written past the system's cache.
     blocks: Option<Blocks>,
     faults: Faults,
@@ -262,7 +308,9 @@ pub(crate) struct DiskFile {
 impl DiskFile {
     /// Writes on from where the last write, or seek, ended.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
-        let room = self.faults.room(bytes.len());
+        let end = self.position + bytes.len() as u64;
+        let longer = end.saturating_sub(self.length.max(self.position));
+        let room = self.faults.room(bytes.len(), longer);
         let (now, never) = bytes.split_at(room);
         let mut written = match &mut self.blocks {
             Some(blocks) => blocks.write(&self.file, now),
@@ -271,6 +319,8 @@ impl DiskFile {
         if written.is_ok() && !never.is_empty() {
             written = Err(io::Error::from(io::ErrorKind::StorageFull));
         }
+        self.position += room as u64;
+        self.length = self.length.max(self.position);
         written.map_err(refused("write", &self.path))
     }
 
@@ -280,6 +330,14 @@ impl DiskFile {
             action: "write",
             path: self.path.display().to_string(),
             reason: format!("a record of {length} bytes is larger than the format allows"),
+        }
+    }
+
+    /// What to say when the log cannot go on, because there is no room for the file to follow.
+    pub(crate) fn no_next(&self) -> StorageError {
+        StorageError::Full {
+            action: "make the segment after",
+            path: self.path.display().to_string(),
         }
     }
 
@@ -297,6 +355,7 @@ impl DiskFile {
 
     pub(crate) fn seek(&mut self, position: u64) -> Result<(), StorageError> {
         let sought = self.file.seek(SeekFrom::Start(position));
+        self.position = position;
         sought.map(drop).map_err(refused("seek in", &self.path))
     }
 
@@ -309,10 +368,16 @@ impl DiskFile {
 
 /// What the system refused, for an `action` on `path`.
 pub(crate) fn refused(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {
-    move |error| StorageError::Io {
-        action,
-        path: path.display().to_string(),
-        reason: error.to_string(),
+    move |error| match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StorageError::Full {
+            action,
+            path: path.display().to_string(),
+        },
+        _ => StorageError::Io {
+            action,
+            path: path.display().to_string(),
+            reason: error.to_string(),
+        },
     }
 }
 

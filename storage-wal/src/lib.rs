@@ -87,10 +87,12 @@ impl WalOptions {
 
 /// Storage in a directory of its own.
 ///
-/// Dropping it makes durable all that was given, and waits for that.
+/// Dropping it makes durable all that was given, and waits for that, but not for room on the disk:
+/// where there is none, that is a failure then.
 #[derive(Debug)]
 pub struct Wal {
     appends: Option<Sender<Append>>,
+    orders: Option<Sender<Order>>,
     saves: Option<Sender<(Ticket, Snapshot)>>,
     threads: Vec<JoinHandle<()>>,
     stats: WalStats,
@@ -192,6 +194,7 @@ impl Wal {
         let reporter = Reporter::new(completions);
         let mut wal = Wal {
             appends: None,
+            orders: None,
             saves: None,
             threads: Vec::new(),
             stats: WalStats::default(),
@@ -247,7 +250,11 @@ impl Wal {
             orders: ordered,
             made: maker_made,
             reporter: reporter.clone(),
+            wanted: None,
+            wait: maker::LOOK_FOR_ROOM,
+            closing: false,
         };
+        self.orders = Some(orders.clone());
         let writer = Writer {
             work,
             orders,
@@ -261,6 +268,7 @@ impl Wal {
             first: found.first,
             segment: tail,
             pending: Pending::default(),
+            written: None,
         };
         self.start("wal-writer", disk, reporter, move || writer.run())?;
         self.appends = Some(appends);
@@ -336,6 +344,10 @@ impl Drop for Wal {
     fn drop(&mut self) {
         self.appends = None;
         self.saves = None;
+        if let Some(orders) = self.orders.take() {
+            // The maker may have ended already.
+            orders.send(Order::Close).ok();
+        }
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the log has panicked");

@@ -77,6 +77,10 @@ fn checksum(bytes: &[u8; MARK_BYTES]) -> u32 {
 
 /// The latest mark in the directory, if there is any. One that cannot be read vouches for nothing.
 pub(crate) fn read(disk: &Disk) -> Result<Option<Mark>, StorageError> {
+    Ok(latest(disk)?.map(|(_, mark)| mark))
+}
+
+fn latest(disk: &Disk) -> Result<Option<(u64, Mark)>, StorageError> {
     if !disk.holds(NAME)? {
         return Ok(None);
     }
@@ -94,7 +98,7 @@ pub(crate) fn read(disk: &Disk) -> Result<Option<Mark>, StorageError> {
             latest = Some((turn, mark));
         }
     }
-    Ok(latest.map(|(_, mark)| mark))
+    Ok(latest)
 }
 
 /// Writes marks.
@@ -105,20 +109,25 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
-    /// Begins the file anew, with `mark`, which is durable when this returns.
+    /// Goes on in the file, or begins it, with `mark`, which is durable when this returns. Where there
+    /// is a file that takes no room.
     pub(crate) fn begin(disk: &Disk, mark: Mark) -> Result<Marks, StorageError> {
-        let temporary = format!("{NAME}.tmp");
-        let mut file = disk.create(&temporary)?;
-        let mut bytes = mark.encode(0).to_vec();
-        bytes.resize(2 * BLOCK, 0);
-        file.write(&bytes)?;
-        file.sync()?;
-        disk.rename(&temporary, NAME)?;
-        disk.sync()?;
-        Ok(Marks {
+        let whole = disk.holds(NAME)? && disk.len(NAME)? >= 2 * BLOCK as u64;
+        if !whole {
+            let temporary = format!("{NAME}.tmp");
+            let mut file = disk.create(&temporary)?;
+            file.write(&[0; 2 * BLOCK])?;
+            file.sync()?;
+            disk.rename(&temporary, NAME)?;
+            disk.sync()?;
+        }
+        let mut marks = Marks {
+            turn: latest(disk)?.map_or(0, |(turn, _)| turn),
             file: disk.open(NAME)?,
-            turn: 0,
-        })
+        };
+        marks.write(mark)?;
+        marks.sync()?;
+        Ok(marks)
     }
 
     /// Writes a mark, in the place of the one before the last.
@@ -161,7 +170,7 @@ mod tests {
         }
         let sound = disk.read(NAME).unwrap();
         let place = |place: usize| place * BLOCK..place * BLOCK + MARK_BYTES;
-        for (damaged, left) in [(1, mark(5, 64)), (0, mark(4, 64))] {
+        for (damaged, left) in [(0, mark(5, 64)), (1, mark(4, 64))] {
             for at in place(damaged) {
                 let mut bytes = sound.clone();
                 bytes[at] ^= 1;
@@ -170,7 +179,7 @@ mod tests {
             }
         }
         std::fs::write(disk.path(NAME), &sound[..BLOCK + 3]).unwrap();
-        assert_eq!(read(&disk), Ok(Some(mark(5, 64))));
+        assert_eq!(read(&disk), Ok(Some(mark(4, 64))));
     }
 
     #[test]

@@ -12,6 +12,15 @@ pub(crate) struct Reporter(Arc<Shared>);
 struct Shared {
     completions: Box<dyn Completions>,
     failed: Mutex<bool>,
+    /// Whether segments, and snapshots, wait for room.
+    waiting: Mutex<[bool; 2]>,
+}
+
+/// What may wait for room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Want {
+    Segment,
+    Snapshot,
 }
 
 /// A failure has been told: the thread that learns this must end.
@@ -23,7 +32,34 @@ impl Reporter {
         Reporter(Arc::new(Shared {
             completions: Box::new(completions),
             failed: Mutex::new(false),
+            waiting: Mutex::default(),
         }))
+    }
+
+    /// There is no room for something, or there was now.
+    pub(crate) fn room(&self, want: Want, found: Result<(), &StorageError>) {
+        let mut waiting = self
+            .0
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let before = *waiting;
+        waiting[want as usize] = found.is_err();
+        if *waiting == before {
+            return;
+        }
+        match found {
+            Ok(()) => tracing::info!(?want, "there is room again"),
+            Err(error) => {
+                tracing::warn!(%error, ?want, "the disk is full: new commands are refused until there is room");
+            }
+        }
+        let [was, is] = [before, *waiting].map(|waiting| waiting.contains(&true));
+        if was != is {
+            // Nothing is said after a failure.
+            self.unless_failed(|completions| completions.short_of_room(is))
+                .ok();
+        }
     }
 
     pub(crate) fn durable(&self, ticket: Ticket) -> Result<(), Stopped> {

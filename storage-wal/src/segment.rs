@@ -162,6 +162,15 @@ pub(crate) fn make(
     open(disk, header)
 }
 
+/// Frees what was taken for a segment that could not be made.
+pub(crate) fn give_up(disk: &Disk, number: u64) -> Result<(), StorageError> {
+    let temporary = format!("{}.tmp", name(number));
+    match disk.holds(&temporary)? {
+        true => disk.remove(&temporary),
+        false => Ok(()),
+    }
+}
+
 /// Opens a segment made ahead of time, in which there is no frame.
 pub(crate) fn open(disk: &Disk, header: Header) -> Result<Segment, StorageError> {
     let position = HEADER_BYTES as u64;

@@ -1,7 +1,7 @@
 //! Snapshot files, and the thread that writes them, so that a large snapshot does not hold up
 //! the log.
 
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 
 use bytes::Bytes;
 use quorate_core::codec::{self, FORMAT_VERSION};
@@ -10,7 +10,8 @@ use quorate_core::storage::{Snapshot, StorageError, Ticket};
 
 use crate::disk::Disk;
 use crate::frame::{u32_at, u64_at};
-use crate::report::{Reporter, Stopped};
+use crate::maker::{LOOK_AT_LEAST, LOOK_FOR_ROOM};
+use crate::report::{Reporter, Stopped, Want};
 use crate::segment::number_after;
 
 const HEADER_BYTES: usize = 40;
@@ -90,23 +91,60 @@ impl Saver {
     /// Works until nobody can give any more.
     pub(crate) fn run(mut self) {
         while let Ok(first) = self.work.recv() {
-            // Of all that have gathered only the newest would stay.
-            let (ticket, snapshot) = self.work.try_iter().last().unwrap_or(first);
-            if self.save(ticket, &snapshot).is_err() {
+            if self.save(first).is_err() {
                 return;
             }
         }
     }
 
-    fn save(&mut self, ticket: Ticket, snapshot: &Snapshot) -> Result<(), Stopped> {
-        let number = self.newest.map_or(1, |newest| newest + 1);
-        let fail = |error| self.reporter.fail(error);
-        write(&self.disk, number, snapshot).map_err(fail)?;
+    /// Saves a snapshot as soon as there is room, or a newer one that has come since.
+    fn save(&mut self, first: (Ticket, Snapshot)) -> Result<(), Stopped> {
+        let mut work = self.newest_of(first);
+        let mut wait = LOOK_FOR_ROOM;
+        loop {
+            let (ticket, snapshot) = &work;
+            let number = self.newest.map_or(1, |newest| newest + 1);
+            match write(&self.disk, number, snapshot) {
+                Ok(()) => return self.saved(*ticket, number),
+                Err(error @ StorageError::Full { .. }) => {
+                    give_up(&self.disk, number).map_err(|error| self.reporter.fail(error))?;
+                    self.reporter.room(Want::Snapshot, Err(&error));
+                    wait = (wait * 2).min(LOOK_AT_LEAST);
+                    match self.work.recv_timeout(wait) {
+                        Ok(newer) => work = self.newest_of(newer),
+                        Err(RecvTimeoutError::Timeout) => {}
+                        Err(RecvTimeoutError::Disconnected) => {
+                            return Err(self.reporter.fail(error));
+                        }
+                    }
+                }
+                Err(error) => return Err(self.reporter.fail(error)),
+            }
+        }
+    }
+
+    /// Of all that have gathered only the newest would stay.
+    fn newest_of(&self, first: (Ticket, Snapshot)) -> (Ticket, Snapshot) {
+        self.work.try_iter().last().unwrap_or(first)
+    }
+
+    fn saved(&mut self, ticket: Ticket, number: u64) -> Result<(), Stopped> {
+        self.reporter.room(Want::Snapshot, Ok(()));
         self.reporter.saved(ticket)?;
         if let Some(older) = self.newest.replace(number) {
-            self.disk.remove(&name(older)).map_err(fail)?;
+            let removed = self.disk.remove(&name(older));
+            removed.map_err(|error| self.reporter.fail(error))?;
         }
         Ok(())
+    }
+}
+
+/// Frees what was taken for a snapshot that could not be written.
+fn give_up(disk: &Disk, number: u64) -> Result<(), StorageError> {
+    let temporary = format!("{}.tmp", name(number));
+    match disk.holds(&temporary)? {
+        true => disk.remove(&temporary),
+        false => Ok(()),
     }
 }
 

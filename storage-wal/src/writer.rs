@@ -70,6 +70,8 @@ pub(crate) struct Writer {
     /// The segment being written.
     pub(crate) segment: Segment,
     pub(crate) pending: Pending,
+    /// The last append of which all is written, as far as it was not told that it is durable.
+    pub(crate) written: Option<Ticket>,
 }
 
 /// What is on its way to the disk.
@@ -145,6 +147,7 @@ impl Writer {
             } else {
                 self.put_all(&append.records)?;
             }
+            self.written = Some(last);
             if bytes < GROUP_BYTES {
                 match self.work.try_recv() {
                     Ok(next) => {
@@ -155,6 +158,7 @@ impl Writer {
                 }
             }
             self.sync()?;
+            self.written = None;
             return Ok(last);
         }
     }
@@ -224,7 +228,18 @@ impl Writer {
     /// Goes on in the next segment, once all of this one is durable. That there is a next one must
     /// be certain before this one says so.
     fn roll(&mut self) -> Result<(), Failure> {
-        let next = self.made.recv().map_err(|_| Failure::Told)?;
+        let next = match self.made.try_recv() {
+            Ok(next) => next,
+            // There may be no room for it: nothing else is to wait for that.
+            Err(TryRecvError::Empty) => {
+                self.sync()?;
+                if let Some(written) = self.written.take() {
+                    self.reporter.durable(written)?;
+                }
+                self.made.recv().map_err(|_| self.segment.file.no_next())?
+            }
+            Err(TryRecvError::Disconnected) => return Err(self.segment.file.no_next().into()),
+        };
         self.push(Kind::Seal, &[])?;
         self.sync()?;
         self.segment = next;

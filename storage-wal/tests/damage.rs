@@ -289,6 +289,7 @@ fn the_end_of_a_segment_is_vouched_for_before_there_is_anything_in_the_next() {
     log.append(&[RECORDS[2]]);
     let crashed = image(home.path());
     let next = segment(crashed.path(), 2);
+    fs::remove_file(segment(crashed.path(), 3)).ok();
     let mut nothing = fs::read(&next).unwrap();
     nothing[40..].fill(0);
     fs::write(&next, nothing).unwrap();

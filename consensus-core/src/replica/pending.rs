@@ -26,6 +26,8 @@ pub(super) struct Pending {
     next: u64,
     /// Nothing new is taken.
     closed: bool,
+    /// No new commands are taken, only queries, and what closes sessions.
+    queries_only: bool,
 }
 
 #[derive(Debug)]
@@ -49,6 +51,8 @@ pub(super) enum Added {
     Known,
     /// There are too many.
     Full,
+    /// The disk is full, or nearly so.
+    DiskFull,
 }
 
 impl Pending {
@@ -66,19 +70,19 @@ impl Pending {
     }
 
     /// Adds those requests of a group that are `new`. It was signed as a whole, and goes on as a
-    /// whole if one of them is not under way yet. Gives those that there is no room for.
+    /// whole if one of them is not under way yet. Gives those that are not taken, and why.
     pub(super) fn add_group<'a>(
         &mut self,
         group: &Group<'_>,
         new: &[Request<'a>],
         settings: &Settings,
-    ) -> Vec<Request<'a>> {
+    ) -> Vec<(Request<'a>, Added)> {
         let (mut added, mut refused) = (0, Vec::new());
         for request in new {
             match self.admit(request, group.size(), settings) {
                 Added::New => added += 1,
                 Added::Known => {}
-                Added::Full => refused.push(*request),
+                why @ (Added::Full | Added::DiskFull) => refused.push((*request, why)),
             }
         }
         if added > 0 {
@@ -88,18 +92,32 @@ impl Pending {
         refused
     }
 
+    /// Why one more request is not taken, if it is not.
+    fn refusal(&self, request: &Request<'_>, size: usize, settings: &Settings) -> Option<Added> {
+        let client = request.session.client;
+        let full = self.count >= settings.max_pending || self.bytes >= settings.max_pending_bytes;
+        if self.closed || (full && !self.is_spared(client, size, settings)) {
+            return Some(Added::Full);
+        }
+        let command = matches!(request.operation, Operation::Apply(_) | Operation::Open);
+        (self.queries_only && command).then_some(Added::DiskFull)
+    }
+
     fn admit(&mut self, request: &Request<'_>, size: usize, settings: &Settings) -> Added {
         let session = request.session;
-        let full = self.count >= settings.max_pending || self.bytes >= settings.max_pending_bytes;
-        let full = self.closed || (full && !self.is_spared(session.client, size, settings));
-        if full && !self.requests.contains_key(&session) {
-            return Added::Full;
+        let refusal = self.refusal(request, size, settings);
+        if let Some(refusal) = refusal
+            && !self.requests.contains_key(&session)
+        {
+            return refusal;
         }
         let requests = self.requests.entry(session).or_default();
         match requests.entry(request.sequence) {
             Entry::Occupied(_) => return Added::Known,
-            Entry::Vacant(_) if full => return Added::Full,
-            Entry::Vacant(entry) => entry.insert(self.next),
+            Entry::Vacant(entry) => match refusal {
+                Some(refusal) => return refusal,
+                None => entry.insert(self.next),
+            },
         };
         self.count += 1;
         *self.clients.entry(session.client).or_default() += 1;
@@ -241,6 +259,11 @@ impl Pending {
     /// Takes nothing new from now on, or again.
     pub(super) fn close_to_new(&mut self, closed: bool) {
         self.closed = closed;
+    }
+
+    /// Takes no new commands from now on, or again; queries are taken, and what closes sessions.
+    pub(super) fn take_queries_only(&mut self, queries_only: bool) {
+        self.queries_only = queries_only;
     }
 
     /// How many requests are under way.

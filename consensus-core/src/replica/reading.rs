@@ -122,7 +122,9 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
                 let read = ThroughLog { token, began: now };
                 self.through_log.insert(sequence, read);
             }
-            Added::Full => self.effects.reads.push((token, Err(ReadError::Overloaded))),
+            Added::Full | Added::DiskFull => {
+                self.effects.reads.push((token, Err(ReadError::Overloaded)));
+            }
         }
     }
 }

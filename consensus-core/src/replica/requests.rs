@@ -34,6 +34,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         match self.pending.add(request, &self.settings) {
             Added::New | Added::Known => Ok(()),
             Added::Full => Err(ProposeError::Overloaded),
+            Added::DiskFull => Err(ProposeError::DiskFull),
         }
     }
 
@@ -48,8 +49,14 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
                 Err(error) => self.refuse(&request, error),
             }
         }
-        for request in self.pending.add_group(group, &new, &self.settings) {
-            self.refuse(&request, ProposeError::Overloaded);
+        for (request, why) in self.pending.add_group(group, &new, &self.settings) {
+            self.refuse(
+                &request,
+                match why {
+                    Added::DiskFull => ProposeError::DiskFull,
+                    _ => ProposeError::Overloaded,
+                },
+            );
         }
     }
 

@@ -96,6 +96,8 @@ impl Completions for Told {
         let before = self.calls().failed.replace(error);
         assert_eq!(before, None, "a failure was told twice");
     }
+
+    fn short_of_room(&self, _: bool) {}
 }
 
 /// Runs all checks, each with storage of its own.

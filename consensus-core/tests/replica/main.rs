@@ -506,3 +506,27 @@ fn the_agreed_time_goes_on_whatever_was_proposed() {
     settings.mutant = Some(Mutant::AgreedTimeAsProposed);
     assert_eq!(told(&[5, 10, 10, 7], &settings), "5:10:a10:b7:c");
 }
+
+/// What room there is left is for what is under way, and for what others have ordered.
+#[test]
+fn a_replica_short_of_room_takes_no_new_commands_and_answers_reads() {
+    for reads in [ReadAnswer::Ready, ReadAnswer::ThroughLog] {
+        let mut replica = opened(Config { reads, ..CONFIG }, Settings::default());
+        propose(&mut replica, request(1, Operation::Apply(b"x")));
+        replica.short_of_room(true);
+        for sequence in [1, 2] {
+            propose(&mut replica, request(sequence, Operation::Apply(b"x")));
+        }
+        let level = ReadLevel::Linearizable;
+        replica.read(ReadToken(7), Bytes::new(), level).unwrap();
+        let effects = settle(&mut replica);
+        let full = ProposeError::DiskFull;
+        assert!(full.is_overload() && !full.may_have_happened());
+        assert_eq!(answers(&effects), [(2, Err(full)), (1, Ok(&b"x"[..]))]);
+        let read = &effects.reads;
+        assert!(matches!(read[..], [(ReadToken(7), Ok(_))]), "{read:?}");
+        replica.short_of_room(false);
+        propose(&mut replica, request(2, Operation::Apply(b"y")));
+        assert_eq!(answers(&settle(&mut replica)), [(2, Ok(&b"xy"[..]))]);
+    }
+}

@@ -120,7 +120,7 @@ impl Caller {
             Caller::Propose(caller) => drop(caller.send(result)),
             Caller::Read(caller) => drop(caller.send(result.map_err(|error| match error {
                 ProposeError::Unreachable(reason) => ReadError::Unreachable(reason),
-                ProposeError::Overloaded => ReadError::Overloaded,
+                ProposeError::Overloaded | ProposeError::DiskFull => ReadError::Overloaded,
                 ProposeError::TooLarge { size, limit } => ReadError::TooLarge { size, limit },
                 ProposeError::Refused(reason) => ReadError::Refused(reason),
                 ProposeError::Stopped(reason) => ReadError::Stopped(reason),
@@ -427,7 +427,8 @@ impl Commands {
         if session != self.session.number {
             return false;
         }
-        if self.trust.needed > 1 && result == Err(ProposeError::Overloaded) {
+        let overloaded = result.as_ref().is_err_and(ProposeError::is_overload);
+        if self.trust.needed > 1 && overloaded {
             return false;
         }
         if sequence == OPEN {
@@ -437,7 +438,6 @@ impl Commands {
         let Some(command) = self.waiting.get_mut(&sequence) else {
             return false;
         };
-        let overloaded = result == Err(ProposeError::Overloaded);
         if overloaded && command.sent > 1 {
             // It may have been taken when it was sent before: only an answer can tell.
             self.refused();
@@ -475,7 +475,9 @@ impl Commands {
                 self.standing = Standing::Open;
                 self.refused.reset();
             }
-            Err(error @ ProposeError::Refused(_)) => self.end_all(&error),
+            Err(error @ (ProposeError::Refused(_) | ProposeError::DiskFull)) => {
+                self.end_all(&error);
+            }
             // It was too late: there have been too many others since the count was taken.
             Err(ProposeError::SessionExpired) => return true,
             Err(_) => self.refused(),

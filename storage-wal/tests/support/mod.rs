@@ -28,6 +28,7 @@ pub enum Said {
     Durable(Ticket),
     Saved(Ticket),
     Failed(StorageError),
+    ShortOfRoom(bool),
 }
 
 pub struct Listener(pub Sender<Said>);
@@ -43,6 +44,10 @@ impl Completions for Listener {
 
     fn failed(&self, error: StorageError) {
         self.0.send(Said::Failed(error)).ok();
+    }
+
+    fn short_of_room(&self, short: bool) {
+        self.0.send(Said::ShortOfRoom(short)).ok();
     }
 }
 
