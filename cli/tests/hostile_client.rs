@@ -167,13 +167,16 @@ fn fill(cluster: &Cluster, runtime: &tokio::runtime::Runtime) {
 
 #[test]
 fn a_client_with_a_valid_key_cannot_stop_the_service() {
-    let cluster = Cluster::start(3);
+    let mut cluster = Cluster::init(3);
+    let other = cluster.admit_another();
+    (0..3).for_each(|number| cluster.start_node(number));
+    cluster.leader();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let _inside = runtime.enter();
     let config = ClientConfig::load(cluster.path("client.toml")).unwrap();
     fill(&cluster, &runtime);
     let writer = Writer::start(&runtime, &config);
-    let hostile = Hostile::new(&config);
+    let hostile = Hostile::new(&ClientConfig::load(other).unwrap());
     let attack = |what: &str, connections, frames: Arc<dyn Fn(u64) -> Bytes + Send + Sync>| {
         let own = hostile.clone();
         withstands((&cluster, &runtime, &writer), (what, MOST), |stop| {

@@ -1,18 +1,36 @@
-//! What one sender may take of this node's processor before its frames reach the driver.
+//! What one sender may take of this node's processor: of any core before its frames reach the
+//! driver, and of the driver's for what it wishes to be told.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How much of a core one sender may have, as a divisor. A correct replica under full load needs
-/// less, for the driver, which is one task, must step what was checked here.
-const SHARE: u32 = 2;
+/// How much of a core a sender may have, as a divisor, and how much it may have had at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Share {
+    divisor: u32,
+    burst: Duration,
+}
 
-/// How much it may have had at once.
-const BURST: Duration = Duration::from_secs(1);
+/// Before the driver. A correct replica under full load needs less, for the driver, which is one
+/// task, must step what was checked here.
+pub(crate) const GATE: Share = Share {
+    divisor: 2,
+    burst: Duration::from_secs(1),
+};
 
-/// The longest wait at a time: a machine that stood still must not silence anybody for long.
+/// Of the driver, for a client's reads and questions for status, while others wait.
+pub(crate) const WISHES: Share = Share {
+    divisor: 8,
+    burst: Duration::from_millis(20),
+};
+
+/// The longest wait at a time.
 const LONGEST: Duration = Duration::from_secs(1);
+
+/// The most that one frame or wish is charged: how long it took shows the clock, and a machine that
+/// stood still meanwhile must not silence anybody for it.
+const DEAREST: Duration = Duration::from_millis(100);
 
 /// What a frame costs that nobody correct sends, whatever it took to find that out.
 const REJECTED: Duration = Duration::from_millis(20);
@@ -20,14 +38,16 @@ const REJECTED: Duration = Duration::from_millis(20);
 /// The account of one sender. Who overdraws it waits, and is not read from meanwhile.
 #[derive(Debug)]
 pub(crate) struct Budget {
+    share: Share,
     spent: Duration,
     at: Instant,
     rejected: u64,
 }
 
 impl Budget {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(share: Share) -> Self {
         Budget {
+            share,
             spent: Duration::ZERO,
             at: Instant::now(),
             rejected: 0,
@@ -37,11 +57,12 @@ impl Budget {
     /// A frame took so long to be looked at. Gives how long its sender has to wait.
     pub(crate) fn spend(&mut self, took: Duration) -> Option<Duration> {
         let now = Instant::now();
-        let earned = (now - self.at) / SHARE;
+        let earned = (now - self.at) / self.share.divisor;
         self.at = now;
-        self.spent = self.spent.saturating_sub(earned) + took;
-        let over = self.spent.checked_sub(BURST)?;
-        Some((over * SHARE).min(LONGEST)).filter(|wait| !wait.is_zero())
+        self.spent = self.spent.saturating_sub(earned) + took.min(DEAREST);
+        let over = self.spent.checked_sub(self.share.burst)?;
+        let wait = over * self.share.divisor;
+        Some(wait.min(LONGEST)).filter(|wait| !wait.is_zero())
     }
 
     /// A frame was rejected, after so long. Gives how long its sender has to wait, and how many
@@ -64,7 +85,7 @@ mod tests {
         during: Duration,
         mut spend: impl FnMut(&mut Budget) -> Option<Duration>,
     ) -> u128 {
-        let (mut budget, start) = (Budget::new(), Instant::now());
+        let (mut budget, start) = (Budget::new(GATE), Instant::now());
         for passed in 0.. {
             if start.elapsed() >= during {
                 return passed;
@@ -81,16 +102,25 @@ mod tests {
     async fn who_sends_at_full_speed_has_its_share_and_a_burst() {
         let during = Duration::from_secs(20);
         let passed = pass(during, |budget| budget.spend(FRAME)).await;
-        let share = (during / SHARE + BURST).as_millis();
+        let share = (during / GATE.divisor + GATE.burst).as_millis();
         assert!(passed.abs_diff(share) < 600, "{passed} for {share}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_stays_within_its_share_never_waits() {
-        let mut budget = Budget::new();
+        let mut budget = Budget::new(GATE);
         for _ in 0..10_000 {
-            tokio::time::advance(FRAME * SHARE).await;
+            tokio::time::advance(FRAME * GATE.divisor).await;
             assert_eq!(budget.spend(FRAME), None);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_machine_that_stood_still_silences_nobody() {
+        let mut budget = Budget::new(GATE);
+        for _ in 0..5 {
+            tokio::time::advance(Duration::from_secs(10)).await;
+            assert_eq!(budget.spend(Duration::from_secs(10)), None);
         }
     }
 

@@ -137,9 +137,12 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
 
     /// Takes what waits, but for reads of clients that have not taken their answers.
     fn gather(&mut self, gathered: &mut Vec<Happening<P>>) {
-        let replies = &mut self.replies;
+        let (replies, replica) = (&mut self.replies, &self.replica);
+        replies.wake();
         let admit = |happening: &Happening<P>| match happening {
             Happening::Read(id, ..) | Happening::Peek(id, ..) => replies.admit_read(*id),
+            Happening::Status(id, ..) => replies.admit_status(*id),
+            Happening::Propose(_, batch) => replica.may_take(batch),
             _ => true,
         };
         self.held = self.inbox.0.take(gathered, TURN_LIMIT, admit);
@@ -157,15 +160,29 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             .short_of_room(self.completed.is_short_of_room());
         self.replica.durable(self.completed.durable_through());
         self.replica.saved(now, self.completed.saved_through());
-        for happening in std::mem::take(&mut self.postponed) {
-            self.take(now, happening);
-        }
-        for happening in gathered.drain(..) {
-            self.take(now, happening);
+        let postponed = std::mem::take(&mut self.postponed);
+        for happening in postponed.into_iter().chain(gathered.drain(..)) {
+            match happening.wisher() {
+                Some(id) => self.grant(now, id, happening),
+                None => self.take(now, happening),
+            }
         }
         self.make_digest();
         self.replica.tick(now);
         self.replica.end_turn(now)
+    }
+
+    /// Does what a client wishes to be told, at its cost; in the next turn if enough was done so.
+    fn grant(&mut self, now: Time, id: ConnectionId, happening: Happening<P>) {
+        if self.replies.has_answered_enough() {
+            return self.postponed.push_back(happening);
+        }
+        // Nobody waits for it any more otherwise.
+        if self.replies.is_connected(id) {
+            let begun = std::time::Instant::now();
+            self.take(now, happening);
+            self.replies.charge(id, begun.elapsed());
+        }
     }
 
     fn take(&mut self, now: Time, happening: Happening<P>) {
@@ -197,9 +214,6 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 self.replies.bind(id, session);
                 let opened = self.replica.opened();
                 self.replies.reply(id, Reply::Opened(opened));
-            }
-            Happening::Peek(..) | Happening::Read(..) if self.replies.has_answered_enough() => {
-                self.postponed.push_back(happening);
             }
             Happening::Peek(id, number, query) => self.peek(id, number, &query),
             Happening::Read(id, number, level, query) => {

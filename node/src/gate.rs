@@ -15,7 +15,7 @@ use quorate_core::storage::Snapshot;
 use quorate_core::transport::{ClientService, FrameSink, Service};
 use quorate_core::wire::Envelope;
 
-use crate::budget::Budget;
+use crate::budget::{Budget, GATE};
 use crate::client::Host;
 use crate::client_wire::{self, Ask};
 use crate::inbox::{Happening, Inbox};
@@ -147,7 +147,7 @@ impl<P: Protocol> Gate<P> {
             key,
             verifier: self.verifier.clone(),
             inbox: self.inbox.clone(),
-            budget: Mutex::new(Budget::new()),
+            budget: Mutex::new(Budget::new(GATE)),
         };
         let connected = Happening::Connected(id, replies);
         self.inbox.bring_now(Sender::Client(id), connected).ok()?;
@@ -241,7 +241,7 @@ impl<P: Protocol> Drop for Connection<P> {
     fn drop(&mut self) {
         let gone = Happening::Disconnected(self.id);
         // A driver that has gone needs no news.
-        let _gone = self.inbox.bring_now(Sender::Client(self.id), gone);
+        let _gone = self.inbox.leave(Sender::Client(self.id), gone);
     }
 }
 

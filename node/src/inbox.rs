@@ -50,6 +50,16 @@ pub(crate) enum Happening<P: Protocol> {
 }
 
 impl<P: Protocol> Happening<P> {
+    /// Who wishes to be told something by it.
+    pub(crate) fn wisher(&self) -> Option<ConnectionId> {
+        match self {
+            Happening::Peek(id, ..) | Happening::Read(id, ..) | Happening::Status(id, ..) => {
+                Some(*id)
+            }
+            _ => None,
+        }
+    }
+
     /// How many bytes it takes while it waits, as sent.
     pub(crate) fn size(&self) -> usize {
         let bytes = match self {

@@ -205,6 +205,23 @@ impl<T> Lanes<T> {
         left
     }
 
+    /// A sender has gone: what it brought and was not taken is dropped, but for this last item.
+    pub(crate) fn leave(&self, from: Sender, last: T) -> Result<(), Closed> {
+        let mut state = self.state();
+        if let Some(lane) = state.lanes.get_mut(&from) {
+            let bytes = std::mem::take(&mut lane.bytes);
+            lane.queue.clear();
+            state.round.retain(|other| *other != from);
+            if let Sender::Client(_) = from {
+                state.client_bytes -= bytes;
+            }
+        }
+        match state.open {
+            true => self.queue(state, from, last, 0),
+            false => Err(Closed),
+        }
+    }
+
     /// A sender has gone, whose last item has been taken.
     pub(crate) fn forget(&self, from: Sender) {
         let mut state = self.state();

@@ -20,7 +20,7 @@ use quorate_core::wire::Envelope;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinError;
 
-use crate::budget::Budget;
+use crate::budget::{Budget, GATE};
 use crate::client::{Client, ClientOptions, InProcess};
 use crate::digests::Digests;
 use crate::driver::{CaughtUp, Closing, Driver};
@@ -117,7 +117,7 @@ impl<P: Protocol> Node<P> {
             offer: offer.clone(),
             connections: AtomicU64::new(0),
             peers: (0..context.n())
-                .map(|_| Mutex::new(Budget::new()))
+                .map(|_| Mutex::new(Budget::new(GATE)))
                 .collect(),
         });
         let (config, settings) = (parts.config, parts.settings);

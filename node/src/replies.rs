@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use quorate_core::replica::{Answer, ReadToken};
 use quorate_core::request::SessionId;
 use quorate_core::transport::FrameSink;
+use tokio::time::Instant;
 
+use crate::budget::{Budget, WISHES};
 use crate::client_wire::{self, Reply};
 
 /// A client's connection, counted from the node's start.
@@ -21,6 +24,9 @@ struct Connection {
     read_bytes: usize,
     /// How many bytes the next answer to a read is expected to have, by the largest of late.
     expected: usize,
+    /// What its wishes have cost, and until when more of them wait.
+    budget: Budget,
+    resting: Option<Instant>,
     /// The one used last comes last.
     sessions: Vec<SessionId>,
 }
@@ -34,9 +40,15 @@ pub(crate) struct Replies {
     reads: BTreeMap<ReadToken, (ConnectionId, u64)>,
     next_read: u64,
     waiting: Vec<ConnectionId>,
-    /// The bytes of all reads answered in this turn.
+    /// Those whose wishes wait.
+    resting: Vec<ConnectionId>,
+    /// The bytes of all reads answered in this turn, and what all wishes have taken.
     read_bytes: usize,
+    took: Duration,
 }
+
+/// How long the wishes of clients may take in a turn, but for one more: all others wait for it.
+const TURN: Duration = Duration::from_millis(1);
 
 /// How many bytes of answers to reads may be under way to one client. What it asks beyond that
 /// waits, with all that it asks after it: a client that reads is slowed down, and not cut off.
@@ -64,6 +76,8 @@ impl Replies {
             reads: 0,
             read_bytes: 0,
             expected: EXPECTED_FIRST,
+            budget: Budget::new(WISHES),
+            resting: None,
             sessions: Vec::new(),
         };
         self.connections.insert(id, connection);
@@ -109,6 +123,9 @@ impl Replies {
         let Some(connection) = self.connections.get_mut(&id) else {
             return true;
         };
+        if connection.resting.is_some() {
+            return false;
+        }
         let ready = connection.sink.backlog() + connection.read_bytes;
         let expected = connection.expected.saturating_mul(connection.reads + 1);
         let nothing = ready == 0 && connection.reads == 0;
@@ -117,9 +134,48 @@ impl Replies {
         admitted
     }
 
-    /// Whether other reads should wait for the next turn.
+    /// Whether a question for status may be taken.
+    pub(crate) fn admit_status(&self, id: ConnectionId) -> bool {
+        let connection = self.connections.get(&id);
+        connection.is_none_or(|connection| connection.resting.is_none())
+    }
+
+    /// Whether other wishes should wait for the next turn.
     pub(crate) fn has_answered_enough(&self) -> bool {
-        self.read_bytes >= TURN_BYTES
+        self.read_bytes >= TURN_BYTES || self.took >= TURN
+    }
+
+    pub(crate) fn is_connected(&self, id: ConnectionId) -> bool {
+        self.connections.contains_key(&id)
+    }
+
+    /// A wish of this connection has taken so long: what it wishes next may have to wait.
+    pub(crate) fn charge(&mut self, id: ConnectionId, took: Duration) {
+        self.took += took;
+        if let Some(connection) = self.connections.get_mut(&id)
+            && let Some(wait) = connection.budget.spend(took)
+        {
+            connection.resting = Some(Instant::now() + wait);
+            self.resting.push(id);
+        }
+    }
+
+    /// Lets those wish again whose wait is over.
+    pub(crate) fn wake(&mut self) {
+        if self.resting.is_empty() {
+            return;
+        }
+        let (now, connections) = (Instant::now(), &mut self.connections);
+        self.resting.retain(|id| {
+            let Some(connection) = connections.get_mut(id) else {
+                return false;
+            };
+            let rests = connection.resting.is_some_and(|until| until > now);
+            if !rests {
+                connection.resting = None;
+            }
+            rests
+        });
     }
 
     /// A read is answered, by so many bytes.
@@ -185,7 +241,7 @@ impl Replies {
 
     /// Sends what has gathered.
     pub(crate) fn flush(&mut self) {
-        self.read_bytes = 0;
+        (self.read_bytes, self.took) = (0, Duration::ZERO);
         for id in std::mem::take(&mut self.waiting) {
             let Some(connection) = self.connections.get_mut(&id) else {
                 continue;
@@ -333,6 +389,26 @@ mod tests {
         assert_eq!(first, READ_BYTES / EXPECTED_FIRST);
         answer_reads(&mut replies, first, 1 << 20);
         assert_eq!(admitted(&mut replies), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_wishes_for_much_waits_and_others_do_not() {
+        let mut replies = Replies::default();
+        let _heard = (connect(&mut replies, A), connect(&mut replies, B));
+        let (start, mut had) = (Instant::now(), Duration::ZERO);
+        while start.elapsed() < Duration::from_secs(10) {
+            replies.wake();
+            if replies.admit_status(A) {
+                replies.charge(A, Duration::from_millis(1));
+                had += Duration::from_millis(1);
+            }
+            replies.flush();
+            assert!(replies.admit_status(B) && replies.admit_read(B));
+            replies.unread(B);
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        assert!(had < start.elapsed() / 7, "{had:?}");
+        assert!(had > start.elapsed() / 10, "{had:?}");
     }
 
     #[test]

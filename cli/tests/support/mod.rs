@@ -154,6 +154,25 @@ impl Cluster {
         }
     }
 
+    /// Lets in another client, with a key of its own, before any replica starts; gives its
+    /// configuration.
+    pub(crate) fn admit_another(&self) -> PathBuf {
+        let key_file = self.path("other.key");
+        let said = run(&["keygen", "--out", text(&key_file)], 0);
+        let key = said.split_whitespace().last().unwrap();
+        for number in 0..self.size() {
+            let config = std::fs::read_to_string(self.config(number)).unwrap();
+            let listed = format!("clients = [\"{key}\", ");
+            assert!(config.contains("clients = ["), "{config}");
+            let config = config.replace("clients = [", &listed);
+            std::fs::write(self.config(number), config).unwrap();
+        }
+        let config = std::fs::read_to_string(self.path("client.toml")).unwrap();
+        let other = self.path("other.toml");
+        std::fs::write(&other, config.replace("client.key", "other.key")).unwrap();
+        other
+    }
+
     /// Starts all replicas, and waits for a leader.
     pub(crate) fn start(n: usize) -> Cluster {
         let mut cluster = Cluster::init(n);

@@ -42,6 +42,10 @@ struct InFlight {
 /// A client has little under way that has this part of what all may have.
 const SPARED: usize = 256;
 
+/// A client may have this part of what all may have under way before what it asks next waits: more
+/// than one session has at any time.
+const SHARES: usize = 4;
+
 /// What became of a request that was to be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Added {
@@ -124,12 +128,27 @@ impl Pending {
         Added::New
     }
 
+    /// How many requests of a client are under way.
+    fn of(&self, client: PublicKey) -> usize {
+        self.clients.get(&client).copied().unwrap_or(0)
+    }
+
+    /// Whether requests of a client may be added now, or should wait where they are: it has its
+    /// share under way, or they are many bytes and there are many already.
+    pub(super) fn may_take(&self, batch: &Batch, settings: &Settings) -> bool {
+        let client = batch.groups().next().map(|group| group.session.client);
+        let own = client.map_or(0, |client| self.of(client));
+        let many = batch.size() > settings.max_pending_bytes / SPARED
+            && self.bytes >= settings.max_pending_bytes / 2;
+        own == 0 || (own < settings.max_pending / SHARES && !many)
+    }
+
     /// Whether there is room beyond the bounds for a client that has little under way: one that has
     /// filled them is not to keep all others out.
     fn is_spared(&self, client: PublicKey, size: usize, settings: &Settings) -> bool {
         let room = self.count < settings.max_pending.saturating_mul(2)
             && self.bytes < settings.max_pending_bytes.saturating_mul(2);
-        let own = self.clients.get(&client).copied().unwrap_or_default();
+        let own = self.of(client);
         room && size <= settings.max_pending_bytes / SPARED && own < settings.max_pending / SPARED
     }
 
@@ -327,6 +346,27 @@ mod tests {
         assert!(pending.executed(SESSION, 3));
         assert!(!pending.executed(SESSION, 3));
         assert_eq!(pending.add(request(5), &settings), Added::New);
+    }
+
+    #[test]
+    fn who_has_its_share_under_way_waits_and_others_do_not() {
+        let settings = Settings {
+            max_pending: 2 * SHARES,
+            ..settings()
+        };
+        let mut pending = Pending::default();
+        let ask = |client: u8, pending: &Pending| {
+            let mut asked = request(9);
+            asked.session.client = PublicKey([client; 32]);
+            pending.may_take(&Batch::of_one(asked), &settings)
+        };
+        for sequence in 1..=2 {
+            assert!(ask(1, &pending));
+            pending.add(request(sequence), &settings);
+        }
+        assert!(!ask(1, &pending) && ask(2, &pending));
+        pending.executed(SESSION, 1);
+        assert!(ask(1, &pending));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::consensus::ProposeError;
 use crate::machine::StateMachine;
 use crate::protocol::{FaultModel, Protocol};
-use crate::request::{Group, Operation, Request};
+use crate::request::{Batch, Group, Operation, Request};
 use crate::session::Standing;
 
 use super::pending::Added;
@@ -24,6 +24,12 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
                 self.refuse(&request, error);
             }
         }
+    }
+
+    /// Whether these requests should be taken now, and not wait until others of their client have
+    /// been executed. Nothing rests on it: what is taken all the same is bounded too.
+    pub fn may_take(&self, batch: &Batch) -> bool {
+        self.pending.may_take(batch, &self.settings)
     }
 
     fn propose_one(&mut self, request: Request<'_>) -> Result<(), ProposeError> {

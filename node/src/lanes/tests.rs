@@ -125,3 +125,14 @@ async fn what_is_held_waits_with_all_behind_it_and_holds_up_nobody_else() {
     lanes.forget(client(0));
     assert_eq!(lanes.bytes(), 0);
 }
+
+#[tokio::test]
+async fn what_one_brought_who_has_gone_is_dropped() {
+    let lanes = Lanes::new(LIMITS);
+    fill(&lanes, client(0), 100).await;
+    lanes.bring(client(1), client(1), 1).await.unwrap();
+    lanes.leave(client(0), Sender::Own).unwrap();
+    assert_eq!(lanes.bytes(), 1);
+    assert_eq!(take(&lanes, 10), [client(1), Sender::Own]);
+    assert_eq!(fill(&lanes, client(2), 100).await, 5);
+}
