@@ -25,7 +25,7 @@ use crate::digests::{Asker, Digests};
 use crate::gate::{self, Offer};
 use crate::inbox::{Completed, Happening, Inbox};
 use crate::lanes::Sender;
-use crate::replies::{ConnectionId, Replies};
+use crate::replies::{ConnectionId, Replies, STATUS};
 
 /// How many happenings make a turn at most, so that no effect waits for a flood to end.
 const TURN_LIMIT: usize = 1024;
@@ -179,9 +179,13 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         }
         // Nobody waits for it any more otherwise.
         if self.replies.is_connected(id) {
+            let least = match happening {
+                Happening::Status(..) => STATUS,
+                _ => std::time::Duration::ZERO,
+            };
             let begun = std::time::Instant::now();
             self.take(now, happening);
-            self.replies.charge(id, begun.elapsed());
+            self.replies.charge(id, begun.elapsed().max(least));
         }
     }
 

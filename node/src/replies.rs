@@ -47,6 +47,9 @@ pub(crate) struct Replies {
     took: Duration,
 }
 
+/// What an answer to a question for status costs at least, with all that is sent for it.
+pub(crate) const STATUS: Duration = Duration::from_micros(100);
+
 /// How long the wishes of clients may take in a turn, but for one more: all others wait for it.
 const TURN: Duration = Duration::from_millis(1);
 
@@ -186,6 +189,8 @@ impl Replies {
             let faded = connection.expected - connection.expected / 8;
             connection.expected = faded.max(bytes).max(EXPECTED_LEAST);
         }
+        // A byte that is encoded, encrypted and sent costs about a nanosecond, elsewhere.
+        self.charge(id, Duration::from_nanos(bytes as u64));
         self.unread(id);
         self.reply(id, reply);
     }

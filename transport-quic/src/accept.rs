@@ -289,7 +289,7 @@ async fn receive_client(
     };
     opened.inlet.share(reception.clients.room.clone());
     if opened.welcome().await.is_ok() {
-        serve_client(shared, &session, &*service, opened).await;
+        serve_client(shared, &session, &*service, (connection, opened)).await;
     }
 }
 
@@ -297,7 +297,7 @@ async fn serve_client(
     shared: &Shared,
     session: &Session,
     service: &dyn ClientService,
-    opened: Opened,
+    (connection, opened): (Connection, Opened),
 ) {
     let sink = session.sink.clone();
     let key = sink.key;
@@ -305,9 +305,16 @@ async fn serve_client(
     let _writer = shared.tasks.spawn_scoped(async move {
         sink.outlet.write_to(sending, None).await;
     });
+    let closed = connection.closed();
+    tokio::pin!(closed);
     loop {
         match inlet.next().await {
-            Ok(frame) => service.deliver(frame).await,
+            Ok(frame) => tokio::select! {
+                biased;
+                () = service.deliver(frame) => {}
+                // The service may have it wait for long: what it waits with is dropped then.
+                _ = &mut closed => return,
+            },
             Err(End::Malformed(reason)) => {
                 tracing::warn!(client = %key, reason, "connection closed: what came is not a frame");
                 session.sink.outlet.close(Close::BadFrame);

@@ -110,8 +110,20 @@ struct Passing(mpsc::UnboundedSender<(ReplicaId, Bytes)>);
 
 #[async_trait]
 impl ClientService for Passing {
+    /// Has one wait for ever who says "wait".
     async fn deliver(&self, frame: Bytes) {
-        self.0.send((ReplicaId(9), frame)).ok();
+        self.0.send((ReplicaId(9), frame.clone())).ok();
+        if frame == "wait" {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        self.0
+            .send((ReplicaId(9), Bytes::from_static(b"gone")))
+            .ok();
     }
 }
 
@@ -415,6 +427,16 @@ async fn a_client_that_does_not_read_is_cut_off() {
         closed => assert_eq!(close_of(&closed), Close::SlowReader),
     }
     assert!(!sink.send(Bytes::new()));
+}
+
+#[tokio::test]
+async fn a_client_that_goes_while_the_service_has_it_wait_is_noticed() {
+    let mut world = World::new();
+    let (connection, mut opened) = world.dial(&key(50), Caller::Client).await.unwrap();
+    opened.sending.write_all(b"\0\0\0\x04wait").await.unwrap();
+    world.expect(9, "wait").await;
+    connection.close(Close::Done.varint(), b"");
+    world.expect(9, "gone").await;
 }
 
 /// One that claims all the room there is and sends nothing holds up other large frames for as long
