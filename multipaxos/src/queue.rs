@@ -39,7 +39,7 @@ impl Queue {
             return false;
         };
         let bytes = size(&batch);
-        let waits = |request: Request| {
+        let waits = |request: Request<'_>| {
             let known = (request.session, request.sequence);
             self.requests.contains_key(&known)
         };

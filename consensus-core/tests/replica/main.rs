@@ -511,7 +511,13 @@ fn the_agreed_time_goes_on_whatever_was_proposed() {
 #[test]
 fn a_replica_short_of_room_takes_no_new_commands_and_answers_reads() {
     for reads in [ReadAnswer::Ready, ReadAnswer::ThroughLog] {
-        let mut replica = opened(Config { reads, ..CONFIG }, Settings::default());
+        let mut replica = opened(
+            Config {
+                reads: Some(reads),
+                ..CONFIG
+            },
+            Settings::default(),
+        );
         propose(&mut replica, request(1, Operation::Apply(b"x")));
         replica.short_of_room(true);
         for sequence in [1, 2] {
