@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::log::{Log, Position, Term};
 use crate::message::HIGHEST;
+use crate::mutant::Mutant;
 use crate::record;
 use crate::replica::{Out, Raft, Role};
 
@@ -58,15 +59,39 @@ impl Raft {
             return;
         }
         self.snapshot = slot;
-        let config = &self.config;
-        let through = self
-            .log
-            .compactable(slot, config.retained_entries, config.retained_bytes);
+        let through = self.compactable(slot);
         if through > self.log.compacted().slot {
             self.log.compact_through(through);
             self.rewrite(out);
         }
         self.offer_snapshot(out);
+    }
+
+    /// How far the log may be compacted behind a snapshot that ends at `slot`.
+    ///
+    /// A peer that fetches a snapshot will need what follows it: were that gone by the time it has
+    /// saved the snapshot, it would have to fetch another, and so for ever. So peers that fetch, and
+    /// are heard, hold compaction back, but not beyond a bound.
+    fn compactable(&self, slot: Slot) -> Slot {
+        let config = &self.config;
+        let tail = self
+            .log
+            .compactable(slot, config.retained_entries, config.retained_bytes);
+        let Role::Leader(leader) = &self.role else {
+            return tail;
+        };
+        let peers = ReplicaId::all(self.n).zip(&leader.progress);
+        let heard = peers.filter(|(peer, _)| leader.tenure.hears(*peer));
+        let first = heard.filter_map(|(_, progress)| progress.fetches()).min();
+        match first {
+            Some(first) if !config.mutated(Mutant::CompactPastFetches) => {
+                let bound = self
+                    .log
+                    .compactable(slot, usize::MAX, config.max_held_bytes);
+                tail.min(first.max(bound))
+            }
+            _ => tail,
+        }
     }
 
     /// The leader no longer has what this replica lacks. Said again with each heartbeat, until
@@ -83,7 +108,7 @@ impl Raft {
             return;
         }
         if let Role::Follower(follower) = &mut self.role {
-            follower.round = follower.round.max(round);
+            follower.hear_of(round);
             follower.owes = true;
         }
         if through > self.commit {
@@ -106,7 +131,7 @@ impl Raft {
         if slot <= self.commit {
             return;
         }
-        if anchor.vouched_in > self.term {
+        if anchor.vouched_in > self.term && !self.config.mutated(Mutant::SnapshotTermNotEntered) {
             self.adopt(anchor.vouched_in, out);
             self.become_follower(now, None, out);
         }
@@ -114,12 +139,20 @@ impl Raft {
             term: anchor.last,
             slot,
         };
-        let kept = resume_after(&mut self.log, position);
+        let keeps =
+            self.config.mutated(Mutant::LogKeptBehindSnapshot) && slot < self.log.last().slot;
+        let kept = match keeps {
+            true => {
+                self.log.compact_through(slot);
+                true
+            }
+            false => resume_after(&mut self.log, position),
+        };
         (self.commit, self.snapshot) = (slot, slot);
         match &mut self.role {
             Role::Follower(follower) => follower.owes = true,
             // It asked for votes with a log that it no longer has.
-            Role::Candidate(_) => self.become_follower(now, None, out),
+            Role::PreCandidate(_) | Role::Candidate(_) => self.become_follower(now, None, out),
             // A leader has all that was committed in its term and before. [Ongaro14 §5.4.3]
             Role::Leader(leader) if kept => leader.skip_to(&self.log, slot),
             Role::Leader(_) => self.become_follower(now, None, out),
@@ -133,7 +166,11 @@ impl Raft {
     pub(crate) fn rewrite(&mut self, out: &mut Out) {
         self.rewrite_due = false;
         let max = self.config.max_append_bytes;
-        out.rewrite(record::records(self.term, self.voted_for, &self.log, max));
+        let voted_for = match self.config.mutated(Mutant::RewriteForgetsVote) {
+            true => None,
+            false => self.voted_for,
+        };
+        out.rewrite(record::records(self.term, voted_for, &self.log, max));
     }
 
     /// Lets peers have the newest snapshot. All in it is committed: one replica's word is enough.

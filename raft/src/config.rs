@@ -20,18 +20,26 @@ pub struct Config {
     /// How often a leader that has nothing to send tells the others that it leads.
     #[serde(rename = "heartbeat_ms", with = "quorate_core::millis")]
     pub heartbeat: Duration,
+    /// How long a leader whose own disk does not answer, while others have on theirs what it lacks
+    /// on its own, leads on: then it hands over. Must be well above what a sync may take.
+    #[serde(rename = "disk_timeout_ms", with = "quorate_core::millis")]
+    pub disk_timeout: Duration,
     /// The most bytes of entries in one message, if that is not less than one entry.
     pub max_append_bytes: usize,
     /// The most bytes of entries sent to one peer and not acknowledged.
     pub max_inflight_bytes: usize,
     /// The most messages with entries sent to one peer and not acknowledged.
     pub max_inflight_messages: usize,
-    /// The most bytes of entries that a leader holds uncommitted: it drops proposals beyond.
+    /// The most bytes of entries that a leader holds uncommitted, and that it holds without having
+    /// them on its own disk: it drops proposals beyond.
     pub max_uncommitted_bytes: usize,
     /// The most bytes of entries kept behind a snapshot, for peers that are a little behind.
     pub retained_bytes: usize,
     /// The most entries kept behind a snapshot.
     pub retained_entries: usize,
+    /// The most bytes of entries that a leader keeps behind a snapshot for peers that fetch an older
+    /// one: what is written while they fetch and save it must fit.
+    pub max_held_bytes: usize,
     /// The most reads kept that wait for an answer; the oldest give way.
     pub max_pending_reads: usize,
     /// The rule that is switched off.
@@ -45,12 +53,14 @@ impl Default for Config {
         Config {
             election_timeout: Duration::from_millis(300),
             heartbeat: Duration::from_millis(50),
+            disk_timeout: Duration::from_secs(1),
             max_append_bytes: 1 << 20,
             max_inflight_bytes: 8 << 20,
             max_inflight_messages: 256,
             max_uncommitted_bytes: 64 << 20,
             retained_bytes: 8 << 20,
             retained_entries: 16_384,
+            max_held_bytes: 128 << 20,
             max_pending_reads: 4_096,
             #[cfg(feature = "mutants")]
             mutant: None,
@@ -68,6 +78,7 @@ impl Config {
             max_inflight_messages: 4,
             retained_bytes: 600,
             retained_entries: 5,
+            max_held_bytes: 6_000,
             ..Config::default()
         }
     }

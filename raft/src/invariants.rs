@@ -30,6 +30,7 @@ impl Raft {
                 follower.leader != Some(self.me),
                 || format!("{} follows itself", self.me),
             ),
+            Role::PreCandidate(_) => Ok(()),
             Role::Candidate(_) => {
                 invariant("a candidate votes for itself", voted_for_itself, || {
                     format!("{} voted for {:?}", self.me, self.voted_for)

@@ -10,7 +10,8 @@
 //! | `record.rs` | what must survive a crash | Ongaro14 figure 2, persistent state |
 //! | `recover.rs` | a replica after a restart | OngaroThesis §3.8 |
 //! | `replica.rs` | the state, and `step` | Ongaro14 §5.1, figure 2 |
-//! | `election.rs` | campaigns and votes | Ongaro14 §5.2, §5.4.1 |
+//! | `election.rs` | campaigns and votes, and asking first | Ongaro14 §5.2, §5.4.1; OngaroThesis §9.6 |
+//! | `tenure.rs` | how long a leader leads | OngaroThesis §3.10, §6.2 |
 //! | `normal.rs` | proposals, replication, commit | Ongaro14 §5.3, §5.4.2 |
 //! | `progress.rs` | what a leader knows of each peer | Ongaro14 figure 2; OngaroThesis §10.2 |
 //! | `log.rs` | entries and positions | Ongaro14 §5.3 |
@@ -33,6 +34,7 @@ mod read;
 mod record;
 mod recover;
 mod replica;
+mod tenure;
 
 use quorate_core::epoch::Setting;
 use quorate_core::id::Time;
@@ -84,7 +86,9 @@ impl Protocol for Raft {
             me: self.me,
             role: match self.role {
                 replica::Role::Follower(_) => protocol::Role::Follower,
-                replica::Role::Candidate(_) => protocol::Role::Candidate,
+                replica::Role::PreCandidate(_) | replica::Role::Candidate(_) => {
+                    protocol::Role::Candidate
+                }
                 replica::Role::Leader(_) => protocol::Role::Leader,
             },
             regime: self.term.0,

@@ -11,6 +11,22 @@ use crate::log::{Entry, Position, Term};
 /// A message of Raft. [Ongaro14 figure 2], with what the crate's README says of each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
+    /// Who hears no leader asks whether it would have a vote. [OngaroThesis §9.6]
+    PreVote {
+        /// The term that it would campaign for: none that anybody enters for being asked.
+        term: Term,
+        /// The end of its log. [Ongaro14 §5.4.1]
+        last: Position,
+    },
+    /// The answer.
+    PreVoteReply {
+        /// The term of who answers.
+        term: Term,
+        /// The term asked about.
+        asked: Term,
+        /// Whether the vote would be given.
+        granted: bool,
+    },
     /// A candidate asks for a vote. [Ongaro14 §5.2]
     RequestVote {
         /// The candidate's term.
@@ -33,7 +49,12 @@ pub enum Message {
         term: Term,
         /// Through where it agrees.
         matched: Slot,
-        /// The last round of reads heard of in this term. [OngaroThesis §6.4]
+    },
+    /// The sender, in the term, has heard of the leader's round. [OngaroThesis §6.4]
+    Echo {
+        /// The sender's term.
+        term: Term,
+        /// The last round heard of.
         round: u64,
     },
     /// The sender's log disagrees with the leader's, or the leader is none any more.
@@ -44,8 +65,6 @@ pub enum Message {
         previous: Slot,
         /// The last position at which the logs may agree. [Ongaro14 §5.3]
         hint: Position,
-        /// The last round of reads heard of in this term.
-        round: u64,
     },
     /// The leader no longer has what the receiver lacks: it must fetch a snapshot.
     /// [Ongaro14 §7]
@@ -54,8 +73,13 @@ pub enum Message {
         term: Term,
         /// How far the snapshot must reach.
         through: Slot,
-        /// The leader's last round of reads.
+        /// The leader's last round.
         round: u64,
+    },
+    /// The leader hands over: the receiver is to campaign at once. [OngaroThesis §3.10]
+    TimeoutNow {
+        /// The leader's term.
+        term: Term,
     },
     /// Requests that came in at a follower. [OngaroThesis §6.2]
     Forward(Batch),
@@ -84,8 +108,11 @@ pub struct AppendEntries {
     pub entries: Vec<Entry>,
     /// The leader's commit index.
     pub commit: Slot,
-    /// The leader's last round of reads. [OngaroThesis §6.4]
+    /// The leader's last round: of heartbeats, and of reads. [OngaroThesis §6.4]
     pub round: u64,
+    /// Through where the leader knows that the receiver agrees, durably: beyond that the receiver
+    /// acknowledges again. None while the leader asks where the logs agree.
+    pub known: Option<Slot>,
 }
 
 impl AppendEntries {
@@ -110,42 +137,64 @@ impl AppendEntries {
 pub(crate) const HIGHEST: u64 = u64::MAX / 4;
 
 impl Message {
-    /// The sender's term. Messages that mean the same in every term have none.
+    /// The sender's term. Messages that mean the same in every term have none, nor do those that
+    /// ask about a term that nobody has entered.
     pub fn term(&self) -> Option<Term> {
         match self {
             Message::RequestVote { term, .. }
             | Message::Vote { term, .. }
             | Message::Accepted { term, .. }
+            | Message::Echo { term, .. }
             | Message::Rejected { term, .. }
-            | Message::SnapshotNeeded { term, .. } => Some(*term),
+            | Message::SnapshotNeeded { term, .. }
+            | Message::TimeoutNow { term } => Some(*term),
             Message::AppendEntries(append) => Some(append.term),
-            Message::Forward(_) | Message::ReadIndex { .. } | Message::ReadIndexReply { .. } => {
-                None
-            }
+            Message::PreVote { .. }
+            | Message::PreVoteReply { .. }
+            | Message::Forward(_)
+            | Message::ReadIndex { .. }
+            | Message::ReadIndexReply { .. } => None,
         }
     }
 
     fn highest_slot(&self) -> Slot {
         match self {
-            Message::RequestVote { last, .. } => last.slot,
+            Message::PreVote { last, .. } | Message::RequestVote { last, .. } => last.slot,
             Message::AppendEntries(append) => append.previous.slot.max(append.commit),
             Message::Accepted { matched, .. } => *matched,
             Message::Rejected { previous, hint, .. } => hint.slot.max(*previous),
             Message::SnapshotNeeded { through, .. } => *through,
             Message::ReadIndexReply { index, .. } => *index,
-            Message::Vote { .. } | Message::Forward(_) | Message::ReadIndex { .. } => Slot::ZERO,
+            Message::PreVoteReply { .. }
+            | Message::Vote { .. }
+            | Message::Echo { .. }
+            | Message::TimeoutNow { .. }
+            | Message::Forward(_)
+            | Message::ReadIndex { .. } => Slot::ZERO,
+        }
+    }
+
+    fn highest_term(&self) -> Option<Term> {
+        match self {
+            Message::PreVote { term, .. } => Some(*term),
+            Message::PreVoteReply { term, asked, .. } => Some(*term.max(asked)),
+            _ => self.term(),
         }
     }
 
     fn fault(&self) -> Option<&'static str> {
-        if self.term().is_some_and(|term| term.0 > HIGHEST) || self.highest_slot().0 > HIGHEST {
+        if self.highest_term().is_some_and(|term| term.0 > HIGHEST)
+            || self.highest_slot().0 > HIGHEST
+        {
             return Some("a term or slot is out of reach");
         }
         match self {
             Message::AppendEntries(append) if !append.is_a_log() => {
                 Some("the terms of the entries do not follow each other")
             }
-            Message::RequestVote { term, last } if last.term >= *term => {
+            Message::PreVote { term, last } | Message::RequestVote { term, last }
+                if last.term >= *term =>
+            {
                 Some("the candidate's log is of its own term or a later one")
             }
             _ => None,
@@ -156,13 +205,17 @@ impl Message {
 impl protocol::Message for Message {
     fn kind(&self) -> &'static str {
         match self {
+            Message::PreVote { .. } => "pre_vote",
+            Message::PreVoteReply { .. } => "pre_vote_reply",
             Message::RequestVote { .. } => "request_vote",
             Message::Vote { .. } => "vote",
             Message::AppendEntries(append) if append.entries.is_empty() => "heartbeat",
             Message::AppendEntries(_) => "append_entries",
             Message::Accepted { .. } => "accepted",
+            Message::Echo { .. } => "echo",
             Message::Rejected { .. } => "rejected",
             Message::SnapshotNeeded { .. } => "snapshot_needed",
+            Message::TimeoutNow { .. } => "timeout_now",
             Message::Forward(_) => "forward",
             Message::ReadIndex { .. } => "read_index",
             Message::ReadIndexReply { .. } => "read_index_reply",
@@ -171,6 +224,8 @@ impl protocol::Message for Message {
 
     fn is_promise(&self) -> bool {
         match self {
+            // Nobody is in the term asked about, and whoever would vote may still not.
+            Message::PreVote { .. } | Message::PreVoteReply { .. } => false,
             // A candidate that forgets its campaign may campaign again in the same term with a
             // shorter log, and would count votes that were given to the longer one.
             Message::RequestVote { .. } => true,
@@ -183,8 +238,15 @@ impl protocol::Message for Message {
             // into the same slots and term. Its own copies count only when it has acknowledged
             // them to itself. [OngaroThesis §10.2.1]
             Message::AppendEntries(_) | Message::SnapshotNeeded { .. } => false,
+            // Says what has not been so far: that this replica is in no later term, so that no vote
+            // of its in one has left. That stays true, whatever it forgets: its term goes back in
+            // a crash only to one in which, or after which, it has told nobody of a vote.
+            // [OngaroThesis §6.4]
+            Message::Echo { .. } => false,
             // Says what is not there, and binds nobody.
             Message::Rejected { .. } => false,
+            // Whoever campaigns does so in its own name.
+            Message::TimeoutNow { .. } => false,
             Message::Forward(_) | Message::ReadIndex { .. } | Message::ReadIndexReply { .. } => {
                 false
             }

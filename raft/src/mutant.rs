@@ -23,4 +23,51 @@ pub enum Mutant {
     ReadWithoutReadIndex,
     /// A leader confirms reads before it has committed in its own term. [OngaroThesis §6.4]
     ReadBeforeOwnTermCommit,
+    /// A read joins a round that is under way. [OngaroThesis §6.4]
+    ReadJoinsRoundUnderWay,
+    /// A follower answers a read when the leader has, not when it has executed so far.
+    /// [OngaroThesis §6.4]
+    ReadBeforeExecuted,
+    /// A follower's questions are counted from the same number after each restart.
+    TicketsFromZero,
+    /// A voter votes for whoever asks. [Ongaro14 §5.2]
+    VoteTwice,
+    /// Answers of an earlier term count in this one. [Ongaro14 §5.1]
+    StaleAnswersCount,
+    /// The log written anew has the term without the vote. [Ongaro14 §5.2]
+    RewriteForgetsVote,
+    /// A leader counts its own copy of an entry before it is durable. [OngaroThesis §10.2.1]
+    CountOwnBeforeSync,
+    /// A follower executes what the leader has committed, whether it has the same in its log or not.
+    /// [Ongaro14 figure 2]
+    CommitWhatDiffers,
+    /// A follower acknowledges its whole log, also what the leader has not compared.
+    /// [Ongaro14 §5.3]
+    AcknowledgeWhatDiffers,
+    /// A follower goes on counting from what it had in common with the leader before.
+    /// [Ongaro14 §5.3]
+    AgreementOutlivesTerm,
+    /// An acknowledgement of more than the leader has sent counts.
+    AcknowledgedBeyondLog,
+    /// Who installs a snapshot stays in its term. [Ongaro14 §7]
+    SnapshotTermNotEntered,
+    /// Entries beyond a snapshot stay, whether they go on from it or not. [Ongaro14 §7]
+    LogKeptBehindSnapshot,
+    /// A restart between the saving of a snapshot and the rewrite of the log keeps the old log.
+    OldLogRecovered,
+    /// A candidate that has waited enters another term while its vote is not durable.
+    /// [Ongaro14 §5.2]
+    CampaignWhileVoting,
+    /// Who hears no leader campaigns without asking first. [OngaroThesis §9.6]
+    CampaignUnasked,
+    /// Who hears a leader would vote for another all the same. [OngaroThesis §9.6]
+    PreVoteWithoutLoyalty,
+    /// Who is told of a later term by who would not vote for it stays in its own.
+    TermOfRefusalIgnored,
+    /// A leader that no quorum answers leads on. [OngaroThesis §6.2]
+    LeadUnheard,
+    /// A leader whose disk hangs leads on.
+    LeadWithoutDisk,
+    /// What a peer will need that fetches a snapshot is compacted meanwhile.
+    CompactPastFetches,
 }

@@ -1,6 +1,7 @@
 //! The failure-free path: proposals, replication, commit. [Ongaro14 §5.3, §5.4]
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use quorate_core::id::{EntryId, ReplicaId, ReplicaSet, Slot, Time};
 use quorate_core::protocol::{Commit, Dest};
@@ -11,10 +12,11 @@ use crate::config::Config;
 use crate::log::{Entry, Log, Position, Term};
 use crate::message::{AppendEntries, Message};
 use crate::mutant::Mutant;
-use crate::progress::Progress;
+use crate::progress::{InFlight, Progress};
 use crate::read::LeaderReads;
 use crate::record::Record;
 use crate::replica::{Out, Raft, Role, Timer};
+use crate::tenure::Tenure;
 
 /// What a follower knows in its term.
 #[derive(Debug, Default)]
@@ -22,8 +24,10 @@ pub(crate) struct Follower {
     pub(crate) leader: Option<ReplicaId>,
     /// Through where this log was found equal to the leader's.
     pub(crate) matched: Slot,
-    /// The last round of reads heard of.
+    /// The last round heard of.
     pub(crate) round: u64,
+    /// The leader is owed an echo of it at the end of the turn.
+    pub(crate) echoes: bool,
     /// The leader is owed an acknowledgement at the end of the turn.
     pub(crate) owes: bool,
 }
@@ -33,6 +37,13 @@ impl Follower {
         Follower {
             leader,
             ..Follower::default()
+        }
+    }
+
+    /// Has heard of a round; a new one is echoed. [OngaroThesis §6.4]
+    pub(crate) fn hear_of(&mut self, round: u64) {
+        if round > self.round {
+            (self.round, self.echoes) = (round, true);
         }
     }
 }
@@ -47,24 +58,25 @@ pub(crate) struct Leader {
     /// Through where each replica, itself included, has acknowledged its log. [Ongaro14 §5.3
     /// matchIndex]
     pub(crate) matched: Vec<Slot>,
-    /// The last round of reads that each has heard of. [OngaroThesis §6.4]
+    /// The last round that each has heard of. [OngaroThesis §6.4]
     pub(crate) echoed: Vec<u64>,
     pub(crate) progress: Vec<Progress>,
     /// The bytes of the entries beyond the commit index.
     pub(crate) uncommitted_bytes: usize,
+    /// The entries that it has not acknowledged to itself.
+    unwritten: InFlight,
     /// Uncommitted entries with requests of a follower's clients.
     pub(crate) forwarded: VecDeque<(Slot, ReplicaId)>,
     /// Followers whose clients wait to learn of the commit index.
     pub(crate) waiting: ReplicaSet,
-    /// A heartbeat goes to all at the end of the turn.
-    pub(crate) heartbeat_due: bool,
-    /// What it has acknowledged to itself: slot and round.
-    pub(crate) own: (Slot, u64),
+    /// What it has told itself: through where it has its log, and of which round it has heard.
+    own: (Slot, u64),
     pub(crate) reads: LeaderReads,
+    pub(crate) tenure: Tenure,
 }
 
 impl Leader {
-    fn of(n: usize, log: &Log, commit: Slot) -> Self {
+    fn of(n: usize, log: &Log, commit: Slot, patience: Duration) -> Self {
         let next = log.last().slot.next();
         let uncommitted = log.iter_from(commit.next());
         Leader {
@@ -76,11 +88,12 @@ impl Leader {
             // index just after the last one in its log." [Ongaro14 §5.3]
             progress: vec![Progress::probe(next); n],
             uncommitted_bytes: uncommitted.map(|(_, entry)| entry.size()).sum(),
+            unwritten: InFlight::default(),
             forwarded: VecDeque::new(),
             waiting: ReplicaSet::EMPTY,
-            heartbeat_due: false,
             own: (Slot::ZERO, 0),
             reads: LeaderReads::default(),
+            tenure: Tenure::new(patience),
         }
     }
 }
@@ -91,18 +104,11 @@ impl Raft {
     /// entry without requests that lets entries of older terms be committed, and reads served.
     /// [Ongaro14 §5.2, §8]
     pub(crate) fn become_leader(&mut self, now: Time, out: &mut Out) {
-        let leader = Leader::of(self.n, &self.log, self.commit);
+        let leader = Leader::of(self.n, &self.log, self.commit, self.patience());
         self.role = Role::Leader(Box::new(leader));
         out.disarm(Timer::Election);
         out.arm(Timer::Heartbeat, now + self.config.heartbeat);
         self.append_as_leader(self.me, Batch::noop(), out);
-    }
-
-    pub(crate) fn heartbeat_is_due(&mut self, now: Time, out: &mut Out) {
-        if let Role::Leader(leader) = &mut self.role {
-            leader.heartbeat_due = true;
-            out.arm(Timer::Heartbeat, now + self.config.heartbeat);
-        }
     }
 
     /// Takes requests of this replica's clients: to the log, or to the leader. Without a leader
@@ -115,7 +121,7 @@ impl Raft {
                     out.send(Dest::One(leader), Message::Forward(batch));
                 }
             }
-            Role::Candidate(_) => {}
+            Role::PreCandidate(_) | Role::Candidate(_) => {}
         }
     }
 
@@ -131,8 +137,9 @@ impl Raft {
         let Role::Leader(leader) = &self.role else {
             return;
         };
-        // Without a quorum the log must not grow for ever.
-        let full = leader.uncommitted_bytes >= self.config.max_uncommitted_bytes;
+        // Without a quorum, or without its own disk, the log must not grow for ever.
+        let held = leader.uncommitted_bytes.max(leader.unwritten.bytes());
+        let full = held >= self.config.max_uncommitted_bytes;
         if !batch.is_empty() && !full {
             self.append_as_leader(proposer, batch, out);
         }
@@ -147,6 +154,12 @@ impl Raft {
         leader.uncommitted_bytes += entry.size();
         let after = self.log.last().slot;
         let slot = self.log.push(entry.clone());
+        leader.unwritten.push(slot, entry.size());
+        if self.config.mutated(Mutant::CountOwnBeforeSync)
+            && let Some(own) = leader.matched.get_mut(self.me.index())
+        {
+            *own = slot;
+        }
         if proposer != self.me {
             leader.forwarded.push_back((slot, proposer));
         }
@@ -155,27 +168,29 @@ impl Raft {
     }
 
     /// Sends each peer what it lacks, as far as the bounds allow. One that lacks nothing gets a
-    /// message without entries if a heartbeat, a round of reads or the commit index is due.
+    /// message without entries if a round or the commit index is due.
     pub(crate) fn replicate(&mut self, out: &mut Out) {
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
-        let heartbeat = std::mem::take(&mut leader.heartbeat_due);
         let waiting = std::mem::take(&mut leader.waiting);
         let news = News {
             term: self.term,
             commit: self.commit,
+            snapshot: self.snapshot,
             round: leader.reads.round,
             log: &self.log,
             config: &self.config,
         };
-        for (peer, progress) in ReplicaId::all(self.n).zip(&mut leader.progress) {
+        let peers = leader.progress.iter_mut().zip(&leader.matched);
+        for (peer, (progress, matched)) in ReplicaId::all(self.n).zip(peers) {
             if peer == self.me {
                 continue;
             }
             let learns = waiting.contains(peer) && progress.told_commit < news.commit;
-            let due = heartbeat || learns || progress.told_round < news.round;
-            news.tell(progress, due, |message| out.send(Dest::One(peer), message));
+            let due = learns || progress.told_round < news.round;
+            let tell = |message| out.send(Dest::One(peer), message);
+            news.tell(progress, *matched, due, tell);
         }
     }
 
@@ -186,21 +201,19 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
+        let (term, to) = (self.term, Dest::One(self.me));
         let (matched, round) = (self.log.last().slot, leader.reads.round);
-        if leader.own != (matched, round) {
-            leader.own = (matched, round);
-            let term = self.term;
-            let acknowledgement = Message::Accepted {
-                term,
-                matched,
-                round,
-            };
-            out.send(Dest::One(self.me), acknowledgement);
+        let (told, echoed) = std::mem::replace(&mut leader.own, (matched, round));
+        if told != matched {
+            out.send(to, Message::Accepted { term, matched });
+        }
+        if echoed != round {
+            out.send(to, Message::Echo { term, round });
         }
     }
 
     /// Takes an acknowledgement of the current term. A late one changes nothing.
-    pub(crate) fn accepted(&mut self, from: ReplicaId, matched: Slot, round: u64, out: &mut Out) {
+    pub(crate) fn accepted(&mut self, from: ReplicaId, matched: Slot, out: &mut Out) {
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
@@ -210,27 +223,24 @@ impl Raft {
         ) else {
             return;
         };
-        if matched > self.log.last().slot {
+        let beyond = matched > self.log.last().slot;
+        if beyond && !self.config.mutated(Mutant::AcknowledgedBeyondLog) {
             return;
+        }
+        leader.tenure.hear(from);
+        if from == self.me {
+            leader.unwritten.acknowledged(matched);
         }
         progress.accepted(matched);
         if matched > *known {
             *known = matched;
             self.commit_by_counting(out);
         }
-        self.echoed(from, round, out);
     }
 
     /// Takes a rejection of the current term: goes back to where the logs may agree, passing over
     /// whole terms. [Ongaro14 §5.3]
-    pub(crate) fn rejected(
-        &mut self,
-        from: ReplicaId,
-        previous: Slot,
-        hint: Position,
-        round: u64,
-        out: &mut Out,
-    ) {
+    pub(crate) fn rejected(&mut self, from: ReplicaId, previous: Slot, hint: Position) {
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
@@ -238,9 +248,9 @@ impl Raft {
             leader.matched.get(from.index()),
             leader.progress.get_mut(from.index()),
         ) {
+            leader.tenure.hear(from);
             progress.rejected(previous, *matched, self.log.last_agreeable(hint));
         }
-        self.echoed(from, round, out);
     }
 
     /// "If there exists an N such that N > commitIndex, a majority of matchIndex\[i\] ≥ N, and
@@ -290,16 +300,25 @@ impl Leader {
 struct News<'a> {
     term: Term,
     commit: Slot,
+    snapshot: Slot,
     round: u64,
     log: &'a Log,
     config: &'a Config,
 }
 
 impl News<'_> {
-    /// Sends a peer all entries it may have now; a message without entries, if one is `due` and
-    /// there are none; the advice to fetch a snapshot, if what it lacks is compacted.
-    fn tell(&self, progress: &mut Progress, mut due: bool, mut send: impl FnMut(Message)) {
+    /// Sends a peer that has acknowledged `matched` all entries it may have now; a message without
+    /// entries, if one is `due` and there are none; the advice to fetch a snapshot, if what it
+    /// lacks is compacted.
+    fn tell(
+        &self,
+        progress: &mut Progress,
+        matched: Slot,
+        mut due: bool,
+        mut send: impl FnMut(Message),
+    ) {
         let last = self.log.last().slot;
+        let known = (!progress.is_probing()).then_some(matched);
         loop {
             let more = progress.next <= last && progress.has_room(self.config);
             let previous = self.log.position(progress.next.previous());
@@ -308,14 +327,17 @@ impl News<'_> {
                     let max = self.config.max_append_bytes;
                     let (entries, bytes) = self.log.entries(progress.next, max);
                     progress.sent(Slot(previous.slot.0 + entries.len() as u64), bytes);
-                    send(self.append(previous, entries));
+                    send(self.append(previous, entries, known));
                 }
-                Some(previous) if due => send(self.append(previous, Vec::new())),
-                None if due => send(Message::SnapshotNeeded {
-                    term: self.term,
-                    through: self.log.compacted().slot,
-                    round: self.round,
-                }),
+                Some(previous) if due => send(self.append(previous, Vec::new(), known)),
+                None if due => {
+                    progress.must_fetch(self.log.compacted().slot, self.snapshot);
+                    send(Message::SnapshotNeeded {
+                        term: self.term,
+                        through: self.log.compacted().slot,
+                        round: self.round,
+                    });
+                }
                 _ => return,
             }
             due = false;
@@ -323,13 +345,14 @@ impl News<'_> {
         }
     }
 
-    fn append(&self, previous: Position, entries: Vec<Entry>) -> Message {
+    fn append(&self, previous: Position, entries: Vec<Entry>, known: Option<Slot>) -> Message {
         Message::AppendEntries(AppendEntries {
             term: self.term,
             previous,
             entries,
             commit: self.commit,
             round: self.round,
+            known,
         })
     }
 }
@@ -347,6 +370,9 @@ impl Raft {
         if !self.follow(now, from, out) {
             return;
         }
+        if let Role::Follower(follower) = &mut self.role {
+            follower.hear_of(append.round);
+        }
         if !self.agrees_at(append.previous) {
             return self.reject(from, &append, out);
         }
@@ -357,11 +383,13 @@ impl Raft {
         };
         // The leader has all that is committed here.
         follower.matched = follower.matched.max(through).max(self.commit);
-        follower.round = follower.round.max(append.round);
-        follower.owes = true;
+        follower.owes |= append.known.is_none_or(|known| follower.matched > known);
         // "If leaderCommit > commitIndex, set commitIndex = min(leaderCommit, index of last new
         // entry)." [Ongaro14 figure 2]
-        let commit = append.commit.min(follower.matched);
+        let commit = match self.config.mutated(Mutant::CommitWhatDiffers) {
+            true => append.commit,
+            false => append.commit.min(follower.matched),
+        };
         self.commit_through(commit, out);
     }
 
@@ -380,7 +408,6 @@ impl Raft {
             term: self.term,
             previous: append.previous.slot,
             hint: self.log.position(slot).unwrap_or_default(),
-            round: append.round,
         };
         out.send(Dest::One(leader), rejection);
     }
@@ -411,20 +438,29 @@ impl Raft {
         out.persist(Record::Append { after, entries });
     }
 
-    /// Acknowledges once a turn, however many messages came. The promise waits until all that it
-    /// covers is durable. [Ongaro14 §5.3]
+    /// Answers once a turn, however many messages came. The acknowledgement is a promise, and waits
+    /// until all that it covers is durable; the echo waits for nothing. [Ongaro14 §5.3;
+    /// OngaroThesis §6.4]
     pub(crate) fn acknowledge(&mut self, out: &mut Out) {
+        let last = self.log.last().slot;
         let Role::Follower(follower) = &mut self.role else {
             return;
         };
         let owes = std::mem::take(&mut follower.owes);
-        if let Some(leader) = follower.leader.filter(|_| owes) {
-            let acknowledgement = Message::Accepted {
-                term: self.term,
-                matched: follower.matched.max(self.commit),
-                round: follower.round,
+        let echoes = std::mem::take(&mut follower.echoes);
+        let Some(leader) = follower.leader.map(Dest::One) else {
+            return;
+        };
+        let (term, round) = (self.term, follower.round);
+        if echoes {
+            out.send(leader, Message::Echo { term, round });
+        }
+        if owes {
+            let matched = match self.config.mutated(Mutant::AcknowledgeWhatDiffers) {
+                true => last,
+                false => follower.matched.max(self.commit),
             };
-            out.send(Dest::One(leader), acknowledgement);
+            out.send(leader, Message::Accepted { term, matched });
         }
     }
 

@@ -15,8 +15,10 @@ pub(crate) struct Progress {
     flow: Flow,
     /// The commit index the peer was last told.
     pub(crate) told_commit: Slot,
-    /// The round of reads the peer was last asked to confirm.
+    /// The round the peer was last asked to confirm.
     pub(crate) told_round: u64,
+    /// Where the snapshot ends that the peer was told to fetch, until it has the log so far.
+    fetches: Option<Slot>,
 }
 
 #[derive(Clone, Debug)]
@@ -30,11 +32,35 @@ enum Flow {
     Pipeline(InFlight),
 }
 
+/// What was sent, or given to the disk, and is not acknowledged.
 #[derive(Clone, Debug, Default)]
-struct InFlight {
+pub(crate) struct InFlight {
     /// For each message its last slot, and the bytes of its entries.
     messages: VecDeque<(Slot, usize)>,
     bytes: usize,
+}
+
+impl InFlight {
+    /// Entries through `last`, of `bytes` bytes together, are under way.
+    pub(crate) fn push(&mut self, last: Slot, bytes: usize) {
+        self.messages.push_back((last, bytes));
+        self.bytes += bytes;
+    }
+
+    /// All through `matched` is acknowledged.
+    pub(crate) fn acknowledged(&mut self, matched: Slot) {
+        while let Some((last, bytes)) = self.messages.front().copied()
+            && last <= matched
+        {
+            self.messages.pop_front();
+            self.bytes -= bytes;
+        }
+    }
+
+    /// How many bytes are under way.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
 }
 
 impl Progress {
@@ -45,7 +71,25 @@ impl Progress {
             flow: Flow::Probe { sent: false },
             told_commit: Slot::ZERO,
             told_round: 0,
+            fetches: None,
         }
+    }
+
+    /// Whether it is not known where the logs agree.
+    pub(crate) fn is_probing(&self) -> bool {
+        matches!(self.flow, Flow::Probe { .. })
+    }
+
+    /// The peer lacks what is compacted, and is told to fetch the snapshot that ends at `snapshot`.
+    /// Told again, it is still the first that it fetches, unless that is of no use any more.
+    pub(crate) fn must_fetch(&mut self, compacted: Slot, snapshot: Slot) {
+        let useful = self.fetches.filter(|slot| *slot >= compacted);
+        self.fetches = useful.or(Some(snapshot));
+    }
+
+    /// Where the snapshot ends that the peer fetches: what follows it will need.
+    pub(crate) fn fetches(&self) -> Option<Slot> {
+        self.fetches
     }
 
     /// Whether entries may be sent now.
@@ -64,8 +108,7 @@ impl Progress {
         match &mut self.flow {
             Flow::Probe { sent } => *sent = true,
             Flow::Pipeline(in_flight) => {
-                in_flight.messages.push_back((last, bytes));
-                in_flight.bytes += bytes;
+                in_flight.push(last, bytes);
                 self.next = last.next();
             }
         }
@@ -78,15 +121,9 @@ impl Progress {
                 self.flow = Flow::Pipeline(InFlight::default());
             }
             Flow::Probe { .. } => {}
-            Flow::Pipeline(in_flight) => {
-                while let Some((last, bytes)) = in_flight.messages.front().copied()
-                    && last <= matched
-                {
-                    in_flight.messages.pop_front();
-                    in_flight.bytes -= bytes;
-                }
-            }
+            Flow::Pipeline(in_flight) => in_flight.acknowledged(matched),
         }
+        self.fetches = self.fetches.filter(|slot| *slot > matched);
         self.next = self.next.max(matched.next());
     }
 

@@ -2,7 +2,8 @@
 //!
 //! A read is as new as the commit index at which it is asked, once a round of messages has shown
 //! that no later leader had been elected by then. Rounds are numbered within a term; the number
-//! rides on every message of the leader, and the acknowledgements give it back.
+//! rides on every message of the leader, and the echoes give it back. An echo waits for no disk:
+//! a heartbeat is a round too, and shows a leader that it is heard.
 
 use std::collections::VecDeque;
 
@@ -57,11 +58,14 @@ impl LeaderReads {
 
     /// "The leader saves its current commit index in a local variable readIndex" for all reads
     /// asked, and begins a round for them. [OngaroThesis §6.4]
-    fn begin_round(&mut self, index: Slot) {
+    fn begin_round(&mut self, index: Slot, joins: bool) {
         if self.asked.is_empty() {
             return;
         }
-        self.round += 1;
+        // A round that is under way says nothing of what came after it began.
+        if !joins || self.pending.is_empty() {
+            self.round += 1;
+        }
         let round = self.round;
         let begun = self.asked.drain(..).map(|asker| Pending {
             asker,
@@ -136,7 +140,8 @@ impl Raft {
             let knows =
                 self.commit >= leader.first || self.config.mutated(Mutant::ReadBeforeOwnTermCommit);
             if knows {
-                leader.reads.begin_round(self.commit);
+                let joins = self.config.mutated(Mutant::ReadJoinsRoundUnderWay);
+                leader.reads.begin_round(self.commit, joins);
             }
             return;
         }
@@ -178,6 +183,7 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
+        leader.tenure.hear(from);
         match leader.echoed.get_mut(from.index()) {
             Some(known) if *known < round && round <= leader.reads.round => *known = round,
             _ => return,
@@ -207,8 +213,9 @@ impl Raft {
     /// Answers the reads whose index has been executed.
     pub(crate) fn answer_remote_reads(&mut self, out: &mut Out) {
         let commit = self.commit;
+        let early = self.config.mutated(Mutant::ReadBeforeExecuted);
         self.reads.asked.retain(|read| {
-            let ready = read.index.is_some_and(|index| index <= commit);
+            let ready = read.index.is_some_and(|index| index <= commit || early);
             if ready {
                 out.answer(read.id, ReadAnswer::Ready);
             }

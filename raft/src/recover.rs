@@ -7,12 +7,13 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::checkpoint::{Anchor, is_acceptable, resume_after};
 use crate::config::Config;
+use crate::election::ElectionClock;
 use crate::log::Position;
 use crate::mutant::Mutant;
 use crate::normal::Follower;
 use crate::read::RemoteReads;
 use crate::record::{Durable, Record};
-use crate::replica::{ElectionClock, Raft, Role};
+use crate::replica::{Raft, Role};
 
 impl Raft {
     /// The replica that its records and snapshot make; an error says what does not fit.
@@ -29,14 +30,20 @@ impl Raft {
             return Err(format!("a vote for {stranger}, one of {n} replicas"));
         }
         let snapshot = past.snapshot.as_ref();
-        let mut rewrite_due = durable.go_on_from(snapshot)?;
+        let mut rewrite_due = match config.mutated(Mutant::OldLogRecovered) {
+            true => false,
+            false => durable.go_on_from(snapshot)?,
+        };
         if config.mutated(Mutant::VoteForgottenOnRestart) {
             durable.voted_for = None;
             rewrite_due = true;
         }
         let snapshot = snapshot.map_or(Slot::ZERO, |snapshot| snapshot.at.slot());
         let mut rng = ChaCha8Rng::from_seed(context.seed);
-        let ticket = rng.next_u64();
+        let ticket = match config.mutated(Mutant::TicketsFromZero) {
+            true => 0,
+            false => rng.next_u64(),
+        };
         Ok(Raft {
             me,
             n,

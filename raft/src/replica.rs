@@ -1,7 +1,5 @@
 //! The state of a replica, and `step`, the only dispatch over inputs, messages and roles.
 
-use std::time::Duration;
-
 use quorate_core::id::{ReplicaId, Slot, Time};
 use quorate_core::output::Output;
 use quorate_core::protocol::{Dest, Event, Input};
@@ -9,6 +7,7 @@ use quorate_core::quorum::{Majority, Tally};
 use rand_chacha::ChaCha8Rng;
 
 use crate::config::Config;
+use crate::election::ElectionClock;
 use crate::log::{Log, Position, Term};
 use crate::message::Message;
 use crate::mutant::Mutant;
@@ -48,19 +47,11 @@ pub struct Raft {
 #[derive(Debug)]
 pub(crate) enum Role {
     Follower(Follower),
+    /// Asks first, with those that would vote for it. [OngaroThesis §9.6]
+    PreCandidate(Tally),
     /// With the votes it has so far.
     Candidate(Tally),
     Leader(Box<Leader>),
-}
-
-/// When to campaign if nothing is heard of a leader. [Ongaro14 §5.2]
-///
-/// The timer is not armed again with each message, but when it fires too early.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ElectionClock {
-    pub(crate) deadline: Time,
-    /// The wait drawn last.
-    pub(crate) timeout: Duration,
 }
 
 /// Raft's timers.
@@ -68,7 +59,7 @@ pub(crate) struct ElectionClock {
 pub enum Timer {
     /// A follower or candidate has waited long enough for a leader.
     Election,
-    /// A leader must show that it leads.
+    /// A leader must show that it leads, and see that it is heard.
     Heartbeat,
 }
 
@@ -111,28 +102,39 @@ impl Raft {
                 // [Ongaro14 §5.1]
                 self.adopt(term, out);
                 self.become_follower(now, None, out);
-            } else if term < self.term {
+            } else if term < self.term && !self.believes_stale(&message) {
                 return self.refuse_stale(from, &message, out);
             }
         }
         match message {
+            Message::PreVote { term, last } => {
+                self.pre_vote_requested(now, from, (term, last), out);
+            }
+            Message::PreVoteReply {
+                term,
+                asked,
+                granted,
+            } => self.pre_voted(now, from, (term, asked), granted, out),
             Message::RequestVote { last, .. } => self.vote_requested(now, from, last, out),
             Message::Vote { granted, .. } => self.voted(now, from, granted, out),
             Message::AppendEntries(append) => self.append_entries(now, from, append, out),
-            Message::Accepted { matched, round, .. } => self.accepted(from, matched, round, out),
-            Message::Rejected {
-                previous,
-                hint,
-                round,
-                ..
-            } => self.rejected(from, previous, hint, round, out),
+            Message::Accepted { matched, .. } => self.accepted(from, matched, out),
+            Message::Echo { round, .. } => self.echoed(from, round, out),
+            Message::Rejected { previous, hint, .. } => self.rejected(from, previous, hint),
             Message::SnapshotNeeded { through, round, .. } => {
                 self.snapshot_needed(now, from, through, round, out);
             }
+            Message::TimeoutNow { .. } => self.timeout_now(now, out),
             Message::Forward(batch) => self.forwarded(from, batch, out),
             Message::ReadIndex { ticket } => self.read_index(from, ticket),
             Message::ReadIndexReply { ticket, index } => self.read_index_reply(ticket, index, out),
         }
+    }
+
+    /// Whether an answer of an earlier term counts: never, but for a mutant.
+    fn believes_stale(&self, message: &Message) -> bool {
+        let answers = matches!(message, Message::Vote { .. } | Message::Accepted { .. });
+        answers && self.config.mutated(Mutant::StaleAnswersCount)
     }
 
     /// "If a server receives a request with a stale term number, it rejects the request." The
@@ -148,11 +150,14 @@ impl Raft {
                 term,
                 previous: Slot::ZERO,
                 hint: Position::default(),
-                round: 0,
             },
-            Message::Vote { .. }
+            Message::PreVote { .. }
+            | Message::PreVoteReply { .. }
+            | Message::Vote { .. }
             | Message::Accepted { .. }
+            | Message::Echo { .. }
             | Message::Rejected { .. }
+            | Message::TimeoutNow { .. }
             | Message::Forward(_)
             | Message::ReadIndex { .. }
             | Message::ReadIndexReply { .. } => return,
@@ -166,7 +171,7 @@ impl Raft {
         self.end_turn_of_reads(out);
         match &mut self.role {
             Role::Follower(_) => self.acknowledge(out),
-            Role::Candidate(_) => {}
+            Role::PreCandidate(_) | Role::Candidate(_) => {}
             Role::Leader(_) => {
                 self.replicate(out);
                 self.acknowledge_own(out);
@@ -178,6 +183,7 @@ impl Raft {
     pub(crate) fn adopt(&mut self, term: Term, out: &mut Out) {
         self.term = term;
         self.voted_for = None;
+        self.election.term_begins();
         self.persist_vote(out);
     }
 
@@ -190,11 +196,20 @@ impl Raft {
 
     /// Becomes a follower in the current term.
     pub(crate) fn become_follower(&mut self, now: Time, leader: Option<ReplicaId>, out: &mut Out) {
-        let led = matches!(self.role, Role::Leader(_));
-        self.role = Role::Follower(Follower::of(leader));
-        if led {
-            out.disarm(Timer::Heartbeat);
-            self.restart_election_clock(now, out);
+        let mut follower = Follower::of(leader);
+        if let Role::Follower(before) = &self.role
+            && self.config.mutated(Mutant::AgreementOutlivesTerm)
+        {
+            follower.matched = before.matched;
+        }
+        match std::mem::replace(&mut self.role, Role::Follower(follower)) {
+            Role::Leader(_) => {
+                out.disarm(Timer::Heartbeat);
+                self.restart_election_clock(now, out);
+            }
+            // It may have waited for votes longer than a follower waits for a leader.
+            Role::Candidate(_) => self.wait_no_longer_than_a_follower(now, out),
+            Role::Follower(_) | Role::PreCandidate(_) => {}
         }
     }
 
@@ -210,7 +225,7 @@ impl Raft {
     pub(crate) fn leader(&self) -> Option<ReplicaId> {
         match &self.role {
             Role::Follower(follower) => follower.leader,
-            Role::Candidate(_) => None,
+            Role::PreCandidate(_) | Role::Candidate(_) => None,
             Role::Leader(_) => Some(self.me),
         }
     }

@@ -1,4 +1,4 @@
-//! The claims of the Raft paper, one a test. [Ongaro14], by section.
+//! The claims of the Raft paper and of the dissertation, one a test, by section.
 
 mod common;
 
@@ -6,6 +6,8 @@ mod paper {
     mod commit;
     mod elections;
     mod logs;
+    mod prevotes;
     mod safety;
+    mod tenure;
     mod terms;
 }

@@ -46,14 +46,43 @@ fn a_leader_answers_a_read_when_a_quorum_has_confirmed_that_it_leads() {
     assert_eq!(leader.answered(), []);
     let beats = leader.appends(r(2));
     assert_eq!((beats.len(), beats[0].round), (1, 1));
-    leader.receive(r(1), echo(1, 1, 0));
+    leader.receive(r(1), echo(1, 0));
     assert_eq!(
         leader.answered(),
         [],
         "an acknowledgement from before the read"
     );
-    leader.receive(r(1), echo(1, 1, 1));
+    leader.receive(r(1), echo(1, 1));
     assert_eq!(leader.answered(), [ReadId(5)]);
+}
+
+/// A round says nothing of what was asked after it began: the replicas may have heard of it before
+/// another leader was elected, and before what that committed. [OngaroThesis §6.4]
+#[test]
+fn a_read_does_not_join_a_round_that_is_under_way() {
+    let mut leader = leader();
+    leader.read(5);
+    leader.read(6);
+    let rounds: Vec<u64> = leader.appends(r(1)).iter().map(|beat| beat.round).collect();
+    assert_eq!(rounds, [1, 2]);
+    leader.receive(r(1), echo(1, 1));
+    assert_eq!(leader.answered(), [ReadId(5)]);
+    leader.receive(r(1), echo(1, 2));
+    assert_eq!(leader.answered(), [ReadId(5), ReadId(6)]);
+}
+
+/// An echo promises nothing: it leaves while the disk has other things to do. [OngaroThesis §6.4]
+#[test]
+fn a_read_waits_for_no_disk() {
+    let mut cluster = Cluster::led_by_0(3, &Config::default());
+    for node in &mut cluster.nodes {
+        node.syncs = false;
+    }
+    cluster.propose(0, "x");
+    assert_eq!(cluster.node(0).committed(), 1, "no disk has written it");
+    cluster.node(0).read(5);
+    cluster.deliver();
+    assert_eq!(cluster.node(0).answered(), [ReadId(5)]);
 }
 
 /// "If the leader has not yet marked an entry from its current term committed, it waits until it
@@ -62,14 +91,14 @@ fn a_leader_answers_a_read_when_a_quorum_has_confirmed_that_it_leads() {
 fn a_leader_answers_no_read_before_it_has_committed_in_its_own_term() {
     let mut leader = Node::leader(3, 2, &[1]);
     leader.read(5);
-    leader.receive(r(1), echo(2, 1, 0));
-    leader.receive(r(2), echo(2, 1, 0));
+    leader.receive(r(1), accepted(2, 1));
+    leader.receive(r(2), accepted(2, 1));
     assert_eq!(leader.answered(), []);
     leader.take();
-    leader.receive(r(1), echo(2, 2, 0));
+    leader.receive(r(1), accepted(2, 2));
     assert_eq!(leader.committed(), 2);
     assert_eq!(leader.answered(), [], "the round begins only now");
-    leader.receive(r(1), echo(2, 2, 1));
+    leader.receive(r(1), echo(2, 1));
     assert_eq!(leader.answered(), [ReadId(5)]);
 }
 
@@ -86,7 +115,7 @@ fn reads_of_a_turn_share_a_round_and_entries_carry_it() {
     let appends = leader.appends(r(1));
     assert_eq!(appends.len(), 1);
     assert_eq!((appends[0].entries.len(), appends[0].round), (1, 1));
-    leader.receive(r(1), echo(1, 2, 1));
+    leader.receive(r(1), echo(1, 1));
     assert_eq!(leader.answered().len(), 10);
 }
 
@@ -147,7 +176,7 @@ fn a_leader_confirms_a_follower_s_question_like_its_own_reads() {
     let mut leader = leader();
     leader.receive(r(2), Message::ReadIndex { ticket: 77 });
     leader.take();
-    leader.receive(r(1), echo(1, 1, 1));
+    leader.receive(r(1), echo(1, 1));
     let (ticket, index) = (77, Slot(1));
     let reply = Message::ReadIndexReply { ticket, index };
     assert_eq!(leader.take(), [(r(2), reply)]);
@@ -158,7 +187,7 @@ fn asked_again_a_read_is_answered_once() {
     let mut leader = leader();
     leader.read(5);
     leader.read(5);
-    leader.receive(r(1), echo(1, 1, 1));
+    leader.receive(r(1), echo(1, 1));
     assert_eq!(leader.answered(), [ReadId(5)]);
     let mut node = follower();
     node.read(5);
@@ -254,7 +283,7 @@ fn an_echo_counts_in_its_own_term_only() {
     let mut leader = leader();
     leader.read(5);
     leader.receive(r(1), request_vote(7, at(0, 0)));
-    leader.receive(r(1), echo(1, 1, 1));
+    leader.receive(r(1), echo(1, 1));
     assert_eq!(leader.answered(), []);
     // A follower forgets the rounds of an earlier term.
     let beat = |term, round| {
@@ -264,10 +293,12 @@ fn an_echo_counts_in_its_own_term_only() {
             entries: Vec::new(),
             commit: Slot(0),
             round,
+            known: Some(Slot(0)),
         })
     };
     let mut node = Node::follower(0, 3, 1, &[]);
-    assert_eq!(node.answer(r(1), beat(1, 9)), [echo(1, 0, 9)]);
-    assert_eq!(node.answer(r(1), beat(1, 8)), [echo(1, 0, 9)]);
-    assert_eq!(node.answer(r(2), beat(2, 1)), [echo(2, 0, 1)]);
+    assert_eq!(node.answer(r(1), beat(1, 9)), [echo(1, 9)]);
+    assert_eq!(node.answer(r(1), beat(1, 9)), [], "it has been told");
+    assert_eq!(node.answer(r(1), beat(1, 8)), []);
+    assert_eq!(node.answer(r(2), beat(2, 1)), [echo(2, 1)]);
 }

@@ -60,6 +60,7 @@ pub(crate) fn append(term: u64, previous: Position, terms: &[u64], commit: u64) 
         entries: entries(terms),
         commit: Slot(commit),
         round: 0,
+        known: None,
     })
 }
 
@@ -78,14 +79,28 @@ pub(crate) fn vote(term: u64, granted: bool) -> Message {
 }
 
 pub(crate) fn accepted(term: u64, matched: u64) -> Message {
-    echo(term, matched, 0)
-}
-
-pub(crate) fn echo(term: u64, matched: u64, round: u64) -> Message {
     Message::Accepted {
         term: Term(term),
         matched: Slot(matched),
-        round,
+    }
+}
+
+pub(crate) fn echo(term: u64, round: u64) -> Message {
+    let term = Term(term);
+    Message::Echo { term, round }
+}
+
+pub(crate) fn pre_vote(term: u64, last: Position) -> Message {
+    let term = Term(term);
+    Message::PreVote { term, last }
+}
+
+/// What a replica in `term` says to whether it would vote in the term `asked`.
+pub(crate) fn pre_vote_reply(term: u64, asked: u64, granted: bool) -> Message {
+    Message::PreVoteReply {
+        term: Term(term),
+        asked: Term(asked),
+        granted,
     }
 }
 
@@ -97,8 +112,11 @@ pub(crate) trait RaftNode {
     fn candidate(n: usize, term: u64, log: &[u64]) -> Node;
     /// Replica 0 of `n`, which has just become the leader of `term`, its first entry not sent.
     fn leader(n: usize, term: u64, log: &[u64]) -> Node;
-    /// Lets the time pass until the replica campaigns; gives how long that took.
+    /// Lets the time pass until the replica campaigns, which all whom it asks first agree to; gives
+    /// how long that took.
     fn wait_for_campaign(&mut self) -> Duration;
+    /// All whom the replica asks whether they would vote for it would.
+    fn agree_to_campaign(&mut self);
     /// Takes the AppendEntries that have been sent to `to`.
     fn appends(&mut self, to: ReplicaId) -> Vec<AppendEntries>;
     /// The term that it is in.
@@ -118,7 +136,7 @@ impl RaftNode for Node {
 
     fn candidate(n: usize, term: u64, log: &[u64]) -> Node {
         let mut node = Node::follower(0, n, term - 1, log);
-        node.fire(Timer::Election);
+        node.wait_for_campaign();
         assert_eq!((node.role(), node.term()), (Role::Candidate, term));
         node
     }
@@ -133,8 +151,25 @@ impl RaftNode for Node {
     }
 
     fn wait_for_campaign(&mut self) -> Duration {
-        let term = self.term();
-        self.fire_until(Timer::Election, |node| node.term() != term)
+        let (term, start) = (self.term(), self.now);
+        while self.term() == term {
+            self.fire(Timer::Election);
+            self.agree_to_campaign();
+        }
+        self.now.since(start)
+    }
+
+    fn agree_to_campaign(&mut self) {
+        let sent = self.sent.len();
+        self.sent
+            .retain(|(_, message)| !matches!(message, Message::PreVote { .. }));
+        if self.sent.len() == sent {
+            return;
+        }
+        let (term, me) = (self.term(), self.me);
+        for voter in ReplicaId::all(self.context.n()).filter(|id| *id != me) {
+            self.receive(voter, pre_vote_reply(term, term + 1, true));
+        }
     }
 
     fn appends(&mut self, to: ReplicaId) -> Vec<AppendEntries> {

@@ -154,7 +154,6 @@ fn a_late_rejection_is_ignored() {
             term: Term(2),
             previous: Slot(2),
             hint: at(0, 0),
-            round: 0,
         },
     );
     leader.propose("x");

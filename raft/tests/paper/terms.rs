@@ -4,7 +4,7 @@ use quorate_core::id::Slot;
 use quorate_core::protocol::Role;
 use quorate_raft::{Message, Position, Term};
 
-use crate::common::{Node, RaftNode, accepted, append, at, heartbeat, r, request_vote, vote};
+use crate::common::{Node, RaftNode, accepted, append, at, echo, heartbeat, r, request_vote, vote};
 
 /// Messages of term 9, of every kind that has a term.
 fn messages_of_term_9() -> Vec<Message> {
@@ -17,13 +17,13 @@ fn messages_of_term_9() -> Vec<Message> {
             term: Term(9),
             previous: Slot(1),
             hint: Position::default(),
-            round: 0,
         },
         Message::SnapshotNeeded {
             term: Term(9),
             through: Slot(1),
             round: 0,
         },
+        echo(9, 1),
     ]
 }
 

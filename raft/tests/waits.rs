@@ -1,0 +1,219 @@
+//! Waits that must end: worlds in virtual time in which something is slow, hangs, or is gone for
+//! good, and service is demanded all the same.
+
+mod worlds;
+
+use std::time::Duration;
+
+use quorate_core::id::ReplicaId;
+use quorate_core::protocol::Role;
+use quorate_raft::{Config, Mutant, Raft};
+use quorate_simulator::register::Change;
+use quorate_simulator::{Conditions, SimulationConfig, Spread, World};
+
+const DELAY: Duration = Duration::from_millis(1);
+
+fn millis(from: u64, to: u64) -> Spread {
+    Spread::between(from * 1_000_000, to * 1_000_000)
+}
+
+/// A world of replicas with defaults, and with one rule less if one is named.
+fn world(
+    seed: u64,
+    replicas: usize,
+    conditions: Conditions,
+    mutant: Option<Mutant>,
+) -> World<Raft> {
+    let config = Config {
+        mutant,
+        ..Config::default()
+    };
+    World::scripted(seed, SimulationConfig::new(replicas, config), conditions)
+}
+
+/// How long it takes until a leader has committed something.
+fn served(world: &mut World<Raft>, limit: Duration) -> Option<Duration> {
+    let from = world.now();
+    let opened = world.open_session(ReplicaId(0));
+    let done = world.run_until(limit, |w| w.answered(opened).is_some());
+    done.then(|| Duration::from_nanos(world.now() - from))
+}
+
+fn role(world: &World<Raft>, replica: ReplicaId) -> Option<Role> {
+    Some(world.replica(replica)?.status().role)
+}
+
+/// A world with a leader that all follow.
+fn led(seed: u64, replicas: usize, mutant: Option<Mutant>) -> (World<Raft>, ReplicaId) {
+    let conditions = Conditions::unit_delay(DELAY);
+    let mut world = world(seed, replicas, conditions, mutant);
+    assert!(served(&mut world, Duration::from_secs(5)).is_some());
+    world.run_for(Duration::from_millis(100));
+    let leader = world.leader().unwrap();
+    (world, leader)
+}
+
+/// Any replica but these.
+fn other(world: &World<Raft>, than: &[ReplicaId]) -> ReplicaId {
+    let mut all = ReplicaId::all(world.size());
+    all.find(|replica| !than.contains(replica)).unwrap()
+}
+
+/// How long a put at `at` takes.
+fn put(world: &mut World<Raft>, at: ReplicaId, value: u64) -> Option<Duration> {
+    world.latency(at, (1, Change::Put(value)), Duration::from_secs(20))
+}
+
+/// A campaign waits for two syncs in sequence, which take longer than the time-out: without the rule
+/// that it is not given up before the first is done, 120 s have seen no leader and 500 terms.
+#[test]
+fn disks_slower_than_the_timeout_elect_a_leader_within_three_seconds() {
+    for (from, to) in [(300, 400), (500, 700), (900, 1_000)] {
+        for replicas in [3, 5] {
+            for seed in 0..10 {
+                let conditions = Conditions {
+                    sync: millis(from, to),
+                    ..Conditions::unit_delay(DELAY)
+                };
+                let mut world = world(seed, replicas, conditions, None);
+                // Vote, grant and the first entry each wait for a disk, and that for what it began.
+                let limit = Duration::from_millis(600 + 6 * to);
+                let took = served(&mut world, limit);
+                assert!(took.is_some(), "{from} to {to} ms, {replicas}, seed {seed}");
+                let campaigns = world.summary().campaigns;
+                assert!(campaigns <= 6, "{campaigns} campaigns");
+                let before = world.summary().campaigns;
+                world.run_for(Duration::from_secs(20));
+                assert_eq!(world.summary().campaigns, before, "it stays");
+            }
+        }
+    }
+}
+
+/// Links slower than the time-out: nobody hears a leader in time at first.
+#[test]
+fn a_leader_that_hears_its_quorum_late_leads_on() {
+    let conditions = Conditions::unit_delay(Duration::from_millis(120));
+    for seed in 0..10 {
+        let mut world = world(seed, 3, conditions.clone(), None);
+        assert!(
+            served(&mut world, Duration::from_secs(10)).is_some(),
+            "{seed}"
+        );
+        let campaigns = world.summary().campaigns;
+        world.run_for(Duration::from_secs(20));
+        assert_eq!(world.summary().campaigns, campaigns);
+    }
+}
+
+/// A leader that is heard and hears nobody, for good. [OngaroThesis §6.2]
+fn deafened(seed: u64, replicas: usize, mutant: Option<Mutant>) -> Option<Duration> {
+    let (mut world, leader) = led(seed, replicas, mutant);
+    let others = ReplicaId::all(replicas).filter(|replica| *replica != leader);
+    for peer in others {
+        world.cut(peer, leader);
+    }
+    let from = world.now();
+    let at = other(&world, &[leader]);
+    put(&mut world, at, 1)?;
+    let took = Duration::from_nanos(world.now() - from);
+    world.run_for(Duration::from_secs(20));
+    assert_ne!(world.leader(), Some(leader));
+    assert_eq!(
+        role(&world, leader),
+        Some(Role::Follower),
+        "it hears who leads"
+    );
+    Some(took)
+}
+
+#[test]
+fn a_leader_that_is_heard_and_hears_nobody_costs_no_more_than_two_elections() {
+    for replicas in [3, 5] {
+        for seed in 0..10 {
+            let took = deafened(seed, replicas, None);
+            // One time-out until it steps down, up to two until another asks, a retry after.
+            let limit = Duration::from_millis(1_400);
+            assert!(took.is_some_and(|took| took < limit), "{seed}: {took:?}");
+        }
+    }
+    assert_eq!(deafened(0, 3, Some(Mutant::LeadUnheard)), None);
+}
+
+/// How often another replica than the first leader says that it leads, while one is cut off again
+/// and again, and comes back.
+fn depositions(mutant: Option<Mutant>) -> u64 {
+    let (mut world, leader) = led(1, 3, mutant);
+    let away = other(&world, &[leader]);
+    let before = world.summary().leaders;
+    for value in 0..5 {
+        world.isolate(away);
+        world.run_for(Duration::from_secs(5));
+        world.mend();
+        world.run_for(Duration::from_secs(1));
+        assert!(put(&mut world, leader, value).is_some());
+    }
+    world.summary().leaders - before
+}
+
+#[test]
+fn a_replica_that_was_cut_off_and_comes_back_deposes_nobody() {
+    assert_eq!(depositions(None), 0);
+    assert!(depositions(Some(Mutant::CampaignUnasked)) > 0);
+}
+
+/// f replicas are down for good, in every order, and those that are left are restarted meanwhile:
+/// whatever majority is up serves.
+#[test]
+fn any_majority_that_is_up_serves_whatever_restarted_before() {
+    for replicas in [3_usize, 5] {
+        let f = (replicas - 1) / 2;
+        for seed in 0..20 {
+            let (mut world, leader) = led(seed, replicas, None);
+            let turn = seed as usize % replicas;
+            let mut order: Vec<ReplicaId> = ReplicaId::all(replicas).collect();
+            order.rotate_left(turn);
+            let (down, left) = order.split_at(f);
+            world.submit(leader, 1, Change::Put(1));
+            world.run_for(DELAY / 2 * (seed as u32 % 5));
+            for replica in down {
+                world.crash(*replica);
+            }
+            for replica in left {
+                world.crash(*replica);
+                world.restart(*replica);
+                world.run_for(DELAY * (seed as u32 % 3));
+            }
+            for (value, at) in left.iter().enumerate() {
+                let took = put(&mut world, *at, value as u64);
+                assert!(
+                    took.is_some_and(|took| took < Duration::from_secs(2)),
+                    "{replicas} replicas, seed {seed}, at {at}: {took:?}"
+                );
+            }
+            assert_eq!(world.broken(), None);
+        }
+    }
+}
+
+/// A read at the leader, while its disk and those of the others write for somebody else.
+#[test]
+fn a_read_takes_a_round_trip_whatever_the_disks_write() {
+    let conditions = Conditions {
+        sync: Spread::exactly(20_000_000),
+        ..Conditions::unit_delay(DELAY)
+    };
+    let mut world = world(1, 3, conditions, None);
+    assert!(served(&mut world, Duration::from_secs(5)).is_some());
+    let leader = world.leader().unwrap();
+    world.run_for(Duration::from_millis(100));
+    for value in 0..20 {
+        world.submit(leader, 2, Change::Put(value));
+        world.run_for(3 * DELAY);
+        let from = world.now();
+        let read = world.read(leader, 1);
+        assert!(world.run_until(Duration::from_secs(1), |w| w.answered(read).is_some()));
+        let took = Duration::from_nanos(world.now() - from);
+        assert!(took <= 3 * DELAY, "{took:?}");
+    }
+}
