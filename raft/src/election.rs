@@ -16,10 +16,6 @@ use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::replica::{Out, Raft, Role, Timer};
 
-/// How often in a row the wait for votes is doubled at most, from one campaign that came to
-/// nothing to the next.
-const MOST_DOUBLINGS: u32 = 3;
-
 /// When to campaign if nothing is heard of a leader. [Ongaro14 §5.2]
 ///
 /// The timer is not armed again with each message, but when it fires too early.
@@ -33,8 +29,18 @@ pub(crate) struct ElectionClock {
     contact: Option<Time>,
     /// The vote given in this term is not durable yet.
     voting: bool,
-    /// How many campaigns in a row have come to nothing.
-    failed: u32,
+    /// When this replica last campaigned.
+    campaigned: Time,
+}
+
+/// What a replica has been told that asks whether it would be voted for. [OngaroThesis §9.6]
+#[derive(Debug, Default)]
+pub(crate) struct PreCandidate {
+    /// Who would vote for it in the next term.
+    would: Tally,
+    /// If it has campaigned in the present one, who has voted for it: until another term begins it
+    /// may still win, for votes wait for disks.
+    votes: Option<Tally>,
 }
 
 impl ElectionClock {
@@ -43,12 +49,7 @@ impl ElectionClock {
         self.voting = false;
     }
 
-    /// A leader of the current term was heard. The wait begins again. [Ongaro14 §5.2]
-    fn leader_is_heard(&mut self, now: Time) {
-        self.failed = 0;
-        self.postpone(now);
-    }
-
+    /// A leader was heard, or an election taken part in: the wait begins again. [Ongaro14 §5.2]
     fn postpone(&mut self, now: Time) {
         self.contact = Some(now);
         self.deadline = now + self.timeout;
@@ -59,39 +60,19 @@ impl Raft {
     /// Draws another wait, and begins it. "Election timeouts are chosen randomly from a fixed
     /// interval", so that split votes are rare. [Ongaro14 §5.2]
     pub(crate) fn restart_election_clock(&mut self, now: Time, out: &mut Out) {
-        self.draw_wait(now, self.config.election_timeout, out);
-    }
-
-    fn draw_wait(&mut self, now: Time, shortest: Duration, out: &mut Out) {
-        let shortest = u64::try_from(shortest.as_nanos()).unwrap_or(u64::MAX);
+        let shortest = u64::try_from(self.config.election_timeout.as_nanos()).unwrap_or(u64::MAX);
         let wait = self.rng.random_range(shortest..=shortest.saturating_mul(2));
         self.election.timeout = Duration::from_nanos(wait);
         self.election.deadline = now + self.election.timeout;
         out.arm(Timer::Election, self.election.deadline);
     }
 
-    /// Draws another wait; it ends no later than the one before it would have.
-    pub(crate) fn wait_no_longer_than_a_follower(&mut self, now: Time, out: &mut Out) {
-        let before = self.election.deadline;
-        self.restart_election_clock(now, out);
-        self.election.deadline = self.election.deadline.min(before);
-        out.arm(Timer::Election, self.election.deadline);
-    }
-
-    /// The shortest wait for votes, and how long a leader that was elected after such a wait bears
-    /// silence: the time-out, doubled for each campaign that came to nothing, for the disks or the
-    /// network are slower than it allows for.
-    pub(crate) fn patience(&self) -> Duration {
-        let doubled = 1 << self.election.failed.min(MOST_DOUBLINGS);
-        self.config.election_timeout.saturating_mul(doubled)
-    }
-
     pub(crate) fn election_timed_out(&mut self, now: Time, out: &mut Out) {
         if matches!(self.role, Role::Leader(_)) {
             return;
         }
-        // An election in which this replica takes part has not begun before its vote is durable:
-        // another term would only give the disk more to do.
+        // An election in which this replica takes part is open until its vote is durable: another
+        // term would only give the disks more to do.
         let waits = self.election.voting && !self.config.mutated(Mutant::CampaignWhileVoting);
         if waits {
             self.election.deadline = self.election.deadline.max(now + self.election.timeout);
@@ -107,13 +88,16 @@ impl Raft {
     /// increments its term if it first learns from a majority of the cluster that they would be
     /// willing to grant the candidate their votes." [OngaroThesis §9.6]
     fn ask_first(&mut self, now: Time, out: &mut Out) {
-        if matches!(self.role, Role::Candidate(_)) {
-            self.election.failed = (self.election.failed + 1).min(MOST_DOUBLINGS);
-        }
         if self.config.mutated(Mutant::CampaignUnasked) {
             return self.campaign(now, out);
         }
-        self.role = Role::PreCandidate(Tally::default());
+        let votes = match std::mem::take(&mut self.role) {
+            Role::Candidate(votes) => Some(votes),
+            Role::PreCandidate(asking) => asking.votes,
+            Role::Follower(_) | Role::Leader(_) => None,
+        };
+        let would = Tally::default();
+        self.role = Role::PreCandidate(PreCandidate { would, votes });
         self.restart_election_clock(now, out);
         let (term, last) = (self.term.next(), self.log.last());
         out.send(Dest::Others, Message::PreVote { term, last });
@@ -168,9 +152,9 @@ impl Raft {
 
     fn would_vote(&mut self, now: Time, from: ReplicaId, out: &mut Out) {
         let quorum = self.quorum();
-        if let Role::PreCandidate(votes) = &mut self.role {
-            votes.count(from);
-            if votes.meets(&quorum) {
+        if let Role::PreCandidate(asking) = &mut self.role {
+            asking.would.count(from);
+            if asking.would.meets(&quorum) {
                 self.campaign(now, out);
             }
         }
@@ -186,32 +170,39 @@ impl Raft {
     /// "To begin an election, a follower increments its current term and transitions to candidate
     /// state. It then votes for itself and issues RequestVote RPCs in parallel to each of the other
     /// servers in the cluster." [Ongaro14 §5.2]
+    ///
+    /// They are asked while its own vote is being written, so that the disks work side by side.
     fn campaign(&mut self, now: Time, out: &mut Out) {
         self.term = self.term.next();
-        self.vote_for(now, self.me, out);
         self.role = Role::Candidate(Tally::default());
-        self.draw_wait(now, self.patience(), out);
+        self.election.campaigned = now;
+        self.restart_election_clock(now, out);
         let regime = self.term.0;
         out.event(Event::Campaign { regime });
         let (term, last) = (self.term, self.log.last());
         out.send(Dest::Others, Message::RequestVote { term, last });
+        self.vote_for(now, self.me, last, out);
     }
 
-    /// Votes for `candidate` in the current term.
+    /// Votes for `candidate`, whose log ends with `last`, in the current term.
     ///
     /// A vote for itself counts like any other: when it is durable. One for another is told to
     /// itself too, so that its wait begins when the vote leaves.
-    fn vote_for(&mut self, now: Time, candidate: ReplicaId, out: &mut Out) {
+    fn vote_for(&mut self, now: Time, candidate: ReplicaId, last: Position, out: &mut Out) {
         self.voted_for = Some(candidate);
         self.persist_vote(out);
         self.election.voting = true;
         self.election.contact = Some(now);
-        self.send_vote(self.me, true, out);
+        self.send_vote(self.me, last, true, out);
     }
 
-    fn send_vote(&self, candidate: ReplicaId, granted: bool, out: &mut Out) {
-        let term = self.term;
-        out.send(Dest::One(candidate), Message::Vote { term, granted });
+    fn send_vote(&self, candidate: ReplicaId, last: Position, granted: bool, out: &mut Out) {
+        let vote = Message::Vote {
+            term: self.term,
+            last,
+            granted,
+        };
+        out.send(Dest::One(candidate), vote);
     }
 
     /// Decides on a candidate of the current term.
@@ -233,39 +224,58 @@ impl Raft {
         let granted = free && up_to_date;
         if granted {
             if self.voted_for.is_none() {
-                self.vote_for(now, candidate, out);
+                self.vote_for(now, candidate, last, out);
             }
             self.election.postpone(now);
         }
-        self.send_vote(candidate, granted, out);
+        self.send_vote(candidate, last, granted, out);
     }
 
     /// Counts a vote of the current term. "A candidate wins an election if it receives votes from
     /// a majority of the servers in the full cluster for the same term." [Ongaro14 §5.2]
-    pub(crate) fn voted(&mut self, now: Time, from: ReplicaId, granted: bool, out: &mut Out) {
+    ///
+    /// A vote is for a candidate with the log that it was asked for with: one that has forgotten a
+    /// campaign in a crash may campaign in the term again, with a shorter log.
+    pub(crate) fn voted(
+        &mut self,
+        now: Time,
+        from: ReplicaId,
+        (last, granted): (Position, bool),
+        out: &mut Out,
+    ) {
         if from == self.me {
-            self.vote_is_durable(now, out);
+            self.election.voting = false;
+            self.election.postpone(now);
         }
-        let quorum = self.quorum();
-        let Role::Candidate(votes) = &mut self.role else {
+        let counts = granted && last == self.log.last()
+            || granted && self.config.mutated(Mutant::VoteForAnotherLogCounts);
+        let (Role::Candidate(votes)
+        | Role::PreCandidate(PreCandidate {
+            votes: Some(votes), ..
+        })) = &mut self.role
+        else {
             return;
         };
-        if granted {
+        if counts {
             votes.count(from);
         }
-        if votes.meets(&quorum) {
+        let votes = *votes;
+        if votes.meets(&self.quorum()) && self.may_lead() {
             self.become_leader(now, out);
         }
     }
 
-    /// The vote given in this term is durable, and leaves. Only now does the wait for the outcome
-    /// begin: the others' disks have not even begun. [Ongaro14 §5.2]
-    fn vote_is_durable(&mut self, now: Time, out: &mut Out) {
-        self.election.voting = false;
-        self.election.postpone(now);
-        if matches!(self.role, Role::Candidate(_)) {
-            self.draw_wait(now, self.patience(), out);
-        }
+    /// Whether this replica's own vote in the term is durable. Without that it might forget that it
+    /// led, and lead the term again, with other entries in the same slots. [OngaroThesis §10.2.1]
+    fn may_lead(&self) -> bool {
+        !self.election.voting || self.config.mutated(Mutant::LeadBeforeOwnVote)
+    }
+
+    /// How long silence is borne by a leader that is elected now: as long as a round trip may take
+    /// that has just taken so long, and no less than a time-out.
+    pub(crate) fn patience(&self, now: Time) -> Duration {
+        let took = now.since(self.election.campaigned);
+        took.max(self.config.election_timeout)
     }
 
     /// Whether `from` leads the current term; takes note of it, and goes on waiting.
@@ -286,7 +296,7 @@ impl Raft {
                 }
             }
         }
-        self.election.leader_is_heard(now);
+        self.election.postpone(now);
         true
     }
 }

@@ -38,6 +38,8 @@ pub enum Message {
     Vote {
         /// The voter's term.
         term: Term,
+        /// The end of the log that the candidate has asked with: the vote is for no other.
+        last: Position,
         /// Whether the candidate has the vote.
         granted: bool,
     },
@@ -159,14 +161,15 @@ impl Message {
 
     fn highest_slot(&self) -> Slot {
         match self {
-            Message::PreVote { last, .. } | Message::RequestVote { last, .. } => last.slot,
+            Message::PreVote { last, .. }
+            | Message::RequestVote { last, .. }
+            | Message::Vote { last, .. } => last.slot,
             Message::AppendEntries(append) => append.previous.slot.max(append.commit),
             Message::Accepted { matched, .. } => *matched,
             Message::Rejected { previous, hint, .. } => hint.slot.max(*previous),
             Message::SnapshotNeeded { through, .. } => *through,
             Message::ReadIndexReply { index, .. } => *index,
             Message::PreVoteReply { .. }
-            | Message::Vote { .. }
             | Message::Echo { .. }
             | Message::TimeoutNow { .. }
             | Message::Forward(_)
@@ -226,9 +229,10 @@ impl protocol::Message for Message {
         match self {
             // Nobody is in the term asked about, and whoever would vote may still not.
             Message::PreVote { .. } | Message::PreVoteReply { .. } => false,
-            // A candidate that forgets its campaign may campaign again in the same term with a
-            // shorter log, and would count votes that were given to the longer one.
-            Message::RequestVote { .. } => true,
+            // A candidate that forgets its campaign may campaign again in the same term, with a
+            // shorter log: a vote says for which log it is, and counts for that alone. It does not
+            // lead before its vote for itself is durable, and forgets the term no more.
+            Message::RequestVote { .. } => false,
             // A voter that forgets its vote may vote for another in the term. [Ongaro14 §5.2]
             Message::Vote { granted, .. } => *granted,
             // The leader counts on the copy. [Ongaro14 §5.3]
@@ -238,10 +242,9 @@ impl protocol::Message for Message {
             // into the same slots and term. Its own copies count only when it has acknowledged
             // them to itself. [OngaroThesis §10.2.1]
             Message::AppendEntries(_) | Message::SnapshotNeeded { .. } => false,
-            // Says what has not been so far: that this replica is in no later term, so that no vote
-            // of its in one has left. That stays true, whatever it forgets: its term goes back in
-            // a crash only to one in which, or after which, it has told nobody of a vote.
-            // [OngaroThesis §6.4]
+            // Says what has been so far: that no vote of this replica in a later term has left. That
+            // stays true whatever it forgets, for a vote leaves when it is durable, and its term with
+            // it. [OngaroThesis §6.4]
             Message::Echo { .. } => false,
             // Says what is not there, and binds nobody.
             Message::Rejected { .. } => false,

@@ -30,6 +30,11 @@ pub enum Mutant {
     ReadBeforeExecuted,
     /// A follower's questions are counted from the same number after each restart.
     TicketsFromZero,
+    /// A candidate counts votes that it was given with another log. [Ongaro14 §5.4.1]
+    VoteForAnotherLogCounts,
+    /// A candidate with the votes of the others leads before its own is durable.
+    /// [OngaroThesis §10.2.1]
+    LeadBeforeOwnVote,
     /// A voter votes for whoever asks. [Ongaro14 §5.2]
     VoteTwice,
     /// Answers of an earlier term count in this one. [Ongaro14 §5.1]

@@ -104,7 +104,7 @@ impl Raft {
     /// entry without requests that lets entries of older terms be committed, and reads served.
     /// [Ongaro14 §5.2, §8]
     pub(crate) fn become_leader(&mut self, now: Time, out: &mut Out) {
-        let leader = Leader::of(self.n, &self.log, self.commit, self.patience());
+        let leader = Leader::of(self.n, &self.log, self.commit, self.patience(now));
         self.role = Role::Leader(Box::new(leader));
         out.disarm(Timer::Election);
         out.arm(Timer::Heartbeat, now + self.config.heartbeat);

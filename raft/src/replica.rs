@@ -7,7 +7,7 @@ use quorate_core::quorum::{Majority, Tally};
 use rand_chacha::ChaCha8Rng;
 
 use crate::config::Config;
-use crate::election::ElectionClock;
+use crate::election::{ElectionClock, PreCandidate};
 use crate::log::{Log, Position, Term};
 use crate::message::Message;
 use crate::mutant::Mutant;
@@ -48,10 +48,16 @@ pub struct Raft {
 pub(crate) enum Role {
     Follower(Follower),
     /// Asks first, with those that would vote for it. [OngaroThesis §9.6]
-    PreCandidate(Tally),
+    PreCandidate(PreCandidate),
     /// With the votes it has so far.
     Candidate(Tally),
     Leader(Box<Leader>),
+}
+
+impl Default for Role {
+    fn default() -> Self {
+        Role::Follower(Follower::default())
+    }
 }
 
 /// Raft's timers.
@@ -116,7 +122,7 @@ impl Raft {
                 granted,
             } => self.pre_voted(now, from, (term, asked), granted, out),
             Message::RequestVote { last, .. } => self.vote_requested(now, from, last, out),
-            Message::Vote { granted, .. } => self.voted(now, from, granted, out),
+            Message::Vote { last, granted, .. } => self.voted(now, from, (last, granted), out),
             Message::AppendEntries(append) => self.append_entries(now, from, append, out),
             Message::Accepted { matched, .. } => self.accepted(from, matched, out),
             Message::Echo { round, .. } => self.echoed(from, round, out),
@@ -142,8 +148,9 @@ impl Raft {
     fn refuse_stale(&mut self, from: ReplicaId, message: &Message, out: &mut Out) {
         let term = self.term;
         let refusal = match message {
-            Message::RequestVote { .. } => Message::Vote {
+            Message::RequestVote { last, .. } => Message::Vote {
                 term,
+                last: *last,
                 granted: false,
             },
             Message::AppendEntries(_) | Message::SnapshotNeeded { .. } => Message::Rejected {
@@ -202,14 +209,11 @@ impl Raft {
         {
             follower.matched = before.matched;
         }
-        match std::mem::replace(&mut self.role, Role::Follower(follower)) {
-            Role::Leader(_) => {
-                out.disarm(Timer::Heartbeat);
-                self.restart_election_clock(now, out);
-            }
-            // It may have waited for votes longer than a follower waits for a leader.
-            Role::Candidate(_) => self.wait_no_longer_than_a_follower(now, out),
-            Role::Follower(_) | Role::PreCandidate(_) => {}
+        let led = matches!(self.role, Role::Leader(_));
+        self.role = Role::Follower(follower);
+        if led {
+            out.disarm(Timer::Heartbeat);
+            self.restart_election_clock(now, out);
         }
     }
 

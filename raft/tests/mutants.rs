@@ -36,10 +36,10 @@ fn a_vote_forgotten_on_restart_is_given_twice() {
         let mut node = node(config, 0, 1, &[]);
         assert_eq!(
             node.answer(r(1), request_vote(2, at(0, 0))),
-            [vote(2, true)]
+            [vote(2, at(0, 0), true)]
         );
         let mut node = node.crash(config);
-        node.answer(r(2), request_vote(2, at(0, 0))) == [vote(2, true)]
+        node.answer(r(2), request_vote(2, at(0, 0))) == [vote(2, at(0, 0), true)]
     });
 }
 
@@ -66,7 +66,7 @@ fn an_entry_of_an_older_term_committed_by_counting_is_overwritten() {
         let mut s1 = node(config, 0, 3, &[1, 2]);
         s1.checks = false;
         s1.wait_for_campaign();
-        s1.receive(r(1), vote(4, true));
+        s1.receive(r(1), vote(4, at(2, 2), true));
         s1.receive(r(1), accepted(4, 2));
         let committed = s1.executed().len() == 2;
         // A log that ends with term 3 wins against it all the same.
@@ -148,7 +148,7 @@ fn a_read_before_the_leader_has_committed_in_its_term_misses_what_was_committed(
         cluster.isolate(0);
         // Replica 1 is elected, and confirmed by 2, whose copies of its entry are not durable.
         cluster.node(1).wait_for_campaign();
-        cluster.node(1).receive(r(2), vote(2, true));
+        cluster.node(1).receive(r(2), vote(2, at(2, 1), true));
         cluster.node(1).read(5);
         cluster.node(1).receive(r(2), accepted(2, 2));
         cluster.node(1).receive(r(2), echo(2, 1));
@@ -168,7 +168,7 @@ fn the_invariants_hold_in_every_replica_of_a_cluster_without_mutants() {
 fn leader(config: &Config, term: u64) -> Node {
     let mut node = node(config, 0, term - 1, &[]);
     node.wait_for_campaign();
-    node.receive(r(1), vote(term, true));
+    node.receive(r(1), vote(term, at(0, 0), true));
     assert_eq!((node.role(), node.term()), (Role::Leader, term));
     node
 }
@@ -239,7 +239,48 @@ fn a_vote_for_whoever_asks_elects_two_leaders_of_a_term() {
     harms_only(Mutant::VoteTwice, |config| {
         let mut node = node(config, 0, 1, &[]);
         node.receive(r(1), request_vote(2, at(0, 0)));
-        node.answer(r(2), request_vote(2, at(0, 0))) == [vote(2, true)]
+        node.answer(r(2), request_vote(2, at(0, 0))) == [vote(2, at(0, 0), true)]
+    });
+}
+
+/// Leader Completeness: the voters have committed what the candidate has lost. [Ongaro14 §5.4.1]
+#[test]
+fn a_vote_for_a_log_that_was_lost_elects_one_without_committed_entries() {
+    harms_only(Mutant::VoteForAnotherLogCounts, |config| {
+        // It has taken entry 2 and campaigned with it; then it crashes, before either is durable.
+        let mut node = node(config, 0, 1, &[1]);
+        node.syncs = false;
+        node.receive(r(1), append(1, at(1, 1), &[1], 2));
+        node.wait_for_campaign();
+        let asked = request_vote(2, at(2, 1));
+        assert!(node.take().contains(&(r(2), asked.clone())));
+        let mut voter = self::node(config, 2, 1, &[1, 1]);
+        let late = voter.answer(r(0), asked).remove(0);
+        assert_eq!(late, vote(2, at(2, 1), true));
+        let mut node = node.crash(config);
+        assert_eq!(node.log_terms(), [1]);
+        node.syncs = true;
+        node.wait_for_campaign();
+        assert_eq!(node.term(), 2);
+        node.receive(r(2), late);
+        node.role() == Role::Leader
+    });
+}
+
+/// Log Matching: it crashes, and leads the term again. [OngaroThesis §10.2.1]
+#[test]
+fn a_leader_whose_own_vote_is_not_durable_puts_two_entries_into_a_slot_of_a_term() {
+    harms_only(Mutant::LeadBeforeOwnVote, |config| {
+        let mut node = node(config, 0, 1, &[]);
+        node.syncs = false;
+        node.wait_for_campaign();
+        for peer in [1, 2] {
+            node.receive(r(peer), vote(2, at(0, 0), true));
+        }
+        let led = node.role() == Role::Leader;
+        let again = node.crash(config);
+        assert_eq!(again.term(), 1);
+        led
     });
 }
 
@@ -249,7 +290,7 @@ fn a_vote_of_an_earlier_term_elects_whom_nobody_has_voted_for() {
     harms_only(Mutant::StaleAnswersCount, |config| {
         let mut node = node(config, 0, 3, &[]);
         node.wait_for_campaign();
-        node.receive(r(1), vote(3, true));
+        node.receive(r(1), vote(3, at(0, 0), true));
         node.role() == Role::Leader
     });
 }
@@ -265,10 +306,10 @@ fn a_vote_left_out_when_the_log_is_written_anew_is_given_twice() {
         let mut node = node(&config, 0, 1, &[1]);
         node.receive(r(1), heartbeat(1, at(1, 1), 1));
         let answers = node.answer(r(1), request_vote(2, at(1, 1)));
-        assert_eq!(answers, [vote(2, true)]);
+        assert_eq!(answers, [vote(2, at(1, 1), true)]);
         node.take_snapshot();
         let mut node = node.crash(&config);
-        node.answer(r(2), request_vote(2, at(1, 1))) == [vote(2, true)]
+        node.answer(r(2), request_vote(2, at(1, 1))) == [vote(2, at(1, 1), true)]
     });
 }
 
@@ -361,7 +402,7 @@ fn a_log_that_does_not_go_on_from_the_saved_snapshot_does_not_come_back() {
 
 /// A wait without end: with slow disks each campaign is given up for the next. [Ongaro14 §5.2]
 #[test]
-fn a_candidate_that_does_not_wait_for_its_own_disk_never_asks_for_a_vote() {
+fn a_candidate_that_does_not_wait_for_its_own_disk_gives_up_each_term() {
     harms_only(Mutant::CampaignWhileVoting, |config| {
         let mut node = node(config, 0, 1, &[]);
         node.syncs = false;

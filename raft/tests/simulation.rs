@@ -5,7 +5,6 @@ mod worlds;
 use std::time::Duration;
 
 use quorate_core::id::ReplicaId;
-use quorate_core::protocol::Role;
 use quorate_raft::{Mutant, Raft};
 use quorate_simulator::register::Change;
 use quorate_simulator::seeds::{
@@ -145,46 +144,35 @@ fn a_linearizable_read_costs_a_round_and_no_record() {
     assert_eq!(world.total_ledger().records, records);
 }
 
-/// A voter elects a first candidate, whom the third replica cannot hear, and restarts before it
-/// has an entry of the new leader; then the third replica campaigns in the same term.
-fn double_vote(mutant: Option<Mutant>) -> World<Raft> {
+/// Replicas 0 and 1 do not hear each other, and campaign in the same term. Replica 2, which would
+/// have voted for either, votes for one, and restarts once that one leads, before the other asks it.
+fn double_vote(seed: u64, mutant: Option<Mutant>) -> World<Raft> {
     let mut config = config(3);
     config.protocol.mutant = mutant;
-    let conditions = Conditions::unit_delay(DELAY);
-    let mut world = World::scripted(1, config, conditions);
-    let candidate = |world: &World<Raft>| {
-        let is = |role, r: &ReplicaId| world.replica(*r).is_some_and(|r| r.status().role == role);
-        ReplicaId::all(3).find(|r| is(Role::Candidate, r))
-    };
-    assert!(world.run_until(LONG, |w| candidate(w).is_some()));
-    let first = candidate(&world).unwrap();
-    let mut others = ReplicaId::all(3).filter(|r| *r != first);
-    let (voter, second) = (others.next().unwrap(), others.next().unwrap());
-    world.cut(first, second);
-    world.cut(second, first);
-    assert!(world.run_until(LONG, |w| w.leader() == Some(first)));
-    world.isolate(first);
-    world.crash(voter);
-    world.restart(voter);
-    world.run_for(Duration::from_millis(600));
+    let mut world = World::scripted(seed, config, Conditions::unit_delay(DELAY));
+    let (one, other, voter) = (ReplicaId(0), ReplicaId(1), ReplicaId(2));
+    world.cut(one, other);
+    world.cut(other, one);
+    if world.run_until(LONG, |w| w.leader().is_some()) && world.leader() != Some(voter) {
+        world.crash(voter);
+        world.restart(voter);
+        world.run_for(2 * DELAY);
+    }
     world
 }
 
 /// A replica that forgets its vote when it restarts votes for two candidates of a term, unless it
 /// has an entry of the first by then, for the second does not have it. So the restart must come
-/// within one message delay, and the second candidate must not have heard of the first: no seed
-/// of thousands did that.
+/// within one message delay, and the second candidate must not have heard of the first: of these
+/// worlds one in hundreds has that.
 #[test]
 fn a_vote_forgotten_on_restart_elects_two_leaders() {
-    assert_eq!(double_vote(None).broken(), None);
-    let world = double_vote(Some(Mutant::VoteForgottenOnRestart));
-    assert_eq!(
-        world.broken().map(|broken| broken.rule),
-        Some(Rule::OneLeader)
-    );
-    let leaders = ReplicaId::all(3).filter_map(|r| Some(world.replica(r)?.status()));
-    assert_eq!(
-        leaders.filter(|status| status.role == Role::Leader).count(),
-        2
-    );
+    let seeds = 0..3_000;
+    let sound = seeds.clone().map(|seed| double_vote(seed, None));
+    assert!(sound.into_iter().all(|world| world.broken().is_none()));
+    let mutant = Some(Mutant::VoteForgottenOnRestart);
+    let mut broken = seeds.map(|seed| double_vote(seed, mutant));
+    let world = broken.find(|world| world.broken().is_some());
+    let rule = world.and_then(|world| Some(world.broken()?.rule));
+    assert_eq!(rule, Some(Rule::OneLeader));
 }

@@ -170,7 +170,7 @@ fn a_candidate_that_installs_a_snapshot_follows() {
     let mut node = Node::candidate(3, 3, &[1]);
     node.turn(Input::Installed(snapshot(4, anchor(2, 3))));
     assert_eq!((node.role(), node.term()), (Role::Follower, 3));
-    node.receive(r(1), vote(3, true));
+    node.receive(r(1), vote(3, at(1, 1), true));
     assert_eq!(node.role(), Role::Follower);
     assert_eq!(node.durable_vote(), (3, Some(r(0))), "its vote is given");
 }
@@ -230,7 +230,7 @@ fn a_restart_keeps_term_vote_and_log() {
     assert_eq!((node.term(), node.log_terms()), (4, vec![1, 2, 4, 4]));
     assert_eq!(
         node.answer(r(2), request_vote(4, at(9, 3))),
-        [vote(4, false)]
+        [vote(4, at(9, 3), false)]
     );
 }
 
@@ -277,12 +277,12 @@ fn a_snapshot_ahead_of_the_records_raises_the_term() {
     assert_eq!((node.term(), node.durable_vote()), (6, (6, None)));
     assert_eq!(
         node.answer(r(2), request_vote(6, at(5, 2))),
-        [vote(6, true)]
+        [vote(6, at(5, 2), true)]
     );
     let mut node = recover(records, Some(snapshot(5, anchor(2, 3))));
     assert_eq!(
         node.answer(r(2), request_vote(3, at(5, 2))),
-        [vote(3, false)]
+        [vote(3, at(5, 2), false)]
     );
 }
 

@@ -1,8 +1,6 @@
 //! Waits that must end: worlds in virtual time in which something is slow, hangs, or is gone for
 //! good, and service is demanded all the same.
 
-mod worlds;
-
 use std::time::Duration;
 
 use quorate_core::id::ReplicaId;
@@ -64,30 +62,44 @@ fn put(world: &mut World<Raft>, at: ReplicaId, value: u64) -> Option<Duration> {
     world.latency(at, (1, Change::Put(value)), Duration::from_secs(20))
 }
 
-/// A campaign waits for two syncs in sequence, which take longer than the time-out: without the rule
-/// that it is not given up before the first is done, 120 s have seen no leader and 500 terms.
+/// How long a cluster of `replicas` whose disks take `from` to `to` milliseconds takes to serve.
+fn slow(seed: u64, replicas: usize, (from, to): (u64, u64), mutant: Option<Mutant>) -> World<Raft> {
+    let conditions = Conditions {
+        sync: millis(from, to),
+        ..Conditions::unit_delay(DELAY)
+    };
+    let mut world = world(seed, replicas, conditions, mutant);
+    // Up to two time-outs, a sync under way, the votes', and the first entry's.
+    served(&mut world, Duration::from_millis(600 + 3 * to));
+    world
+}
+
+/// A campaign waits for disks that take longer than the time-out. When it waited for two syncs in
+/// sequence, and was given up for another term, 120 s saw no leader and 500 terms.
 #[test]
-fn disks_slower_than_the_timeout_elect_a_leader_within_three_seconds() {
+fn disks_slower_than_the_timeout_elect_a_leader_in_one_campaign_or_two() {
     for (from, to) in [(300, 400), (500, 700), (900, 1_000)] {
         for replicas in [3, 5] {
-            for seed in 0..10 {
-                let conditions = Conditions {
-                    sync: millis(from, to),
-                    ..Conditions::unit_delay(DELAY)
-                };
-                let mut world = world(seed, replicas, conditions, None);
-                // Vote, grant and the first entry each wait for a disk, and that for what it began.
-                let limit = Duration::from_millis(600 + 6 * to);
-                let took = served(&mut world, limit);
-                assert!(took.is_some(), "{from} to {to} ms, {replicas}, seed {seed}");
+            let mut late = 0;
+            for seed in 0..20 {
+                let mut world = slow(seed, replicas, (from, to), None);
+                late += u32::from(world.leader().is_none());
                 let campaigns = world.summary().campaigns;
-                assert!(campaigns <= 6, "{campaigns} campaigns");
-                let before = world.summary().campaigns;
+                assert!(
+                    campaigns <= 2,
+                    "{campaigns}, {from} to {to} ms, seed {seed}"
+                );
                 world.run_for(Duration::from_secs(20));
-                assert_eq!(world.summary().campaigns, before, "it stays");
+                assert!(world.leader().is_some(), "{from} to {to} ms, seed {seed}");
+                assert!(world.summary().campaigns <= 3, "it stays");
             }
+            // One sync in 64 is up to twelve times as slow.
+            assert!(late <= 2, "{late} of 20 late, {from} to {to} ms");
         }
     }
+    let mut world = slow(0, 3, (900, 1_000), Some(Mutant::CampaignWhileVoting));
+    world.run_for(Duration::from_secs(20));
+    assert!(world.summary().campaigns > 20);
 }
 
 /// Links slower than the time-out: nobody hears a leader in time at first.
@@ -118,12 +130,7 @@ fn deafened(seed: u64, replicas: usize, mutant: Option<Mutant>) -> Option<Durati
     put(&mut world, at, 1)?;
     let took = Duration::from_nanos(world.now() - from);
     world.run_for(Duration::from_secs(20));
-    assert_ne!(world.leader(), Some(leader));
-    assert_eq!(
-        role(&world, leader),
-        Some(Role::Follower),
-        "it hears who leads"
-    );
+    assert_eq!(role(&world, leader), Some(Role::Candidate), "it asks");
     Some(took)
 }
 

@@ -71,9 +71,11 @@ pub(crate) fn request_vote(term: u64, last: Position) -> Message {
     }
 }
 
-pub(crate) fn vote(term: u64, granted: bool) -> Message {
+/// A vote for who has asked with a log that ends with `last`.
+pub(crate) fn vote(term: u64, last: Position, granted: bool) -> Message {
     Message::Vote {
         term: Term(term),
+        last,
         granted,
     }
 }
@@ -143,8 +145,9 @@ impl RaftNode for Node {
 
     fn leader(n: usize, term: u64, log: &[u64]) -> Node {
         let mut node = Node::candidate(n, term, log);
+        let last = at(log.len() as u64, log.last().copied().unwrap_or(0));
         for voter in ReplicaId::all(n).skip(1).take(n / 2) {
-            node.receive(voter, vote(term, true));
+            node.receive(voter, vote(term, last, true));
         }
         assert_eq!((node.role(), node.term()), (Role::Leader, term));
         node

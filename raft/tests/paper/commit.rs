@@ -71,7 +71,7 @@ fn a_leader_commits_on_a_quorum() {
         let mut leader = Node::recover(context(r(0), n, 0), Config::default(), past).unwrap();
         leader.wait_for_campaign();
         for voter in ReplicaId::all(n).skip(1) {
-            leader.receive(voter, vote(1, true));
+            leader.receive(voter, vote(1, at(0, 0), true));
         }
         leader.propose("x");
         for peer in acknowledges {

@@ -193,7 +193,7 @@ fn who_is_told_to_campaigns_at_once() {
     assert_eq!(asked, [request_vote(2, at(1, 1))]);
     node.receive(r(1), timeout_now(1));
     assert_eq!(node.term(), 2, "a leader of an earlier term");
-    node.receive(r(1), vote(2, true));
+    node.receive(r(1), vote(2, at(1, 1), true));
     node.receive(r(1), timeout_now(2));
     assert_eq!((node.role(), node.term()), (Role::Leader, 2));
 }

@@ -43,7 +43,7 @@ fn a_voter_refuses_a_candidate_whose_log_is_older() {
     for (log, last, granted) in table {
         let mut node = Node::follower(0, 3, 2, log);
         let answers = node.answer(r(1), request_vote(3, last));
-        assert_eq!(answers, [vote(3, granted)], "{log:?}, {last:?}");
+        assert_eq!(answers, [vote(3, last, granted)], "{log:?}, {last:?}");
         let voted = granted.then_some(r(1));
         assert_eq!(node.durable_vote(), (3, voted));
     }
@@ -80,7 +80,10 @@ fn figure_8_an_entry_of_an_earlier_term_on_a_majority_may_still_be_overwritten()
     assert_eq!(s1.committed(), 0);
     // (d): S5, whose log ends with term 3, is elected by S2, S3 and S4, and overwrites it.
     let mut s3 = Node::follower(2, 5, 4, &[1, 2]);
-    assert_eq!(s3.answer(r(4), request_vote(5, at(2, 3))), [vote(5, true)]);
+    assert_eq!(
+        s3.answer(r(4), request_vote(5, at(2, 3))),
+        [vote(5, at(2, 3), true)]
+    );
     s3.receive(r(4), append(5, at(1, 1), &[3, 5], 3));
     assert_eq!(s3.log_terms(), [1, 3, 5]);
     assert_eq!(s3.committed(), 3);
@@ -89,7 +92,10 @@ fn figure_8_an_entry_of_an_earlier_term_on_a_majority_may_still_be_overwritten()
     s1.receive(r(2), accepted(4, 3));
     assert_eq!(s1.committed(), 3);
     let mut s3 = Node::follower(2, 5, 4, &[1, 2, 4]);
-    assert_eq!(s3.answer(r(4), request_vote(5, at(2, 3))), [vote(5, false)]);
+    assert_eq!(
+        s3.answer(r(4), request_vote(5, at(2, 3))),
+        [vote(5, at(2, 3), false)]
+    );
 }
 
 /// Leader Completeness: whoever is elected has all committed entries, here after the leader and

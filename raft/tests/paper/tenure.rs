@@ -218,20 +218,19 @@ fn a_leader_whose_disk_hangs_holds_so_many_bytes_and_no_more() {
     assert_eq!(cluster.node(0).committed(), taken + 1);
 }
 
-/// One that was elected after campaigns that came to nothing bears silence for as long as it waited
-/// for votes, once: the network may be that slow.
+/// One whose election took longer than a time-out is given as long for the first answer: the network
+/// may be that slow.
 #[test]
-fn a_leader_is_given_as_long_for_the_first_answer_as_it_waited_for_votes() {
+fn a_leader_is_given_as_long_for_the_first_answer_as_its_election_took() {
     let mut leader = Node::candidate(3, 2, &[]);
-    leader.wait_for_campaign();
-    leader.wait_for_campaign();
-    leader.receive(r(1), vote(4, true));
+    leader.now = leader.now + 4 * Config::default().election_timeout;
+    leader.receive(r(1), vote(2, at(0, 0), true));
     assert_eq!(leader.role(), Role::Leader);
     for _ in 1..4 * beats() {
         leader.fire(Timer::Heartbeat);
     }
     assert_eq!(leader.role(), Role::Leader);
-    leader.receive(r(1), echo(4, 1));
+    leader.receive(r(1), echo(2, 1));
     for _ in 0..=beats() {
         leader.fire(Timer::Heartbeat);
     }

@@ -10,7 +10,7 @@ use crate::common::{Node, RaftNode, accepted, append, at, echo, heartbeat, r, re
 fn messages_of_term_9() -> Vec<Message> {
     vec![
         request_vote(9, at(0, 0)),
-        vote(9, false),
+        vote(9, at(0, 0), false),
         heartbeat(9, at(0, 0), 0),
         accepted(9, 0),
         Message::Rejected {
@@ -69,7 +69,7 @@ fn a_request_of_a_stale_term_is_rejected() {
         let mut node = make();
         assert_eq!(
             node.answer(r(1), request_vote(3, at(9, 2))),
-            [vote(4, false)]
+            [vote(4, at(9, 2), false)]
         );
         let stale = append(3, at(1, 1), &[3, 3], 3);
         let answers = node.answer(r(1), stale);
@@ -87,7 +87,7 @@ fn a_request_of_a_stale_term_is_rejected() {
 #[test]
 fn an_answer_of_a_stale_term_is_ignored() {
     let mut candidate = Node::candidate(3, 4, &[1]);
-    candidate.receive(r(1), vote(3, true));
+    candidate.receive(r(1), vote(3, at(1, 1), true));
     assert_eq!(candidate.role(), Role::Candidate);
     let mut leader = Node::leader(3, 4, &[1]);
     leader.receive(r(1), accepted(3, 2));
