@@ -88,12 +88,14 @@ impl Config {
         let Config {
             election_timeout: _,
             heartbeat: _,
+            disk_timeout: _,
             max_append_bytes: _,
             max_inflight_bytes: _,
             max_inflight_messages: _,
             max_uncommitted_bytes: _,
             retained_bytes: _,
             retained_entries: _,
+            max_held_bytes: _,
             max_pending_reads: _,
             #[cfg(feature = "mutants")]
                 mutant: _,

@@ -31,6 +31,9 @@ pub(crate) struct ElectionClock {
     voting: bool,
     /// When this replica last campaigned.
     campaigned: Time,
+    /// How often in a row leaders have made way, the one before this included, if it was told to
+    /// campaign. See [`crate::tenure`].
+    pub(crate) moves: u32,
 }
 
 /// What a replica has been told that asks whether it would be voted for. [OngaroThesis §9.6]
@@ -118,6 +121,9 @@ impl Raft {
     ) {
         let timeout = self.config.election_timeout;
         let contact = self.election.contact.filter(|at| now < *at + timeout);
+        if contact.is_some() {
+            self.tell_of_unheard(candidate, out);
+        }
         let leads = matches!(self.role, Role::Leader(_));
         let loyal = leads || self.election.voting || contact.is_some();
         let loyal = loyal && !self.config.mutated(Mutant::PreVoteWithoutLoyalty);
@@ -161,9 +167,10 @@ impl Raft {
     }
 
     /// The leader hands over: this replica need not ask first. [OngaroThesis §3.10]
-    pub(crate) fn timeout_now(&mut self, now: Time, out: &mut Out) {
+    pub(crate) fn timeout_now(&mut self, now: Time, moves: u32, out: &mut Out) {
         if matches!(self.role, Role::Follower(_) | Role::PreCandidate(_)) {
             self.campaign(now, out);
+            self.election.moves = moves;
         }
     }
 
@@ -175,7 +182,7 @@ impl Raft {
     fn campaign(&mut self, now: Time, out: &mut Out) {
         self.term = self.term.next();
         self.role = Role::Candidate(Tally::default());
-        self.election.campaigned = now;
+        (self.election.campaigned, self.election.moves) = (now, 0);
         self.restart_election_clock(now, out);
         let regime = self.term.0;
         out.event(Event::Campaign { regime });

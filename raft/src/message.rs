@@ -78,10 +78,19 @@ pub enum Message {
         /// The leader's last round.
         round: u64,
     },
+    /// A follower tells its leader of a replica that hears no leader and asks for votes.
+    Unheard {
+        /// The sender's term.
+        term: Term,
+        /// Who asks.
+        replica: ReplicaId,
+    },
     /// The leader hands over: the receiver is to campaign at once. [OngaroThesis §3.10]
     TimeoutNow {
         /// The leader's term.
         term: Term,
+        /// How often in a row leaders have made way for one that another replica hears.
+        moves: u32,
     },
     /// Requests that came in at a follower. [OngaroThesis §6.2]
     Forward(Batch),
@@ -149,7 +158,8 @@ impl Message {
             | Message::Echo { term, .. }
             | Message::Rejected { term, .. }
             | Message::SnapshotNeeded { term, .. }
-            | Message::TimeoutNow { term } => Some(*term),
+            | Message::Unheard { term, .. }
+            | Message::TimeoutNow { term, .. } => Some(*term),
             Message::AppendEntries(append) => Some(append.term),
             Message::PreVote { .. }
             | Message::PreVoteReply { .. }
@@ -171,6 +181,7 @@ impl Message {
             Message::ReadIndexReply { index, .. } => *index,
             Message::PreVoteReply { .. }
             | Message::Echo { .. }
+            | Message::Unheard { .. }
             | Message::TimeoutNow { .. }
             | Message::Forward(_)
             | Message::ReadIndex { .. } => Slot::ZERO,
@@ -218,6 +229,7 @@ impl protocol::Message for Message {
             Message::Echo { .. } => "echo",
             Message::Rejected { .. } => "rejected",
             Message::SnapshotNeeded { .. } => "snapshot_needed",
+            Message::Unheard { .. } => "unheard",
             Message::TimeoutNow { .. } => "timeout_now",
             Message::Forward(_) => "forward",
             Message::ReadIndex { .. } => "read_index",
@@ -248,8 +260,8 @@ impl protocol::Message for Message {
             Message::Echo { .. } => false,
             // Says what is not there, and binds nobody.
             Message::Rejected { .. } => false,
-            // Whoever campaigns does so in its own name.
-            Message::TimeoutNow { .. } => false,
+            // Hearsay. Whoever campaigns does so in its own name.
+            Message::Unheard { .. } | Message::TimeoutNow { .. } => false,
             Message::Forward(_) | Message::ReadIndex { .. } | Message::ReadIndexReply { .. } => {
                 false
             }

@@ -73,6 +73,8 @@ pub enum Mutant {
     LeadUnheard,
     /// A leader whose disk hangs leads on.
     LeadWithoutDisk,
+    /// A leader that does not hear a replica that others hear leads on.
+    LeadWhereOneIsUnheard,
     /// What a peer will need that fetches a snapshot is compacted meanwhile.
     CompactPastFetches,
 }

@@ -1,7 +1,6 @@
 //! The failure-free path: proposals, replication, commit. [Ongaro14 §5.3, §5.4]
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use quorate_core::id::{EntryId, ReplicaId, ReplicaSet, Slot, Time};
 use quorate_core::protocol::{Commit, Dest};
@@ -76,7 +75,7 @@ pub(crate) struct Leader {
 }
 
 impl Leader {
-    fn of(n: usize, log: &Log, commit: Slot, patience: Duration) -> Self {
+    fn of(n: usize, log: &Log, commit: Slot, tenure: Tenure) -> Self {
         let next = log.last().slot.next();
         let uncommitted = log.iter_from(commit.next());
         Leader {
@@ -93,7 +92,7 @@ impl Leader {
             waiting: ReplicaSet::EMPTY,
             own: (Slot::ZERO, 0),
             reads: LeaderReads::default(),
-            tenure: Tenure::new(patience),
+            tenure,
         }
     }
 }
@@ -104,7 +103,8 @@ impl Raft {
     /// entry without requests that lets entries of older terms be committed, and reads served.
     /// [Ongaro14 §5.2, §8]
     pub(crate) fn become_leader(&mut self, now: Time, out: &mut Out) {
-        let leader = Leader::of(self.n, &self.log, self.commit, self.patience(now));
+        let tenure = Tenure::new(self.patience(now), self.election.moves);
+        let leader = Leader::of(self.n, &self.log, self.commit, tenure);
         self.role = Role::Leader(Box::new(leader));
         out.disarm(Timer::Election);
         out.arm(Timer::Heartbeat, now + self.config.heartbeat);

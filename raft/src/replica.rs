@@ -83,7 +83,7 @@ impl Raft {
             Input::Timer(Timer::Heartbeat) => self.heartbeat_is_due(now, out),
             Input::Propose { batch, keys: _ } => self.propose(batch, out),
             Input::Read { id, keys: _ } => self.read(id, out),
-            Input::EndOfTurn => self.end_of_turn(out),
+            Input::EndOfTurn => self.end_of_turn(now, out),
             Input::Snapshotted(snapshot) => self.snapshotted(&snapshot, out),
             Input::Installed(snapshot) => self.installed(now, &snapshot, out),
         }
@@ -130,7 +130,8 @@ impl Raft {
             Message::SnapshotNeeded { through, round, .. } => {
                 self.snapshot_needed(now, from, through, round, out);
             }
-            Message::TimeoutNow { .. } => self.timeout_now(now, out),
+            Message::Unheard { replica, .. } => self.told_of_unheard(from, replica),
+            Message::TimeoutNow { moves, .. } => self.timeout_now(now, moves, out),
             Message::Forward(batch) => self.forwarded(from, batch, out),
             Message::ReadIndex { ticket } => self.read_index(from, ticket),
             Message::ReadIndexReply { ticket, index } => self.read_index_reply(ticket, index, out),
@@ -164,6 +165,7 @@ impl Raft {
             | Message::Accepted { .. }
             | Message::Echo { .. }
             | Message::Rejected { .. }
+            | Message::Unheard { .. }
             | Message::TimeoutNow { .. }
             | Message::Forward(_)
             | Message::ReadIndex { .. }
@@ -174,7 +176,7 @@ impl Raft {
 
     /// Sends what was held back to be sent together: one round of reads, the new entries, one
     /// acknowledgement. [OngaroThesis §10.2.2]
-    fn end_of_turn(&mut self, out: &mut Out) {
+    fn end_of_turn(&mut self, now: Time, out: &mut Out) {
         self.end_turn_of_reads(out);
         match &mut self.role {
             Role::Follower(_) => self.acknowledge(out),
@@ -182,6 +184,7 @@ impl Raft {
             Role::Leader(_) => {
                 self.replicate(out);
                 self.acknowledge_own(out);
+                self.hand_over(now, out);
             }
         }
     }

@@ -1,9 +1,15 @@
-//! How long a leader leads: as long as it hears a quorum, and its own disk keeps up with those of
-//! the others. [OngaroThesis §6.2, §3.10]
+//! How long a leader leads: as long as it hears a quorum, its own disk keeps up with those of the
+//! others, and no other replica hears one that it does not. [OngaroThesis §6.2, §3.10]
+//!
+//! A replica whose link to the leader is cut asks the others for votes; those hear the leader, and
+//! refuse. Were that all, it would be as good as dead, though all hear it but one. So they tell the
+//! leader, which hands over to one of them. Where links are cut so that no leader hears all, that
+//! could go on for ever: each time must have twice the reason of the time before.
 //!
 //! Time is counted in heartbeats, so that a leader that was paused hears what has arrived
 //! meanwhile before it judges.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use quorate_core::id::{ReplicaId, ReplicaSet, Slot, Time};
@@ -14,6 +20,11 @@ use crate::config::Config;
 use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::replica::{Out, Raft, Role, Timer};
+
+/// How often a replica must be told of that the leader does not hear, before that makes way; doubled
+/// with each time in a row, so often at most.
+const REASONS: u32 = 2;
+const MOST_DOUBLINGS: u32 = 6;
 
 /// What a leader knows of its own standing.
 #[derive(Debug)]
@@ -29,11 +40,17 @@ pub(crate) struct Tenure {
     /// while the others were ahead of it.
     written: Slot,
     stalled: Duration,
+    /// How often each replica has told of each that is not heard here: that one first.
+    unheard: BTreeMap<(ReplicaId, ReplicaId), u32>,
+    /// How often in a row leaders have made way for such a reason.
+    moves: u32,
+    /// Who is to lead from the end of this turn on.
+    successor: Option<ReplicaId>,
 }
 
 impl Tenure {
     /// A leader that bears silence for so long until it is heard for the first time.
-    pub(crate) fn new(patience: Duration) -> Self {
+    pub(crate) fn new(patience: Duration, moves: u32) -> Self {
         Tenure {
             heard: ReplicaSet::EMPTY,
             quorum: ReplicaSet::EMPTY,
@@ -41,12 +58,16 @@ impl Tenure {
             patience,
             written: Slot::ZERO,
             stalled: Duration::ZERO,
+            unheard: BTreeMap::new(),
+            moves,
+            successor: None,
         }
     }
 
     /// `from` has answered in this term.
     pub(crate) fn hear(&mut self, from: ReplicaId) {
         self.heard.insert(from);
+        self.unheard.retain(|(replica, _), _| *replica != from);
     }
 
     /// Whether `peer` has been heard of late.
@@ -64,6 +85,13 @@ impl Tenure {
             self.silent += config.heartbeat;
         }
         self.silent >= self.patience
+    }
+
+    /// Counts that `by` hears `replica`; true if that has been said often enough.
+    fn is_reason_to_move(&mut self, replica: ReplicaId, by: ReplicaId) -> bool {
+        let count = self.unheard.entry((replica, by)).or_default();
+        *count = count.saturating_add(1);
+        *count >= REASONS << self.moves.min(MOST_DOUBLINGS)
     }
 
     /// Whether the others have had on their disks for long what its own, through `written`, has not.
@@ -98,24 +126,60 @@ impl Raft {
         if unheard && !self.config.mutated(Mutant::LeadUnheard) {
             self.become_follower(now, None, out);
         } else if behind && !self.config.mutated(Mutant::LeadWithoutDisk) {
-            self.hand_over(now, out);
+            self.choose_successor();
         }
     }
 
-    /// Has the replica that has most of the log, of those heard of late, campaign at once, and
-    /// leads no longer. Without one, leads on. [OngaroThesis §3.10]
-    fn hand_over(&mut self, now: Time, out: &mut Out) {
-        let Role::Leader(leader) = &self.role else {
+    /// Of those heard of late whoever has most of the log is to lead; if there is nobody, this
+    /// replica leads on.
+    fn choose_successor(&mut self) {
+        let (me, n) = (self.me, self.n);
+        let Role::Leader(leader) = &mut self.role else {
             return;
         };
-        let peers = ReplicaId::all(self.n).zip(&leader.matched);
-        let fit = peers.filter(|(peer, _)| *peer != self.me && leader.tenure.hears(*peer));
-        let Some((to, _)) = fit.max_by_key(|(_, matched)| **matched) else {
+        let peers = ReplicaId::all(n).zip(&leader.matched);
+        let fit = peers.filter(|(peer, _)| *peer != me && leader.tenure.hears(*peer));
+        let most = fit.max_by_key(|(_, matched)| **matched);
+        leader.tenure.successor = most.map(|(peer, _)| peer);
+    }
+
+    /// This replica hears its leader, and would not vote for `replica`, which does not.
+    pub(crate) fn tell_of_unheard(&self, replica: ReplicaId, out: &mut Out) {
+        if let Role::Follower(follower) = &self.role
+            && let Some(leader) = follower.leader.filter(|leader| *leader != replica)
+        {
+            let term = self.term;
+            out.send(Dest::One(leader), Message::Unheard { term, replica });
+        }
+    }
+
+    /// `by` hears `replica`. Makes way if this replica does not, and has been told often enough.
+    pub(crate) fn told_of_unheard(&mut self, by: ReplicaId, replica: ReplicaId) {
+        let stays = self.config.mutated(Mutant::LeadWhereOneIsUnheard);
+        let me = self.me;
+        let Role::Leader(leader) = &mut self.role else {
             return;
         };
-        let term = self.term;
+        leader.tenure.hear(by);
+        let known = replica == me || replica.index() >= self.n || leader.tenure.hears(replica);
+        if !known && leader.tenure.is_reason_to_move(replica, by) && !stays {
+            leader.tenure.moves = leader.tenure.moves.saturating_add(1);
+            leader.tenure.successor = Some(by);
+        }
+    }
+
+    /// Has the successor, if there is one, campaign at once, and leads no longer. All entries have
+    /// been sent to it before. [OngaroThesis §3.10]
+    pub(crate) fn hand_over(&mut self, now: Time, out: &mut Out) {
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let Some(to) = leader.tenure.successor.take() else {
+            return;
+        };
+        let (term, moves) = (self.term, leader.tenure.moves);
         out.event(Event::HandsOver { regime: term.0, to });
-        out.send(Dest::One(to), Message::TimeoutNow { term });
+        out.send(Dest::One(to), Message::TimeoutNow { term, moves });
         self.become_follower(now, None, out);
     }
 }

@@ -10,8 +10,8 @@ use quorate_simulator::register::Change;
 use quorate_simulator::seeds::{
     OTHER_SIZES, assert_covered, assert_repeatable, from_first, survive, told,
 };
-use quorate_simulator::{Conditions, Rule, Scenario, SimulationConfig, World};
-use worlds::config;
+use quorate_simulator::{Conditions, Hardships, Rule, Scenario, SimulationConfig, World};
+use worlds::{config, hard};
 
 /// How many seeds are tried for each size of cluster; `QUORATE_SEEDS` says another number.
 fn seeds() -> u64 {
@@ -72,6 +72,62 @@ fn the_narrowest_limits_are_survived() {
     config.protocol.retained_entries = 0;
     config.protocol.max_pending_reads = 2;
     survive(&config, from_first(seeds().div_ceil(4)));
+}
+
+/// Worlds with a hardship, of three replicas and of five.
+fn survive_hardship(hardships: Hardships) {
+    for replicas in [3, 5] {
+        let seeds = from_first(seeds().div_ceil(2));
+        survive(&hard(replicas, hardships), seeds);
+    }
+}
+
+/// f replicas go down for good, the others are restarted meanwhile.
+#[test]
+fn any_majority_that_is_up_serves() {
+    survive_hardship(Hardships {
+        lost: true,
+        ..Hardships::NONE
+    });
+}
+
+#[test]
+fn disks_that_hang_are_survived() {
+    survive_hardship(Hardships {
+        hangs: true,
+        ..Hardships::NONE
+    });
+}
+
+#[test]
+fn peers_that_answer_no_fetch_are_survived() {
+    survive_hardship(Hardships {
+        mute: true,
+        ..Hardships::NONE
+    });
+}
+
+/// A chain, a star, a bridge, one link of many, both ways and one way.
+#[test]
+fn who_is_connected_is_served_whatever_links_are_cut_for_good() {
+    survive_hardship(Hardships {
+        cuts: true,
+        ..Hardships::NONE
+    });
+}
+
+/// Limits that are drawn independently of each other.
+#[test]
+fn whatever_limit_exceeds_another_is_survived() {
+    survive_hardship(Hardships {
+        limits: true,
+        ..Hardships::NONE
+    });
+}
+
+#[test]
+fn all_hardships_together_are_survived() {
+    survive_hardship(Hardships::ALL);
 }
 
 #[test]

@@ -224,3 +224,63 @@ fn a_read_takes_a_round_trip_whatever_the_disks_write() {
         assert!(took <= 3 * DELAY, "{took:?}");
     }
 }
+
+/// How long one of `replicas` that no longer hears the leader takes to have something written, all
+/// other links being good; and how often another leads since.
+fn unheard(seed: u64, replicas: usize, both: bool, mutant: Option<Mutant>) -> Option<Duration> {
+    let (mut world, leader) = led(seed, replicas, mutant);
+    let away = other(&world, &[leader]);
+    let from = world.now();
+    world.cut(leader, away);
+    if both {
+        world.cut(away, leader);
+    }
+    put(&mut world, away, 1)?;
+    let took = Duration::from_nanos(world.now() - from);
+    let before = world.summary().leaders;
+    world.run_for(Duration::from_secs(20));
+    assert_eq!(world.summary().leaders, before, "one leader for good");
+    Some(took)
+}
+
+#[test]
+fn one_link_of_many_that_is_cut_for_good_leaves_nobody_without_a_leader() {
+    for replicas in [3, 5] {
+        for seed in 0..10 {
+            for both in [true, false] {
+                let took = unheard(seed, replicas, both, None);
+                // Three time-outs of up to 600 ms, and asking again after a second.
+                let limit = Duration::from_secs(3);
+                assert!(took.is_some_and(|took| took < limit), "{seed}: {took:?}");
+            }
+        }
+    }
+    assert_eq!(
+        unheard(0, 3, true, Some(Mutant::LeadWhereOneIsUnheard)),
+        None
+    );
+}
+
+/// A chain of five: nobody hears all. The middle serves, and leaders change ever more rarely.
+#[test]
+fn where_no_leader_hears_all_leaders_change_ever_more_rarely() {
+    for seed in 0..5 {
+        let (mut world, _) = led(seed, 5, None);
+        for one in ReplicaId::all(5) {
+            for other in ReplicaId::all(5) {
+                if one.index().abs_diff(other.index()) > 1 {
+                    world.cut(one, other);
+                }
+            }
+        }
+        let mut changes = Vec::new();
+        for value in 0..6 {
+            let before = world.summary().leaders;
+            world.run_for(Duration::from_secs(20));
+            let took = put(&mut world, ReplicaId(2), value);
+            assert!(took.is_some(), "seed {seed}");
+            changes.push(world.summary().leaders - before);
+        }
+        assert!(changes[1..].iter().all(|count| *count <= 4), "{changes:?}");
+    }
+}

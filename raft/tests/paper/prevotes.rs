@@ -186,6 +186,7 @@ fn a_replica_in_a_later_term_than_the_leader_is_not_left_alone() {
 fn who_is_told_to_campaigns_at_once() {
     let timeout_now = |term| Message::TimeoutNow {
         term: quorate_raft::Term(term),
+        moves: 0,
     };
     let mut node = Node::follower(0, 3, 1, &[1]);
     node.receive(r(1), heartbeat(1, at(1, 1), 0));

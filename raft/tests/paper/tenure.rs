@@ -5,7 +5,9 @@ use std::time::Duration;
 use quorate_core::protocol::{Event, Role};
 use quorate_raft::{Config, Message, Term, Timer};
 
-use crate::common::{Cluster, Node, RaftCluster, RaftNode, accepted, at, echo, r, vote};
+use crate::common::{
+    Cluster, Node, RaftCluster, RaftNode, accepted, at, echo, heartbeat, pre_vote, r, vote,
+};
 
 /// How many heartbeats make a time-out.
 fn beats() -> u32 {
@@ -145,8 +147,9 @@ fn a_leader_whose_disk_hangs_while_others_write_hands_over() {
     leader.take();
     leader.fire(Timer::Heartbeat);
     assert_eq!(leader.role(), Role::Follower);
-    let (term, to) = (Term(1), r(1));
-    assert_eq!(leader.take(), [(to, Message::TimeoutNow { term })]);
+    let (term, to, moves) = (Term(1), r(1), 0);
+    let told = (to, Message::TimeoutNow { term, moves });
+    assert_eq!(leader.take().last(), Some(&told));
     let regime = 1;
     assert!(leader.events.contains(&Event::HandsOver { regime, to }));
 }
@@ -235,4 +238,53 @@ fn a_leader_is_given_as_long_for_the_first_answer_as_its_election_took() {
         leader.fire(Timer::Heartbeat);
     }
     assert_eq!(leader.role(), Role::Follower);
+}
+
+fn unheard(term: u64, replica: u8) -> Message {
+    let (term, replica) = (Term(term), r(replica));
+    Message::Unheard { term, replica }
+}
+
+/// A link of many is cut: whom the leader does not hear, another does.
+#[test]
+fn who_hears_a_leader_tells_it_of_one_that_does_not() {
+    let mut node = Node::follower(1, 3, 1, &[1]);
+    node.receive(r(0), heartbeat(1, at(1, 1), 0));
+    let told = node.answer_to(r(2), pre_vote(2, at(1, 1)), r(0));
+    assert_eq!(told, [unheard(1, 2)]);
+    node.now = node.now + Config::default().election_timeout;
+    let told = node.answer_to(r(2), pre_vote(2, at(1, 1)), r(0));
+    assert_eq!(told, [], "it does not hear the leader itself");
+}
+
+/// Told twice, and then twice as often each time, so that where no leader hears all the leaders do not
+/// change for ever.
+#[test]
+fn a_leader_makes_way_for_one_that_hears_whom_it_does_not() {
+    for (moves, times) in [(0, 2), (1, 4), (3, 16), (9, 128)] {
+        let mut leader = Node::candidate(5, 2, &[]).crash(&Config::default());
+        leader.receive(r(1), heartbeat(2, at(0, 0), 0));
+        let term = Term(2);
+        leader.receive(r(1), Message::TimeoutNow { term, moves });
+        for peer in [1, 2] {
+            leader.receive(r(peer), vote(3, at(0, 0), true));
+        }
+        leader.fire(Timer::Heartbeat);
+        for peer in [1, 2, 3] {
+            leader.receive(r(peer), echo(3, 1));
+        }
+        for _ in 1..times {
+            leader.receive(r(1), unheard(3, 4));
+            leader.receive(r(2), unheard(3, 3));
+        }
+        assert_eq!(leader.role(), Role::Leader);
+        let (term, moves) = (Term(3), moves + 1);
+        let told = leader.answer(r(1), unheard(3, 4));
+        assert!(told.contains(&Message::TimeoutNow { term, moves }));
+        assert_eq!(leader.role(), Role::Follower);
+    }
+    let mut leader = heard(3);
+    leader.receive(r(1), unheard(1, 0));
+    (0..9).for_each(|_| leader.receive(r(1), unheard(1, 2)));
+    assert_eq!(leader.role(), Role::Leader, "it hears it");
 }
