@@ -35,6 +35,7 @@ fn append_entries(entries: usize) -> Message {
         entries: (0..entries).map(entry).collect(),
         commit: Slot(999),
         round: 0,
+        known: None,
     })
 }
 

@@ -107,6 +107,7 @@ fn a_batch_costs_what_the_paper_says() {
     let messages: u64 = cluster.hosts().iter().map(sent).sum();
     let others = cluster.hosts().len() as u64 - 1;
     let entries = cluster.proposer().replica().ledger().entries;
-    // The election costs as much as an entry: each of the others is asked, and answers.
-    assert_eq!(messages, 2 * others * (entries + 1));
+    // The election costs as much as two entries: each of the others is asked first, and then for its
+    // vote, and answers.
+    assert_eq!(messages, 2 * others * (entries + 2));
 }

@@ -455,7 +455,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 }
             }
             Event::HandsOver { regime, to } => {
-                tracing::warn!(regime, %to, "hands over: this replica's disk does not answer");
+                tracing::warn!(regime, %to, "hands over: its disk does not answer, or another replica does not hear it");
             }
             Event::DiskBehind { bytes } => {
                 tracing::warn!(bytes, "the disk is behind: new requests are refused");

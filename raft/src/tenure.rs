@@ -162,7 +162,10 @@ impl Raft {
         };
         leader.tenure.hear(by);
         let known = replica == me || replica.index() >= self.n || leader.tenure.hears(replica);
-        if !known && leader.tenure.is_reason_to_move(replica, by) && !stays {
+        // With less of the log than a quorum has, the other would not be elected.
+        let matched = leader.matched.get(by.index());
+        let fit = matched.is_some_and(|matched| *matched >= self.commit);
+        if !known && leader.tenure.is_reason_to_move(replica, by) && fit && !stays {
             leader.tenure.moves = leader.tenure.moves.saturating_add(1);
             leader.tenure.successor = Some(by);
         }

@@ -7,7 +7,7 @@ mod worlds;
 use quorate_core::replica;
 use quorate_raft::{Mutant, Raft};
 use quorate_simulator::seeds::assert_violated;
-use quorate_simulator::{Rule, SimulationConfig};
+use quorate_simulator::{Hardships, Rule, SimulationConfig};
 
 /// How many seeds a mutant may take to be found.
 const SEEDS: u64 = 600;
@@ -111,4 +111,72 @@ fn read_before_own_term_commit() {
         &raft(Mutant::ReadBeforeOwnTermCommit, 3),
         &[Rule::Linearizability],
     );
+}
+
+#[test]
+fn vote_twice() {
+    assert_found(
+        &raft(Mutant::VoteTwice, 3),
+        &[Rule::OneLeader, Rule::Agreement],
+    );
+}
+
+#[test]
+fn stale_answers_count() {
+    assert_found(
+        &raft(Mutant::StaleAnswersCount, 3),
+        &[Rule::OneLeader, Rule::Agreement, Rule::Invariant],
+    );
+}
+
+#[test]
+fn commit_what_differs() {
+    assert_found(&raft(Mutant::CommitWhatDiffers, 3), &[Rule::Agreement]);
+}
+
+#[test]
+fn acknowledge_what_differs() {
+    assert_found(&raft(Mutant::AcknowledgeWhatDiffers, 3), &[Rule::Agreement]);
+}
+
+#[test]
+fn read_before_executed() {
+    assert_found(
+        &raft(Mutant::ReadBeforeExecuted, 3),
+        &[Rule::Linearizability],
+    );
+}
+
+#[test]
+fn count_own_before_sync() {
+    assert_found(
+        &raft(Mutant::CountOwnBeforeSync, 3),
+        &[Rule::Agreement, Rule::Durability],
+    );
+}
+
+/// A leader that is heard and hears nobody, for good.
+#[test]
+fn lead_unheard() {
+    let config = SimulationConfig {
+        hardships: Hardships {
+            cuts: true,
+            ..Hardships::NONE
+        },
+        ..raft(Mutant::LeadUnheard, 5)
+    };
+    assert_found(&config, &[Rule::Liveness]);
+}
+
+/// One link of many is cut for good.
+#[test]
+fn lead_where_one_is_unheard() {
+    let config = SimulationConfig {
+        hardships: Hardships {
+            cuts: true,
+            ..Hardships::NONE
+        },
+        ..raft(Mutant::LeadWhereOneIsUnheard, 5)
+    };
+    assert_found(&config, &[Rule::Liveness]);
 }

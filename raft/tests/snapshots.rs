@@ -111,6 +111,56 @@ fn a_follower_far_behind_fetches_a_snapshot_and_goes_on_from_it() {
     assert_eq!(cluster.node(0).executed().last().unwrap(), "z");
 }
 
+/// A peer that fetches a snapshot will need what follows it. At the bound all of that is kept; beyond
+/// it the log is compacted, and the peer must fetch another.
+#[test]
+fn peers_that_fetch_hold_compaction_back_within_a_bound() {
+    let entry = entries(&[1])[0].size();
+    for (written, held) in [(9, true), (10, false)] {
+        let config = Config {
+            max_held_bytes: 9 * entry,
+            ..retaining(2)
+        };
+        let mut cluster = Cluster::led_by_0(3, &config);
+        cluster.isolate(1);
+        (0..9).for_each(|_| cluster.propose(0, "of term 1"));
+        cluster.node(0).take_snapshot();
+        cluster.heal();
+        cluster.beat(0);
+        cluster.beat(0);
+        assert!(cluster.node(1).fetch.is_some());
+        (0..written).for_each(|_| cluster.propose(0, "of term 1"));
+        cluster.node(0).take_snapshot();
+        let (start, _) = cluster.node(0).log();
+        let first = if held { 10 } else { 11 };
+        assert_eq!(start, at(first, 1), "{written} entries");
+    }
+}
+
+/// One that has fetched, or is not heard any more, holds nothing back.
+#[test]
+fn who_has_what_it_fetched_or_is_gone_holds_nothing_back() {
+    for gone in [true, false] {
+        let mut cluster = Cluster::led_by_0(3, &retaining(2));
+        cluster.isolate(1);
+        (0..9).for_each(|_| cluster.propose(0, "x"));
+        cluster.node(0).take_snapshot();
+        cluster.heal();
+        cluster.beat(0);
+        cluster.beat(0);
+        match gone {
+            true => cluster.isolate(1),
+            false => cluster.transfer(0, 1),
+        }
+        cluster.deliver();
+        cluster.beat(0);
+        cluster.beat(0);
+        (0..9).for_each(|_| cluster.propose(0, "y"));
+        cluster.node(0).take_snapshot();
+        assert_eq!(cluster.node(0).log().0, at(17, 1), "gone: {gone}");
+    }
+}
+
 /// "If instead the follower receives a snapshot that describes a prefix of its log, then log
 /// entries covered by the snapshot are deleted but entries following the snapshot are still valid
 /// and must be retained." [§7]
@@ -263,6 +313,43 @@ fn a_snapshot_ahead_of_the_records_replaces_the_log_that_does_not_agree() {
         assert_eq!(node.executed(), [format!("of term {term}")]);
         let again = node.crash(&Config::default());
         assert_eq!(again.term(), term, "the records fold again");
+    }
+}
+
+/// The crash came after a snapshot of this replica's own was saved, before the log was written anew.
+#[test]
+fn a_snapshot_saved_before_the_log_was_compacted_leaves_the_whole_log() {
+    let mut cluster = Cluster::led_by_0(3, &retaining(2));
+    (0..9).for_each(|_| cluster.propose(0, "x"));
+    cluster.node(0).syncs = false;
+    cluster.node(0).take_snapshot();
+    assert_eq!(cluster.node(0).log().0, at(8, 1));
+    let node = cluster.nodes.remove(0).crash(&retaining(2));
+    assert_eq!((node.log().0, node.log_terms().len()), (at(0, 0), 10));
+    assert_eq!((node.committed(), node.commits.len()), (10, 0));
+}
+
+/// A term, a vote and entries that are written together: whatever a crash leaves of them, from the
+/// first on, makes a replica that has promised nothing else.
+#[test]
+fn what_is_written_together_may_be_left_in_part() {
+    let mut node = Node::follower(0, 3, 1, &[1, 1]);
+    node.syncs = false;
+    let vote_request = node.input(r(1), request_vote(3, at(2, 1)));
+    node.step(vote_request);
+    let entries = node.input(r(1), append(3, at(1, 1), &[3, 3], 0));
+    node.step(entries);
+    node.end_turn();
+    let written: Vec<Record> = node.records().into_iter().cloned().collect();
+    assert_eq!(node.take(), [], "nothing is promised");
+    let logs: [&[u64]; 4] = [&[1, 1], &[1, 1], &[1, 1], &[1, 3, 3]];
+    for (left, log) in logs.into_iter().enumerate() {
+        let records = written[..2 + left].to_vec();
+        let mut node = recover(records, None);
+        assert_eq!(node.log_terms(), log, "{left} records");
+        let voted = node.answer(r(2), request_vote(3, at(9, 1)));
+        let free = left < 2;
+        assert_eq!(voted, [vote(3, at(9, 1), free)], "{left} records");
     }
 }
 

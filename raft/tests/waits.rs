@@ -7,7 +7,7 @@ use quorate_core::id::ReplicaId;
 use quorate_core::protocol::Role;
 use quorate_raft::{Config, Mutant, Raft};
 use quorate_simulator::register::Change;
-use quorate_simulator::{Conditions, SimulationConfig, Spread, World};
+use quorate_simulator::{Conditions, Fault, SimulationConfig, Spread, Victim, World};
 
 const DELAY: Duration = Duration::from_millis(1);
 
@@ -63,12 +63,12 @@ fn put(world: &mut World<Raft>, at: ReplicaId, value: u64) -> Option<Duration> {
 }
 
 /// How long a cluster of `replicas` whose disks take `from` to `to` milliseconds takes to serve.
-fn slow(seed: u64, replicas: usize, (from, to): (u64, u64), mutant: Option<Mutant>) -> World<Raft> {
+fn slow(seed: u64, replicas: usize, (from, to): (u64, u64)) -> World<Raft> {
     let conditions = Conditions {
         sync: millis(from, to),
         ..Conditions::unit_delay(DELAY)
     };
-    let mut world = world(seed, replicas, conditions, mutant);
+    let mut world = world(seed, replicas, conditions, None);
     // Up to two time-outs, a sync under way, the votes', and the first entry's.
     served(&mut world, Duration::from_millis(600 + 3 * to));
     world
@@ -82,7 +82,7 @@ fn disks_slower_than_the_timeout_elect_a_leader_in_one_campaign_or_two() {
         for replicas in [3, 5] {
             let mut late = 0;
             for seed in 0..20 {
-                let mut world = slow(seed, replicas, (from, to), None);
+                let mut world = slow(seed, replicas, (from, to));
                 late += u32::from(world.leader().is_none());
                 let campaigns = world.summary().campaigns;
                 assert!(
@@ -97,9 +97,6 @@ fn disks_slower_than_the_timeout_elect_a_leader_in_one_campaign_or_two() {
             assert!(late <= 2, "{late} of 20 late, {from} to {to} ms");
         }
     }
-    let mut world = slow(0, 3, (900, 1_000), Some(Mutant::CampaignWhileVoting));
-    world.run_for(Duration::from_secs(20));
-    assert!(world.summary().campaigns > 20);
 }
 
 /// Links slower than the time-out: nobody hears a leader in time at first.
@@ -283,4 +280,76 @@ fn where_no_leader_hears_all_leaders_change_ever_more_rarely() {
         }
         assert!(changes[1..].iter().all(|count| *count <= 4), "{changes:?}");
     }
+}
+
+/// How many snapshots a replica fetches that comes back while writes go on, each snapshot taking a
+/// second to be saved, and the leader compacting its log as often as it can; none if it never catches
+/// up.
+fn fetched(held: usize, mutant: Option<Mutant>) -> Option<u64> {
+    let protocol = Config {
+        max_held_bytes: held,
+        mutant,
+        ..Config::cramped()
+    };
+    let conditions = Conditions {
+        save: Spread::exactly(1_000_000_000),
+        ..Conditions::unit_delay(DELAY)
+    };
+    let mut world = World::scripted(1, SimulationConfig::new(3, protocol), conditions);
+    served(&mut world, Duration::from_secs(5))?;
+    world.run_for(Duration::from_millis(100));
+    let leader = world.leader()?;
+    let back = other(&world, &[leader]);
+    let applied = |world: &World<Raft>, at| Some(world.replica(at)?.applied().slot().0);
+    world.crash(back);
+    for value in 0..10_000 {
+        if value == 1_000 {
+            world.restart(back);
+        }
+        world.submit(leader, 1, Change::Put(value));
+        world.run_for(2 * DELAY);
+        if value > 1_000 && applied(&world, back)? + 10 > applied(&world, leader)? {
+            return Some(world.summary().snapshots_installed);
+        }
+    }
+    None
+}
+
+/// Within the bound one snapshot is enough; what is written while it is saved does not fit beyond it,
+/// and the replica fetches as long as writes go on.
+#[test]
+fn a_replica_that_comes_back_fetches_one_snapshot_while_writes_go_on() {
+    assert_eq!(fetched(1 << 20, None), Some(1));
+    assert_eq!(fetched(1_000, None), None);
+    assert_eq!(fetched(1 << 20, Some(Mutant::CompactPastFetches)), None);
+}
+
+/// A leader whose disk hangs for good, while those of the others write.
+fn hung(seed: u64, replicas: usize, mutant: Option<Mutant>) -> Option<Duration> {
+    let (mut world, leader) = led(seed, replicas, mutant);
+    world.begin(Fault::Hang(Victim::Replica(leader)));
+    let at = other(&world, &[leader]);
+    let from = world.now();
+    for value in 0..50_000 {
+        world.submit(at, 1, Change::Put(value));
+        world.run_for(DELAY);
+        if world.leader().is_some_and(|leads| leads != leader) {
+            let took = Duration::from_nanos(world.now() - from);
+            put(&mut world, at, value)?;
+            return Some(took);
+        }
+    }
+    None
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_makes_way_after_its_time_and_an_election() {
+    for replicas in [3, 5] {
+        for seed in 0..5 {
+            let took = hung(seed, replicas, None);
+            let limit = Config::default().disk_timeout + Duration::from_millis(200);
+            assert!(took.is_some_and(|took| took < limit), "{seed}: {took:?}");
+        }
+    }
+    assert_eq!(hung(0, 3, Some(Mutant::LeadWithoutDisk)), None);
 }
