@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use quorate_core::id::{ReplicaId, Time};
+use quorate_core::id::{ReplicaId, ReplicaSet, Time};
 use quorate_core::protocol::{Dest, Event};
 use quorate_core::quorum::Tally;
 use rand::RngExt;
@@ -27,6 +27,8 @@ pub(crate) struct ElectionClock {
     /// When a leader was last heard or an election last taken part in: a while longer this replica
     /// has no part in another.
     contact: Option<Time>,
+    /// Whom this replica has heard since it last asked for votes.
+    heard: ReplicaSet,
     /// The vote given in this term is not durable yet.
     voting: bool,
     /// When this replica last campaigned.
@@ -50,6 +52,11 @@ impl ElectionClock {
     /// Another term has begun, in which this replica has not voted.
     pub(crate) fn term_begins(&mut self) {
         self.voting = false;
+    }
+
+    /// Something came from `replica`.
+    pub(crate) fn hear(&mut self, replica: ReplicaId) {
+        self.heard.insert(replica);
     }
 
     /// A leader was heard, or an election taken part in: the wait begins again. [Ongaro14 §5.2]
@@ -102,8 +109,12 @@ impl Raft {
         let would = Tally::default();
         self.role = Role::PreCandidate(PreCandidate { would, votes });
         self.restart_election_clock(now, out);
-        let (term, last) = (self.term.next(), self.log.last());
-        out.send(Dest::Others, Message::PreVote { term, last });
+        let ask = Message::PreVote {
+            term: self.term.next(),
+            last: self.log.last(),
+            hears: std::mem::take(&mut self.election.heard),
+        };
+        out.send(Dest::Others, ask);
         // It would vote for itself. That promises nothing, so it need not be durable.
         self.would_vote(now, self.me, out);
     }
@@ -119,20 +130,24 @@ impl Raft {
         (term, last): (Term, Position),
         out: &mut Out,
     ) {
-        let timeout = self.config.election_timeout;
-        let contact = self.election.contact.filter(|at| now < *at + timeout);
-        if contact.is_some() {
-            self.tell_of_unheard(candidate, out);
-        }
         let leads = matches!(self.role, Role::Leader(_));
-        let loyal = leads || self.election.voting || contact.is_some();
+        let loyal = leads || self.election.voting || self.has_contact(now);
         let loyal = loyal && !self.config.mutated(Mutant::PreVoteWithoutLoyalty);
+        let up_to_date =
+            last >= self.log.last() || self.config.mutated(Mutant::VoteWithoutLogCheck);
         let reply = Message::PreVoteReply {
             term: self.term,
             asked: term,
-            granted: term > self.term && last >= self.log.last() && !loyal,
+            granted: term > self.term && up_to_date && !loyal,
         };
         out.send(Dest::One(candidate), reply);
+    }
+
+    /// Whether this replica has heard a leader, or has taken part in an election, within the
+    /// time-out. [OngaroThesis §9.6]
+    pub(crate) fn has_contact(&self, now: Time) -> bool {
+        let timeout = self.config.election_timeout;
+        self.election.contact.is_some_and(|at| now < at + timeout)
     }
 
     /// Takes the answer of `from`, which is in `term`, to whether it would vote for this replica in

@@ -1,7 +1,7 @@
 //! What replicas tell each other.
 
 use quorate_core::crypto::Verifier;
-use quorate_core::id::{ReplicaId, Slot};
+use quorate_core::id::{ReplicaId, ReplicaSet, Slot};
 use quorate_core::protocol::{self, Invalid};
 use quorate_core::request::Batch;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,8 @@ pub enum Message {
         term: Term,
         /// The end of its log. [Ongaro14 §5.4.1]
         last: Position,
+        /// Whom it has heard since it asked before.
+        hears: ReplicaSet,
     },
     /// The answer.
     PreVoteReply {
@@ -206,7 +208,7 @@ impl Message {
             Message::AppendEntries(append) if !append.is_a_log() => {
                 Some("the terms of the entries do not follow each other")
             }
-            Message::PreVote { term, last } | Message::RequestVote { term, last }
+            Message::PreVote { term, last, .. } | Message::RequestVote { term, last }
                 if last.term >= *term =>
             {
                 Some("the candidate's log is of its own term or a later one")

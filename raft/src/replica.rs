@@ -100,6 +100,7 @@ impl Raft {
     }
 
     fn receive(&mut self, now: Time, from: ReplicaId, message: Message, out: &mut Out) {
+        self.election.hear(from);
         if let Some(term) = message.term() {
             if term > self.term {
                 // "If one server's current term is smaller than the other's, then it updates its
@@ -113,7 +114,10 @@ impl Raft {
             }
         }
         match message {
-            Message::PreVote { term, last } => {
+            Message::PreVote { term, last, hears } => {
+                if hears.contains(self.me) {
+                    self.tell_of_unheard(now, from, out);
+                }
                 self.pre_vote_requested(now, from, (term, last), out);
             }
             Message::PreVoteReply {

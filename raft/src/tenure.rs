@@ -2,8 +2,8 @@
 //! others, and no other replica hears one that it does not. [OngaroThesis §6.2, §3.10]
 //!
 //! A replica whose link to the leader is cut asks the others for votes; those hear the leader, and
-//! refuse. Were that all, it would be as good as dead, though all hear it but one. So they tell the
-//! leader, which hands over to one of them. Where links are cut so that no leader hears all, that
+//! refuse. Were that all, it would be as good as dead, though all hear it but one. So those that it
+//! hears tell the leader, which hands over to one of them. Where links are cut so that no leader hears all, that
 //! could go on for ever: each time must have twice the reason of the time before.
 //!
 //! Time is counted in heartbeats, so that a leader that was paused hears what has arrived
@@ -143,10 +143,11 @@ impl Raft {
         leader.tenure.successor = most.map(|(peer, _)| peer);
     }
 
-    /// This replica hears its leader, and would not vote for `replica`, which does not.
-    pub(crate) fn tell_of_unheard(&self, replica: ReplicaId, out: &mut Out) {
+    /// Tells the leader, if it is heard, of `replica`, which does not hear it, and hears this one.
+    pub(crate) fn tell_of_unheard(&self, now: Time, replica: ReplicaId, out: &mut Out) {
         if let Role::Follower(follower) = &self.role
             && let Some(leader) = follower.leader.filter(|leader| *leader != replica)
+            && self.has_contact(now)
         {
             let term = self.term;
             out.send(Dest::One(leader), Message::Unheard { term, replica });

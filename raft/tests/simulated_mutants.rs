@@ -89,12 +89,18 @@ fn append_truncates_always() {
     );
 }
 
+/// Elections are rare since replicas ask first: more replicas, and cut links, make more of them.
 #[test]
 fn append_without_previous_check() {
-    assert_found(
-        &raft(Mutant::AppendWithoutPreviousCheck, 3),
-        &[Rule::Agreement],
-    );
+    let config = SimulationConfig {
+        hardships: Hardships {
+            cuts: true,
+            hangs: true,
+            ..Hardships::NONE
+        },
+        ..raft(Mutant::AppendWithoutPreviousCheck, 5)
+    };
+    assert_violated(&config, 0..4 * SEEDS, &[Rule::Agreement, Rule::Invariant]);
 }
 
 #[test]
@@ -122,21 +128,8 @@ fn vote_twice() {
 }
 
 #[test]
-fn stale_answers_count() {
-    assert_found(
-        &raft(Mutant::StaleAnswersCount, 3),
-        &[Rule::OneLeader, Rule::Agreement, Rule::Invariant],
-    );
-}
-
-#[test]
 fn commit_what_differs() {
     assert_found(&raft(Mutant::CommitWhatDiffers, 3), &[Rule::Agreement]);
-}
-
-#[test]
-fn acknowledge_what_differs() {
-    assert_found(&raft(Mutant::AcknowledgeWhatDiffers, 3), &[Rule::Agreement]);
 }
 
 #[test]
@@ -144,14 +137,6 @@ fn read_before_executed() {
     assert_found(
         &raft(Mutant::ReadBeforeExecuted, 3),
         &[Rule::Linearizability],
-    );
-}
-
-#[test]
-fn count_own_before_sync() {
-    assert_found(
-        &raft(Mutant::CountOwnBeforeSync, 3),
-        &[Rule::Agreement, Rule::Durability],
     );
 }
 

@@ -92,9 +92,18 @@ pub(crate) fn echo(term: u64, round: u64) -> Message {
     Message::Echo { term, round }
 }
 
+/// What a replica asks that has heard nobody.
 pub(crate) fn pre_vote(term: u64, last: Position) -> Message {
-    let term = Term(term);
-    Message::PreVote { term, last }
+    pre_vote_hearing(term, last, &[])
+}
+
+/// What a replica asks that has heard these since it asked before.
+pub(crate) fn pre_vote_hearing(term: u64, last: Position, hears: &[u8]) -> Message {
+    Message::PreVote {
+        term: Term(term),
+        last,
+        hears: hears.iter().map(|id| r(*id)).collect(),
+    }
 }
 
 /// What a replica in `term` says to whether it would vote in the term `asked`.

@@ -6,8 +6,8 @@ use quorate_core::protocol::Role;
 use quorate_raft::{Config, Message, Timer};
 
 use crate::common::{
-    Cluster, Node, RaftCluster, RaftNode, append, at, heartbeat, pre_vote, pre_vote_reply, r,
-    request_vote, vote,
+    Cluster, Node, RaftCluster, RaftNode, append, at, heartbeat, pre_vote, pre_vote_hearing,
+    pre_vote_reply, r, request_vote, vote,
 };
 
 /// A replica of three that has waited long enough to ask, and what it asks of replica 1.
@@ -103,7 +103,11 @@ fn an_answer_counts_for_its_own_question_and_while_it_is_open() {
         "it was paused, and may have missed a leader"
     );
     node.fire(Timer::Election);
-    assert_eq!(node.sent_to(r(1)), [pre_vote(2, at(1, 1))], "asked again");
+    assert_eq!(
+        node.sent_to(r(1)),
+        [pre_vote_hearing(2, at(1, 1), &[1])],
+        "asked again"
+    );
     node.receive(r(1), pre_vote_reply(1, 2, true));
     assert_eq!(node.term(), 2);
     node.receive(r(2), pre_vote_reply(1, 2, true));
@@ -138,7 +142,8 @@ fn who_would_not_vote_because_its_term_is_later_says_so() {
     assert_eq!((node.role(), node.term()), (Role::Follower, 9));
     assert_eq!(node.durable_vote(), (9, None));
     node.fire(Timer::Election);
-    assert_eq!(node.sent_to(r(1)), [pre_vote(10, at(2, 1))]);
+    let asked = pre_vote_hearing(10, at(2, 1), &[1]);
+    assert_eq!(node.sent_to(r(1)), [asked]);
     assert_eq!(
         ahead.answer(r(0), pre_vote(10, at(2, 1))),
         [pre_vote_reply(9, 10, true)]

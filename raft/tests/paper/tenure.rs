@@ -6,7 +6,8 @@ use quorate_core::protocol::{Event, Role};
 use quorate_raft::{Config, Message, Term, Timer};
 
 use crate::common::{
-    Cluster, Node, RaftCluster, RaftNode, accepted, at, echo, heartbeat, pre_vote, r, vote,
+    Cluster, Node, RaftCluster, RaftNode, accepted, at, echo, heartbeat, pre_vote,
+    pre_vote_hearing, r, vote,
 };
 
 /// How many heartbeats make a time-out.
@@ -250,11 +251,14 @@ fn unheard(term: u64, replica: u8) -> Message {
 fn who_hears_a_leader_tells_it_of_one_that_does_not() {
     let mut node = Node::follower(1, 3, 1, &[1]);
     node.receive(r(0), heartbeat(1, at(1, 1), 0));
-    let told = node.answer_to(r(2), pre_vote(2, at(1, 1)), r(0));
+    let asks = pre_vote_hearing(2, at(1, 1), &[1]);
+    let told = node.answer_to(r(2), asks.clone(), r(0));
     assert_eq!(told, [unheard(1, 2)]);
+    let deaf = node.answer_to(r(2), pre_vote(2, at(1, 1)), r(0));
+    assert_eq!(deaf, [], "it would not hear this one as leader either");
     node.now = node.now + Config::default().election_timeout;
-    let told = node.answer_to(r(2), pre_vote(2, at(1, 1)), r(0));
-    assert_eq!(told, [], "it does not hear the leader itself");
+    let told = node.answer_to(r(2), asks, r(0));
+    assert_eq!(told, [], "this one does not hear the leader itself");
 }
 
 /// Told twice, and then twice as often each time, so that where no leader hears all the leaders do not
