@@ -36,6 +36,7 @@ fn append_entries(entries: usize) -> Message {
         commit: Slot(999),
         round: 0,
         known: None,
+        heard: true,
     })
 }
 

@@ -99,18 +99,22 @@ impl Raft {
     pub(crate) fn snapshot_needed(
         &mut self,
         now: Time,
-        from: ReplicaId,
-        through: Slot,
-        round: u64,
+        (from, heard): (ReplicaId, bool),
+        (through, round): (Slot, u64),
         out: &mut Out,
     ) {
-        if !self.follow(now, from, out) {
+        if !self.follow(now, (from, heard), out) {
             return;
         }
         if let Role::Follower(follower) = &mut self.role {
             follower.hear_of(round);
             follower.owes = true;
         }
+        self.fetch_through(from, through, out);
+    }
+
+    /// Fetches a snapshot that reaches at least so far, unless this replica has.
+    pub(crate) fn fetch_through(&self, from: ReplicaId, through: Slot, out: &mut Out) {
         if through > self.commit {
             out.fetch(Fetch {
                 from,

@@ -79,6 +79,18 @@ pub enum Message {
         through: Slot,
         /// The leader's last round.
         round: u64,
+        /// Whether the leader has heard the receiver of late.
+        heard: bool,
+    },
+    /// Entries that the receiver lacks, who has asked whether it would have a vote.
+    Lend {
+        /// The sender's term.
+        term: Term,
+        /// The entry before the first of `entries`; without any, the last that a snapshot of the
+        /// sender's holds, which the receiver needs first.
+        previous: Position,
+        /// The entries.
+        entries: Vec<Entry>,
     },
     /// A follower tells its leader of a replica that hears no leader and asks for votes.
     Unheard {
@@ -126,6 +138,8 @@ pub struct AppendEntries {
     /// Through where the leader knows that the receiver agrees, durably: beyond that the receiver
     /// acknowledges again. None while the leader asks where the logs agree.
     pub known: Option<Slot>,
+    /// Whether the leader has heard the receiver of late.
+    pub heard: bool,
 }
 
 impl AppendEntries {
@@ -133,17 +147,17 @@ impl AppendEntries {
     pub fn last(&self) -> Slot {
         Slot(self.previous.slot.0 + self.entries.len() as u64)
     }
+}
 
-    /// Terms along a log never decrease, and the leader's is the highest.
-    fn is_a_log(&self) -> bool {
-        let mut term = self.previous.term;
-        let ordered = self.entries.iter().all(|entry| {
-            let follows = entry.term >= term;
-            term = entry.term;
-            follows
-        });
-        ordered && term <= self.term
-    }
+/// Terms along a log never decrease, and the sender's is the highest.
+fn is_a_log(sender: Term, previous: Position, entries: &[Entry]) -> bool {
+    let mut term = previous.term;
+    let ordered = entries.iter().all(|entry| {
+        let follows = entry.term >= term;
+        term = entry.term;
+        follows
+    });
+    ordered && term <= sender
 }
 
 /// No cluster lives to see a term or slot beyond this, and sums with it do not overflow.
@@ -160,6 +174,7 @@ impl Message {
             | Message::Echo { term, .. }
             | Message::Rejected { term, .. }
             | Message::SnapshotNeeded { term, .. }
+            | Message::Lend { term, .. }
             | Message::Unheard { term, .. }
             | Message::TimeoutNow { term, .. } => Some(*term),
             Message::AppendEntries(append) => Some(append.term),
@@ -178,6 +193,7 @@ impl Message {
             | Message::Vote { last, .. } => last.slot,
             Message::AppendEntries(append) => append.previous.slot.max(append.commit),
             Message::Accepted { matched, .. } => *matched,
+            Message::Lend { previous, .. } => previous.slot,
             Message::Rejected { previous, hint, .. } => hint.slot.max(*previous),
             Message::SnapshotNeeded { through, .. } => *through,
             Message::ReadIndexReply { index, .. } => *index,
@@ -205,7 +221,16 @@ impl Message {
             return Some("a term or slot is out of reach");
         }
         match self {
-            Message::AppendEntries(append) if !append.is_a_log() => {
+            Message::AppendEntries(append)
+                if !is_a_log(append.term, append.previous, &append.entries) =>
+            {
+                Some("the terms of the entries do not follow each other")
+            }
+            Message::Lend {
+                term,
+                previous,
+                entries,
+            } if !is_a_log(*term, *previous, entries) => {
                 Some("the terms of the entries do not follow each other")
             }
             Message::PreVote { term, last, .. } | Message::RequestVote { term, last }
@@ -231,6 +256,7 @@ impl protocol::Message for Message {
             Message::Echo { .. } => "echo",
             Message::Rejected { .. } => "rejected",
             Message::SnapshotNeeded { .. } => "snapshot_needed",
+            Message::Lend { .. } => "lend",
             Message::Unheard { .. } => "unheard",
             Message::TimeoutNow { .. } => "timeout_now",
             Message::Forward(_) => "forward",
@@ -262,6 +288,8 @@ impl protocol::Message for Message {
             Message::Echo { .. } => false,
             // Says what is not there, and binds nobody.
             Message::Rejected { .. } => false,
+            // Binds nobody: what is lent is acknowledged to a leader only.
+            Message::Lend { .. } => false,
             // Hearsay. Whoever campaigns does so in its own name.
             Message::Unheard { .. } | Message::TimeoutNow { .. } => false,
             Message::Forward(_) | Message::ReadIndex { .. } | Message::ReadIndexReply { .. } => {

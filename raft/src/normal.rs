@@ -190,7 +190,8 @@ impl Raft {
             let learns = waiting.contains(peer) && progress.told_commit < news.commit;
             let due = learns || progress.told_round < news.round;
             let tell = |message| out.send(Dest::One(peer), message);
-            news.tell(progress, *matched, due, tell);
+            let heard = leader.tenure.hears(peer);
+            news.tell(progress, (*matched, heard), due, tell);
         }
     }
 
@@ -313,12 +314,13 @@ impl News<'_> {
     fn tell(
         &self,
         progress: &mut Progress,
-        matched: Slot,
+        (matched, heard): (Slot, bool),
         mut due: bool,
         mut send: impl FnMut(Message),
     ) {
         let last = self.log.last().slot;
         let known = (!progress.is_probing()).then_some(matched);
+        let knows = (known, heard);
         loop {
             let more = progress.next <= last && progress.has_room(self.config);
             let previous = self.log.position(progress.next.previous());
@@ -327,15 +329,16 @@ impl News<'_> {
                     let max = self.config.max_append_bytes;
                     let (entries, bytes) = self.log.entries(progress.next, max);
                     progress.sent(Slot(previous.slot.0 + entries.len() as u64), bytes);
-                    send(self.append(previous, entries, known));
+                    send(self.append(previous, entries, knows));
                 }
-                Some(previous) if due => send(self.append(previous, Vec::new(), known)),
+                Some(previous) if due => send(self.append(previous, Vec::new(), knows)),
                 None if due => {
                     progress.must_fetch(self.log.compacted().slot, self.snapshot);
                     send(Message::SnapshotNeeded {
                         term: self.term,
                         through: self.log.compacted().slot,
                         round: self.round,
+                        heard,
                     });
                 }
                 _ => return,
@@ -345,7 +348,12 @@ impl News<'_> {
         }
     }
 
-    fn append(&self, previous: Position, entries: Vec<Entry>, known: Option<Slot>) -> Message {
+    fn append(
+        &self,
+        previous: Position,
+        entries: Vec<Entry>,
+        (known, heard): (Option<Slot>, bool),
+    ) -> Message {
         Message::AppendEntries(AppendEntries {
             term: self.term,
             previous,
@@ -353,6 +361,7 @@ impl News<'_> {
             commit: self.commit,
             round: self.round,
             known,
+            heard,
         })
     }
 }
@@ -367,7 +376,7 @@ impl Raft {
         append: AppendEntries,
         out: &mut Out,
     ) {
-        if !self.follow(now, from, out) {
+        if !self.follow(now, (from, append.heard), out) {
             return;
         }
         if let Role::Follower(follower) = &mut self.role {
@@ -395,7 +404,7 @@ impl Raft {
 
     /// "If the follower does not find an entry in its log with the same index and term, then it
     /// refuses the new entries." What is committed here every leader has. [Ongaro14 §5.3]
-    fn agrees_at(&self, previous: Position) -> bool {
+    pub(crate) fn agrees_at(&self, previous: Position) -> bool {
         previous.slot <= self.commit
             || self.log.term_at(previous.slot) == Some(previous.term)
             || self.config.mutated(Mutant::AppendWithoutPreviousCheck)
@@ -416,7 +425,7 @@ impl Raft {
     /// different terms), delete the existing entry and all that follow it": only then, for a
     /// message that was overtaken has nothing to say about what came after it.
     /// [Ongaro14 figure 2]
-    fn store(&mut self, after: Slot, mut entries: Vec<Entry>, out: &mut Out) {
+    pub(crate) fn store(&mut self, after: Slot, mut entries: Vec<Entry>, out: &mut Out) {
         let truncates_always = self.config.mutated(Mutant::AppendTruncatesAlways);
         let slots = (after.0 + 1..).map(Slot);
         let held = |(entry, slot): &(&Entry, Slot)| {

@@ -131,9 +131,15 @@ impl Raft {
             Message::Accepted { matched, .. } => self.accepted(from, matched, out),
             Message::Echo { round, .. } => self.echoed(from, round, out),
             Message::Rejected { previous, hint, .. } => self.rejected(from, previous, hint),
-            Message::SnapshotNeeded { through, round, .. } => {
-                self.snapshot_needed(now, from, through, round, out);
-            }
+            Message::SnapshotNeeded {
+                through,
+                round,
+                heard,
+                ..
+            } => self.snapshot_needed(now, (from, heard), (through, round), out),
+            Message::Lend {
+                previous, entries, ..
+            } => self.lent(now, from, (previous, entries), out),
             Message::Unheard { replica, .. } => self.told_of_unheard(from, replica),
             Message::TimeoutNow { moves, .. } => self.timeout_now(now, moves, out),
             Message::Forward(batch) => self.forwarded(from, batch, out),
@@ -169,6 +175,7 @@ impl Raft {
             | Message::Accepted { .. }
             | Message::Echo { .. }
             | Message::Rejected { .. }
+            | Message::Lend { .. }
             | Message::Unheard { .. }
             | Message::TimeoutNow { .. }
             | Message::Forward(_)

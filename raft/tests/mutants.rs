@@ -4,13 +4,13 @@ mod common;
 
 use bytes::Bytes;
 use common::{
-    Cluster, Node, RaftCluster, RaftNode, accepted, append, at, context, echo, heartbeat, pre_vote,
-    pre_vote_hearing, pre_vote_reply, r, records, request_vote, snapshot, vote,
+    Cluster, Node, RaftCluster, RaftNode, accepted, append, at, context, echo, entries, heartbeat,
+    pre_vote, pre_vote_hearing, pre_vote_reply, r, records, request_vote, snapshot, vote,
 };
 use quorate_core::codec;
 use quorate_core::id::Slot;
 use quorate_core::protocol::{Input, Protocol, ReadId, Recovered, Role, SnapshotRef};
-use quorate_raft::{Config, Message, Mutant, Timer};
+use quorate_raft::{AppendEntries, Config, Message, Mutant, Term, Timer};
 
 /// With every rule, and without one: what `scenario` says of harm done.
 fn harms_only(mutant: Mutant, scenario: impl Fn(&Config) -> bool) {
@@ -510,5 +510,45 @@ fn a_peer_that_fetches_a_snapshot_needs_another_if_its_leader_compacts_past_it()
         cluster.beat(0);
         cluster.beat(0);
         cluster.node(1).fetch.is_some()
+    });
+}
+
+/// A wait without end: the leader's first message with entries is its last.
+#[test]
+fn who_is_content_with_a_leader_that_does_not_hear_it_asks_nobody() {
+    harms_only(Mutant::FollowUnheard, |config| {
+        let mut node = node(config, 0, 1, &[1]);
+        for _ in 0..60 {
+            node.receive(
+                r(1),
+                Message::AppendEntries(AppendEntries {
+                    term: Term(1),
+                    previous: at(1, 1),
+                    entries: Vec::new(),
+                    commit: Slot(1),
+                    round: 0,
+                    known: None,
+                    heard: false,
+                }),
+            );
+            node.pass(config.heartbeat);
+        }
+        node.sent_to(r(2)).is_empty()
+    });
+}
+
+/// Leader Completeness. [Ongaro14 §5.4.1]
+#[test]
+fn a_log_that_is_lent_and_not_compared_takes_the_place_of_a_newer_one() {
+    harms_only(Mutant::LentLogUncompared, |config| {
+        let mut node = node(config, 0, 3, &[1, 2]);
+        node.fire(Timer::Election);
+        let lent = Message::Lend {
+            term: Term(3),
+            previous: at(1, 1),
+            entries: entries(&[1]),
+        };
+        node.receive(r(1), lent);
+        node.log_terms() == [1, 1]
     });
 }

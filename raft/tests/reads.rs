@@ -294,6 +294,7 @@ fn an_echo_counts_in_its_own_term_only() {
             commit: Slot(0),
             round,
             known: Some(Slot(0)),
+            heard: true,
         })
     };
     let mut node = Node::follower(0, 3, 1, &[]);

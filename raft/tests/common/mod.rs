@@ -61,6 +61,7 @@ pub(crate) fn append(term: u64, previous: Position, terms: &[u64], commit: u64) 
         commit: Slot(commit),
         round: 0,
         known: None,
+        heard: true,
     })
 }
 

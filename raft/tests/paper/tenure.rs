@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use quorate_core::id::Slot;
 use quorate_core::protocol::{Event, Role};
-use quorate_raft::{Config, Message, Term, Timer};
+use quorate_raft::{AppendEntries, Config, Message, Term, Timer};
 
 use crate::common::{
     Cluster, Node, RaftCluster, RaftNode, accepted, at, echo, heartbeat, pre_vote,
@@ -50,7 +51,7 @@ fn a_leader_that_a_quorum_answers_leads_on() {
     // Any answer of the term counts: of who has the log, of who has not, of whose disk is slow.
     let rejected = Message::Rejected {
         term: Term(1),
-        previous: quorate_core::id::Slot(1),
+        previous: Slot(1),
         hint: at(0, 0),
     };
     for answer in [echo(1, 1), accepted(1, 1), rejected] {
@@ -291,4 +292,32 @@ fn a_leader_makes_way_for_one_that_hears_whom_it_does_not() {
     leader.receive(r(1), unheard(1, 0));
     (0..9).for_each(|_| leader.receive(r(1), unheard(1, 2)));
     assert_eq!(leader.role(), Role::Leader, "it hears it");
+}
+
+/// It hears the leader, which does not hear it: it would get no more than one message with entries. So
+/// it asks the others, who tell the leader.
+#[test]
+fn who_is_not_heard_by_its_leader_asks_the_others() {
+    let timeout = Config::default().election_timeout;
+    for heard in [true, false] {
+        let mut node = Node::follower(0, 3, 1, &[1]);
+        for _ in 0..50 {
+            node.receive(
+                r(1),
+                Message::AppendEntries(AppendEntries {
+                    term: Term(1),
+                    previous: at(1, 1),
+                    entries: Vec::new(),
+                    commit: Slot(1),
+                    round: 0,
+                    known: None,
+                    heard,
+                }),
+            );
+            node.pass(timeout / 6);
+        }
+        let asked = node.sent_to(r(2)).len();
+        assert!((asked > 3) != heard, "heard: {heard}, {asked} times asked");
+        assert_eq!(node.term(), 1);
+    }
 }

@@ -22,6 +22,7 @@ fn messages_of_term_9() -> Vec<Message> {
             term: Term(9),
             through: Slot(1),
             round: 0,
+            heard: true,
         },
         echo(9, 1),
     ]
