@@ -17,6 +17,7 @@ pub(crate) fn draw(random: &mut ChaCha8Rng, settings: &mut Settings) {
     );
     let unsynced = [1, 300, 3_000, 50_000];
     vary(random, &mut settings.max_unsynced_bytes, &unsynced);
+    vary(random, &mut settings.max_read_bytes, &[1, 20, 300]);
     vary(random, &mut settings.max_batch_bytes, &[1, 80, 500, 5_000]);
     let in_flight = [Some(1), Some(2), Some(3), Some(8)];
     vary(random, &mut settings.max_batches_in_flight, &in_flight);
