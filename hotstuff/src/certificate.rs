@@ -357,8 +357,31 @@ impl CheckpointCertificate {
         self.signatures.iter().map(|(from, _)| *from)
     }
 
+    /// Whether a strong quorum has signed: others may drop what came before.
+    pub(crate) fn is_strong(&self, n: usize) -> bool {
+        self.signatures.len() >= Byzantine::of(n).strong().size()
+    }
+
     pub(crate) fn verify(&self, verifier: &Verifier) -> Result<(), Flaw> {
         verify_quorum(verifier.members().n(), self.signers())?;
+        self.verify_signatures(verifier)
+    }
+
+    /// Whether at least f + 1 have signed: one of them is correct, and has executed the block and
+    /// has this state. That is enough to take the state, not to drop what came before.
+    /// [Castro02]
+    pub(crate) fn verify_weak(&self, verifier: &Verifier) -> Result<(), Flaw> {
+        let weak = Byzantine::of(verifier.members().n()).weak().size();
+        if self.signatures.len() < weak && !Mutant::StateByOneWord.is_off() {
+            return Err("a state is not signed by anyone who must be correct");
+        }
+        if !self.signers().is_sorted_by(|one, next| one < next) {
+            return Err("a certificate counts a replica twice");
+        }
+        self.verify_signatures(verifier)
+    }
+
+    fn verify_signatures(&self, verifier: &Verifier) -> Result<(), Flaw> {
         verify_once(verifier, domain::CHECKPOINT, self, || {
             let statement = checkpoint_statement(&self.block, &self.state);
             let signed = self.signatures.iter();

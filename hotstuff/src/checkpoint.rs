@@ -30,6 +30,9 @@ pub(crate) struct Checkpoints {
     own: BTreeMap<Slot, (BlockId, Digest)>,
     /// The first and the latest that are proved, but whose state is not durable here yet.
     certified: BTreeMap<Slot, CheckpointCertificate>,
+    /// The latest that f + 1 have signed, beyond what was committed here then: one of them is
+    /// correct, and has the state. [Castro02]
+    weak: Option<CheckpointCertificate>,
     /// How often this replica has asked for a state.
     attempt: usize,
     /// The height of a proved checkpoint that this replica's own contradicts.
@@ -42,6 +45,7 @@ impl Checkpoints {
             votes: CheckpointVotes::new(n, KEPT),
             own: BTreeMap::new(),
             certified: BTreeMap::new(),
+            weak: None,
             attempt: 0,
             diverged: None,
         }
@@ -112,7 +116,14 @@ impl Hotstuff {
     /// This replica's word on its checkpoints after `stable`.
     pub(crate) fn own_checkpoints_after(&self, stable: Slot) -> Vec<CheckpointVote> {
         let own = self.checkpoints.own.range(stable.next()..);
-        own.map(|(_, (block, state))| CheckpointVote::signed(&self.signer, *block, *state))
+        let own = own.map(|(_, (block, state))| (*block, *state));
+        // Others may need this replica's word on a state that it has taken by f + 1 words.
+        let taken = self.stable.iter().filter(|taken| !taken.is_strong(self.n));
+        let taken = taken.filter(|taken| taken.height() > stable);
+        let taken = taken.map(|taken| (taken.block, taken.state));
+        taken
+            .chain(own)
+            .map(|(block, state)| CheckpointVote::signed(&self.signer, block, state))
             .collect()
     }
 
@@ -132,10 +143,37 @@ impl Hotstuff {
         let (block, state, quorum) = (vote.block, vote.state, self.strong());
         let votes = &mut self.checkpoints.votes;
         let signatures = votes.count(from, (height, (block, state)), vote.signature);
+        let weak = CheckpointCertificate::of(block, state, signatures.clone(), self.weak());
+        if let Some(weak) = weak {
+            self.checkpoint_weakly_certified(weak, out);
+        }
         let proof = CheckpointCertificate::of(block, state, signatures, quorum);
         if let Some(certificate) = proof {
             self.checkpoint_certified(certificate, out);
         }
+    }
+
+    /// One of f + 1 is correct and has this state. Who has it too lets peers have it: those who had
+    /// the last one proved may all have put this in its place, and be too few to prove it without
+    /// the peer that needs it. [Castro02]
+    fn checkpoint_weakly_certified(&mut self, weak: CheckpointCertificate, out: &mut Out) {
+        let height = weak.height();
+        if self.checkpoints.own.get(&height) == Some(&(weak.block, weak.state))
+            && let Ok(anchor) = codec::encode(&weak)
+        {
+            out.offer(Frontier::single(height), anchor.into());
+        }
+        let known = self.checkpoints.weak.as_ref();
+        if known.is_none_or(|known| height > known.height()) && height > self.tree.head().height {
+            self.checkpoints.weak = Some(weak);
+        }
+    }
+
+    /// The last stable checkpoint, if it is one that lets others drop what came before.
+    pub(crate) fn strongly_stable(&self) -> Option<&CheckpointCertificate> {
+        self.stable
+            .as_ref()
+            .filter(|stable| stable.is_strong(self.n))
     }
 
     /// A checkpoint is proved. It is stable here as soon as the state is. One that lies ahead of
@@ -166,13 +204,16 @@ impl Hotstuff {
     /// blocks may be gone: whoever signed has had it.
     ///
     /// Each attempt asks another: whoever does not answer is given up by the driver, which then
-    /// takes the next.
+    /// takes the next. Every other attempt is for a later state that f + 1 have, if there is one.
     pub(crate) fn fetch_state(&mut self, out: &mut Out) {
         let last = self.checkpoints.certified.values().next_back();
         let Some(certificate) = last.filter(|c| c.height() > self.tree.head().height) else {
             return;
         };
         let attempt = self.checkpoints.attempt;
+        let later = self.checkpoints.weak.as_ref();
+        let later = later.filter(|weak| weak.height() > certificate.height());
+        let certificate = later.filter(|_| attempt % 2 == 1).unwrap_or(certificate);
         if let Some(from) = signer_to_ask(attempt, certificate.signers(), self.me) {
             out.fetch(Fetch {
                 from,
@@ -212,6 +253,9 @@ impl Hotstuff {
         // Which requests have been executed is in the state, and the driver's to know.
         self.mempool.keep_own(self.me);
         self.begin_after(certificate, out);
+        for vote in self.own_checkpoints_after(Slot::ZERO) {
+            out.send(Dest::All, Message::Checkpoint(vote));
+        }
         self.settle(out);
         self.vote_for_candidates(now, out);
     }
@@ -238,12 +282,12 @@ impl Hotstuff {
         }
     }
 
-    /// Whether a state is that of a proved checkpoint.
+    /// Whether a state is that of a checkpoint that a correct replica has.
     pub(crate) fn believes(&self, snapshot: &SnapshotRef) -> bool {
         if self.config.mutated(Mutant::SnapshotWithoutCertificate) {
             return true;
         }
-        certificate_of(snapshot).is_ok_and(|proof| proof.verify(&self.verifier).is_ok())
+        certificate_of(snapshot).is_ok_and(|proof| proof.verify_weak(&self.verifier).is_ok())
     }
 }
 

@@ -50,6 +50,8 @@ pub enum Mutant {
     UnverifiedAncestorTrusted,
     /// Any snapshot is believed.
     SnapshotWithoutCertificate,
+    /// A state is believed by whatever signatures it comes with, be it one. Of verification.
+    StateByOneWord,
     /// A leader proposes batches that are in the branch already.
     BranchNotLookedAt,
     /// Requests go to the leader alone.

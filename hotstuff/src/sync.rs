@@ -143,7 +143,7 @@ impl Hotstuff {
         if !blocks.is_empty() {
             out.send(Dest::One(to), Message::Blocks(blocks));
         }
-        if let Some(stable) = self.stable.as_ref().filter(|s| s.height() > above) {
+        if let Some(stable) = self.strongly_stable().filter(|s| s.height() > above) {
             out.send(Dest::One(to), Message::Stable(stable.clone()));
         }
     }
@@ -187,7 +187,8 @@ impl Hotstuff {
         if status.view <= self.view {
             self.say_given_up(from, out);
         }
-        if let Some(stable) = self.stable.as_ref().filter(|s| s.height() > status.stable) {
+        let stable = self.strongly_stable();
+        if let Some(stable) = stable.filter(|s| s.height() > status.stable) {
             out.send(Dest::One(from), Message::Stable(stable.clone()));
         }
         for vote in self.own_checkpoints_after(status.stable) {

@@ -72,6 +72,15 @@ fn a_state_that_is_proved_can_be_had_after_those_who_have_it_restarted() {
     }
 }
 
+/// Seed 5: two had put a checkpoint that they alone had in the place of the last proved one, so that
+/// the third could be given neither; and without it they could prove no other.
+#[test]
+fn a_state_that_two_have_is_given_to_the_third() {
+    for rules in BOTH {
+        survive(&world(4, rules, (Faults::All, ALL)), [5]);
+    }
+}
+
 #[test]
 fn four_replicas_serve_with_links_cut_for_good() {
     let hardships = Hardships {

@@ -13,7 +13,9 @@ use quorate_core::crypto::Digest;
 use quorate_core::frontier::Frontier;
 use quorate_core::id::{ReplicaId, Slot};
 use quorate_core::protocol::{Protocol, SnapshotRef};
-use quorate_hotstuff::{Block, Config, Message, Mutant, RuleSet, Timer, View};
+use quorate_hotstuff::{
+    Block, CheckpointCertificate, CheckpointVote, Config, Message, Mutant, RuleSet, Timer, View,
+};
 
 /// With every rule, and without one: what `scenario` says of harm done.
 fn harms_only_with(rules: Config, mutant: Mutant, scenario: impl Fn(&Config) -> bool) {
@@ -466,6 +468,24 @@ fn an_equivocation_is_missed_by_who_remembers_the_last_statement_alone() {
             node.receive(r(1), proposal(block));
         }
         node.protocol.equivocations().is_empty()
+    });
+}
+
+/// A state is that of a correct replica if f + 1 have signed for it, and any liar's if one has.
+#[test]
+fn a_state_believed_by_one_word_may_be_any_liars() {
+    harms_only(Mutant::StateByOneWord, |config| {
+        let block = block(4, &genesis(), &["x"]).id();
+        let state = Digest::of(b"a lie");
+        let vote = CheckpointVote::signed(&common::signer(3), block, state);
+        let signed = vec![(r(3), vote.signature)];
+        let proof = CheckpointCertificate::of(block, state, signed, 1).expect("a certificate");
+        let anchor = quorate_core::codec::encode(&proof).expect("an encoding");
+        Node::of_four(1, config).protocol.accepts(&SnapshotRef {
+            at: Frontier::single(block.height),
+            digest: state,
+            anchor: anchor.into(),
+        })
     });
 }
 

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeSet;
 
+use quorate_core::codec;
 use quorate_core::crypto::Digest;
 use quorate_core::frontier::Frontier;
 use quorate_core::id::Slot;
 use quorate_core::protocol::{Input, Protocol, SnapshotRef};
-use quorate_hotstuff::{Block, CheckpointVote, Message, Record, Timer};
+use quorate_hotstuff::{
+    Block, BlockId, CheckpointCertificate, CheckpointVote, Message, Record, Timer,
+};
 
 use crate::common::{
     Cluster, HotstuffCluster, HotstuffNode, Node, block, branch, checkpoint_certificate, cluster,
-    config, genesis, r, signer,
+    config, genesis, kinds, r, signer,
 };
 
 /// A cluster that has executed so much that there is a checkpoint.
@@ -120,6 +123,97 @@ fn a_state_is_asked_of_one_signer_after_the_other() {
     assert!(asked.windows(2).all(|pair| pair[0] != pair[1]), "{asked:?}");
     let met: BTreeSet<_> = asked.into_iter().collect();
     assert_eq!(met, [0, 1, 2].map(r).into_iter().collect());
+}
+
+/// The votes of `signers` on the state after `block`, and what they prove together.
+fn signed_by(block: &BlockId, signers: &[u8]) -> (Vec<Message>, CheckpointCertificate) {
+    let votes = signers.iter().map(|by| {
+        let vote = CheckpointVote::signed(&signer(*by), *block, Digest::of(b"state"));
+        (r(*by), vote)
+    });
+    let votes: Vec<_> = votes.collect();
+    let signatures = votes.iter().map(|(by, v)| (*by, v.signature)).collect();
+    let state = Digest::of(b"state");
+    let proof = CheckpointCertificate::of(*block, state, signatures, signers.len());
+    let votes = votes.into_iter().map(|(_, vote)| Message::Checkpoint(vote));
+    (votes.collect(), proof.expect("a certificate"))
+}
+
+/// A snapshot of the state after `block`, with the word of `signers`.
+fn vouched_for(block: &BlockId, signers: &[u8]) -> SnapshotRef {
+    let anchor = codec::encode(&signed_by(block, signers).1).expect("an encoding");
+    SnapshotRef {
+        at: Frontier::single(block.height),
+        digest: Digest::of(b"state"),
+        anchor: anchor.into(),
+    }
+}
+
+/// "Weak certificates": f + 1 who say that they have a state are enough to take it, for one of them
+/// is correct; 2f + 1 are needed to drop what came before. Else two who have put a later state in
+/// the place of the last one proved could not help the third, whose word they need. [Castro02]
+#[test]
+fn a_state_that_f_plus_1_have_can_be_taken_by_who_needs_it() {
+    let chain = branch(&genesis(), &[1, 2, 3, 4, 5, 6, 7, 8]);
+    let later = chain[7].id();
+    let mut node = Node::of_four(3, &config());
+    let proved = checkpoint_certificate(&chain[3].id(), Digest::of(b"earlier"));
+    node.receive(r(0), Message::Stable(proved));
+    let (votes, _) = signed_by(&later, &[0, 1]);
+    for (by, vote) in votes.into_iter().enumerate() {
+        node.receive(r(by as u8), vote);
+    }
+    let mut wanted = BTreeSet::new();
+    for _ in 0..4 {
+        node.fire(Timer::Status);
+        wanted.extend(node.fetch.take().map(|fetch| fetch.at_least.slot().0));
+    }
+    assert_eq!(wanted, BTreeSet::from([4, 8]));
+    assert!(node.protocol.accepts(&vouched_for(&later, &[0, 1])));
+    assert!(!node.protocol.accepts(&vouched_for(&later, &[1])));
+    node.take();
+    node.install(vouched_for(&later, &[0, 1]));
+    assert_eq!(node.committed(), 8);
+    let said = kinds(&node.sent_to(r(0)));
+    assert!(
+        said.contains(&"checkpoint"),
+        "its word makes three: {said:?}"
+    );
+    let ask = Message::FetchBlocks {
+        block: chain[0].id().digest,
+        above: Slot::ZERO,
+    };
+    assert!(
+        node.answer(r(1), ask).is_empty(),
+        "others are shown no proof"
+    );
+    let node = node.crash(&config());
+    assert_eq!(node.committed(), 8);
+}
+
+/// Who has a state that f + 1 have lets others have it.
+#[test]
+fn a_state_that_f_plus_1_have_is_offered() {
+    let mut cluster = cluster(4, &config());
+    cluster.lose(|_, to, message| to == r(0) && matches!(message, Message::Checkpoint(_)));
+    for text in ["a", "b", "c", "d"] {
+        cluster.propose(1, text);
+    }
+    let mut node = cluster.nodes.remove(0).crash(&config());
+    assert!(node.offer.is_none(), "it is the only one that says so");
+    let saved = node.saved.clone().expect("a snapshot");
+    let records = node.records();
+    let id = records.iter().find_map(|record| match record {
+        Record::Committed(id) if id.height == saved.at.slot() => Some(*id),
+        _ => None,
+    });
+    let id = id.expect("the block of the snapshot");
+    let vote = CheckpointVote::signed(&signer(2), id, saved.digest);
+    node.receive(r(2), Message::Checkpoint(vote));
+    let offered = node.offered().expect("an offer");
+    assert_eq!(offered.at, saved.at);
+    let other = Node::of_four(3, &config());
+    assert!(other.protocol.accepts(&offered));
 }
 
 /// A replica whose snapshots are late meets the proofs of the first ones all the same: what comes
