@@ -1,5 +1,5 @@
-//! HotStuff where faults do not end by themselves: replicas down for good, links cut for good, disks
-//! that hang, and limits of which each exceeds each.
+//! HotStuff where faults do not end by themselves: replicas down for good, links cut for good, bulk
+//! never answered, disks that hang, and limits of which each exceeds each.
 
 mod worlds;
 
@@ -9,12 +9,6 @@ use quorate_simulator::seeds::{assert_hardships, from_first};
 use quorate_simulator::{Faults, Hardships, SimulationConfig, Summary, vary};
 use rand_chacha::ChaCha8Rng;
 use worlds::{seeds, survive};
-
-/// All but fetches that are never answered: the driver is what gives such a one up.
-const ALL: Hardships = Hardships {
-    mute: false,
-    ..Hardships::ALL
-};
 
 const BOTH: [RuleSet; 2] = [RuleSet::ThreeChain, RuleSet::TwoChain];
 
@@ -76,8 +70,12 @@ fn a_state_that_is_proved_can_be_had_after_those_who_have_it_restarted() {
 /// the third could be given neither; and without it they could prove no other.
 #[test]
 fn a_state_that_two_have_is_given_to_the_third() {
+    let hardships = Hardships {
+        mute: false,
+        ..Hardships::ALL
+    };
     for rules in BOTH {
-        survive(&world(4, rules, (Faults::All, ALL)), [5]);
+        survive(&world(4, rules, (Faults::All, hardships)), [5]);
     }
 }
 
@@ -91,8 +89,9 @@ fn four_replicas_serve_with_links_cut_for_good() {
 }
 
 #[test]
-fn four_replicas_serve_though_disks_hang() {
+fn four_replicas_serve_though_fetches_are_not_answered_and_disks_hang() {
     let hardships = Hardships {
+        mute: true,
         hangs: true,
         ..Hardships::NONE
     };
@@ -112,7 +111,7 @@ fn four_replicas_serve_within_narrow_limits() {
 #[test]
 fn four_replicas_survive_all_hardships() {
     for rules in BOTH {
-        let drawn = (Faults::All, ALL);
+        let drawn = (Faults::All, Hardships::ALL);
         let sum = survive(&world(4, rules, drawn), from_first(seeds()));
         let cuts = false;
         assert_hardships(&sum, Hardships { cuts, ..drawn.1 });
@@ -123,7 +122,7 @@ fn four_replicas_survive_all_hardships() {
 fn seven_replicas_survive_all_hardships() {
     let seeds = seeds().div_ceil(4).max(2);
     for rules in BOTH {
-        let drawn = (Faults::All, ALL);
+        let drawn = (Faults::All, Hardships::ALL);
         survive(&world(7, rules, drawn), from_first(seeds));
     }
 }
