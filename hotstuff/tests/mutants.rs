@@ -374,6 +374,24 @@ fn a_timeout_that_grows_with_each_view_given_up_is_as_long_as_liars_like() {
     });
 }
 
+/// A time-out just too short for everyone: each view is certified by the votes that come with
+/// time-outs, and the next one is passed over. It never grows where the first counts as in time, and
+/// no two views in a row are ever certified.
+#[test]
+fn a_timeout_that_is_just_too_short_stays_so_where_late_certificates_count() {
+    harms_only(Mutant::TimeoutShrinksTooLate, |config| {
+        let mut node = Node::of_four(3, config);
+        node.propose("x");
+        for view in (1..12).step_by(2) {
+            node.fire(Timer::View);
+            node.learn(&block(view, &genesis(), &["x"]).id());
+            let passed_over = given_up(view + 1, &genesis());
+            node.receive(r(0), Message::TimedOut(Box::new(passed_over)));
+        }
+        node.timers[&Timer::View].since(node.now) == config.view_timeout
+    });
+}
+
 #[test]
 fn a_timeout_that_never_shrinks_is_waited_for_long_after_the_network_is_fast_again() {
     harms_only(Mutant::TimeoutNeverShrinks, |config| {

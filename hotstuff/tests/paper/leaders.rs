@@ -76,11 +76,7 @@ fn who_does_not_deliver_is_passed_over() {
 fn disagrees(mutant: Option<Mutant>) -> bool {
     let made = without_replica_2();
     let stands_in = |pair: &&[(ReplicaId, Proposal)]| pair[1].1.block.view().0 % 4 == 2;
-    let last = made
-        .windows(2)
-        .filter(stands_in)
-        .next_back()
-        .expect("a stand-in");
+    let last = made.windows(2).rfind(stands_in).expect("a stand-in");
     let [(_, before), (leader, proposal)] = last else {
         unreachable!("a window of two")
     };
