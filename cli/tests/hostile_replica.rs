@@ -43,6 +43,9 @@ impl Service for Mute {
     }
 }
 
+/// What a liar says, one after the other.
+type Frames = Arc<dyn Fn(&Liar, u64) -> Bytes + Send + Sync>;
+
 struct Liar {
     transport: Arc<QuicTransport>,
     signer: Signer,
@@ -98,11 +101,7 @@ impl Liar {
     }
 
     /// Says to all, as fast as they take it, what `frames` gives.
-    async fn flood(
-        self: Arc<Liar>,
-        stop: Arc<AtomicBool>,
-        frames: Arc<dyn Fn(&Liar, u64) -> Bytes + Send + Sync>,
-    ) {
+    async fn flood(self: Arc<Liar>, stop: Arc<AtomicBool>, frames: Frames) {
         let mut number = 0;
         while !stop.load(Ordering::Relaxed) {
             let frame = frames(&self, number);
@@ -130,7 +129,7 @@ fn a_replica_with_a_valid_key_cannot_stop_the_service() {
     let liar = Arc::new(liar);
     let config = ClientConfig::load(cluster.path("client.toml")).unwrap();
     let writer = Writer::start(&runtime, &config);
-    let attack = |what: &str, frames: Arc<dyn Fn(&Liar, u64) -> Bytes + Send + Sync>| {
+    let attack = |what: &str, frames: Frames| {
         let own = liar.clone();
         withstands((&cluster, &runtime, &writer), (what, MOST), |stop| {
             own.flood(stop, frames)

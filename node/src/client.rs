@@ -114,7 +114,7 @@ impl Client {
     pub(crate) fn in_process(
         node: InProcess,
         signer: Signer,
-        options: ClientOptions,
+        options: &ClientOptions,
         faults: FaultModel,
     ) -> Self {
         let (calls, receiver) = mpsc::channel(CALLS);
@@ -124,7 +124,7 @@ impl Client {
             first: Some(node.me()),
             follow_leader: false,
             fail_over: false,
-            ..options
+            ..options.clone()
         };
         let signer = (faults == FaultModel::Byzantine).then_some(signer);
         let link = Link::new(Arc::new(node), key, signer, options);

@@ -328,8 +328,8 @@ impl Raft {
             self.election.voting = false;
             self.election.postpone(now);
         }
-        let counts = granted && last == self.log.last()
-            || granted && self.config.mutated(Mutant::VoteForAnotherLogCounts);
+        let ours = last == self.log.last();
+        let counts = granted && (ours || self.config.mutated(Mutant::VoteForAnotherLogCounts));
         let (Role::Candidate(votes)
         | Role::PreCandidate(PreCandidate {
             votes: Some(votes), ..
