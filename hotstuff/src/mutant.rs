@@ -71,14 +71,14 @@ pub enum Mutant {
     /// A leader that has not heard of a request is not told by those who have.
     LeaderNotTold,
     /// A replica takes those for leaders whom its own commits make leaders, not the block that a
-    /// view extends. [Cohen22]
+    /// view extends. \[Cohen22\]
     LeadersByOwnCommits,
     /// Who has failed to deliver rests for good. Switched off as rules of verification are.
     RestForGood,
     /// All who have failed to deliver rest, be they more than f. Switched off as rules of
     /// verification are.
     AllMayRest,
-    /// A replica votes for a block that says what it likes of how leaders stand. [Cohen22]
+    /// A replica votes for a block that says what it likes of how leaders stand. \[Cohen22\]
     StandingUnchecked,
     /// A replica votes for a block with more bytes than it may have.
     BlockSizeUnchecked,
