@@ -41,7 +41,7 @@ pub struct Config {
     pub retransmit: Duration,
     /// How long an instance may be known and not committed before others than its coordinator
     /// look after it. Each wait is drawn from this to twice this, and doubled after recoveries
-    /// that came to nothing. Must be well above a round trip.
+    /// that came to nothing, up to eight times this. Must be well above a round trip.
     #[serde(rename = "recover_after_ms", with = "quorate_core::millis")]
     pub recover_after: Duration,
     /// How often a replica tells the others what it knows committed, while they differ in that.

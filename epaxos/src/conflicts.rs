@@ -303,6 +303,7 @@ impl Conflicts {
                 everything(&self.highest).for_each(|span| found.add(span));
                 let through = floor.through(id.lane);
                 self.barriers.insert_recent(id, through, EXACT);
+                record_requests(&mut self.requests, id, batch, floor);
                 return found.finish();
             }
         };
@@ -369,6 +370,16 @@ impl Conflicts {
         self.left = self.len();
     }
 
+    /// Which instances are known to hold a request, if it is less than a window behind the highest of its
+    /// session.
+    pub fn holders(&self, session: SessionId, sequence: u64) -> impl Iterator<Item = EntryId> {
+        let held = self.requests.get(&session).into_iter();
+        let from = move |held: &Held| held.recent.partition_point(|(other, _)| *other < sequence);
+        let recent = held.flat_map(move |held| held.recent.range(from(held)..));
+        let same = recent.take_while(move |(other, _)| *other == sequence);
+        same.map(|(_, id)| *id)
+    }
+
     /// What is named in every set.
     pub fn floor(&self) -> &Dependencies {
         &self.floor
@@ -383,6 +394,20 @@ impl Conflicts {
     /// Whether the index knows of no key and no client.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+fn record_requests(
+    sessions: &mut BTreeMap<SessionId, Held>,
+    id: EntryId,
+    batch: &Batch,
+    floor: &Dependencies,
+) {
+    for group in batch.groups() {
+        let held = sessions.entry(group.session).or_default();
+        for request in group.requests() {
+            held.record(request.sequence, id, floor);
+        }
     }
 }
 

@@ -68,6 +68,8 @@ pub enum Mutant {
     SnapshotTakenForTrimmed,
     /// Where too many snapshots wait to be behind the fence, the oldest is forgotten.
     OldestSnapshotForgotten,
+    /// What is proposed again becomes another instance, although the first may still be executed.
+    ProposedWhileUnderWay,
     /// A replica that is far behind waits for each instance as long as if it had just heard of it.
     EachLookedAfterLate,
     /// Asked about several instances, a replica says no more than that the first is trimmed.

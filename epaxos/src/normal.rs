@@ -63,12 +63,14 @@ pub(crate) struct Accepting {
 
 /// Coordinator. \[Ryabinin25: submission, PreAcceptOK, AcceptOK\]
 impl EPaxos {
-    /// Takes requests from the driver, unless execution has fallen behind: then the driver will
-    /// propose them again.
+    /// Takes requests from the driver, unless execution has fallen behind, or commands of this replica's own hold
+    /// them that are not decided as Nop: the driver will propose them again. Another instance would come after the one
+    /// that holds them, and as long as such come faster than they are decided, none is executed: each waits for one that
+    /// is not decided yet.
     pub(crate) fn propose(&mut self, now: Time, batch: Batch, keys: &Keys, out: &mut Out) {
         let executed = self.graph.executed().through(lane_of(self.me));
         let unexecuted = self.next.0.saturating_sub(executed.next().0);
-        if unexecuted >= self.config.max_window as u64 {
+        if unexecuted >= self.config.max_window as u64 || self.is_under_way(&batch) {
             return;
         }
         let id = self.next_id();
@@ -92,6 +94,20 @@ impl EPaxos {
         if self.may_ask_at_once(id) {
             self.ask(now, id, out);
         }
+    }
+
+    /// Whether commands of this replica's own hold all of `batch`, and may still execute it.
+    fn is_under_way(&self, batch: &Batch) -> bool {
+        let own = lane_of(self.me);
+        let executes = |id: EntryId| {
+            let instance = self.instances.known(id);
+            let nop = instance.is_none_or(|instance| instance.is_committed() && instance.nop);
+            id.lane == own && !nop && !self.graph.executed().contains(id)
+        };
+        let is_held = |session, sequence| self.conflicts.holders(session, sequence).any(executes);
+        !batch.is_empty()
+            && batch.requests().all(|r| is_held(r.session, r.sequence))
+            && !self.config.mutated(Mutant::ProposedWhileUnderWay)
     }
 
     /// Whether the others may be asked before the command is durable here: a restart skips one slot,
@@ -141,10 +157,14 @@ impl EPaxos {
     /// Gives an instance up, if it is led at a ballot lower than `below`.
     pub(crate) fn give_up(&mut self, id: EntryId, below: Ballot) {
         if self.leading.get(&id).is_some_and(|l| l.ballot < below) {
-            self.leading.remove(&id);
-            self.unanswered.remove(id);
-            self.waiting.remove(&id);
+            self.abandon(id);
         }
+    }
+
+    pub(crate) fn abandon(&mut self, id: EntryId) {
+        self.leading.remove(&id);
+        self.unanswered.remove(id);
+        self.waiting.remove(&id);
     }
 
     /// A PreAccept was answered. Counts only at ballot 0, and as long as nobody recovers.
@@ -549,9 +569,7 @@ impl EPaxos {
     }
 
     pub(crate) fn forget_troubles(&mut self, id: EntryId) {
-        self.leading.remove(&id);
-        self.unanswered.remove(id);
-        self.waiting.remove(&id);
+        self.abandon(id);
         self.heard_waiting.remove(&id);
         self.watched.remove(id);
         self.troubles.remove(&id);

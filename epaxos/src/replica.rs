@@ -19,7 +19,7 @@ use crate::message::{Message, Report};
 use crate::mutant::Mutant;
 use crate::normal::Leading;
 use crate::thrifty::Calm;
-use crate::watch::{Deadlines, Part};
+use crate::watch::{Deadlines, Part, Watched};
 
 /// EPaxos, as one replica runs it: coordinator of its own lane, acceptor in all, and recoverer of
 /// whatever does not come to an end. \[Ryabinin25\]
@@ -55,8 +55,8 @@ pub struct EPaxos {
     pub(crate) heard_waiting: BTreeMap<EntryId, usize>,
     /// Known instances that are not committed, with the time to look after them.
     pub(crate) watched: Deadlines,
-    /// Through which slot, by part of a lane, they were considered.
-    pub(crate) watched_through: BTreeMap<(Lane, Part), Slot>,
+    /// Which of them were considered, by part of a lane.
+    pub(crate) watched_through: BTreeMap<(Lane, Part), Watched>,
     pub(crate) troubles: BTreeMap<EntryId, Trouble>,
     pub(crate) peers: Vec<Peer>,
     /// What floors shall cover.
@@ -105,6 +105,9 @@ pub enum Timer {
 }
 
 pub(crate) type Out = Output<EPaxos>;
+
+/// How often a wait is doubled at most: one who alone could end a recovery is among those who wait.
+const MAX_DOUBLINGS: u32 = 3;
 
 impl EPaxos {
     pub(crate) fn dispatch(&mut self, now: Time, input: Input<EPaxos>, out: &mut Out) {
@@ -288,7 +291,7 @@ impl EPaxos {
 
     /// `base`, doubled so many times, and up to twice that, so that rivals draw apart.
     pub(crate) fn drawn(&mut self, base: Duration, doublings: u32) -> Duration {
-        let base = base * (1 << doublings.min(5));
+        let base = base * (1 << doublings.min(MAX_DOUBLINGS));
         let nanos = u64::try_from(base.as_nanos())
             .unwrap_or(u64::MAX / 4)
             .max(1);

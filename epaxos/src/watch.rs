@@ -1,7 +1,6 @@
 //! When to look at which instance again: who recovers what, and when.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use quorate_core::id::{EntryId, Lane, ReplicaId, Slot, Time};
 use quorate_core::protocol::Dest;
@@ -66,6 +65,15 @@ pub(crate) enum Part {
     Lowest,
     /// From the first that peers have not trimmed.
     BeyondTrimmed,
+}
+
+/// Which instances of a part are looked after.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Watched {
+    /// Through which slot they were considered.
+    through: Slot,
+    /// Through which slot there are more, for which there was no room, and since when.
+    outside: Option<(Slot, Time)>,
 }
 
 impl EPaxos {
@@ -149,23 +157,28 @@ impl EPaxos {
 
     fn watch_from(&mut self, now: Time, part: (Lane, Part), through: Slot) {
         let lane = part.0;
-        let watched = self.watched_through.get(&part).copied().unwrap_or_default();
-        let limit = Slot(through.0 + self.config.max_watched as u64);
-        let height = self.instances.height(lane).min(limit);
-        // What there was no room for has waited already, as long as those before it took.
-        let far_behind = height == limit && !self.config.mutated(Mutant::EachLookedAfterLate);
-        for slot in watched.max(through).0 + 1..=height.0 {
-            let slot = Slot(slot);
-            let id = EntryId { lane, slot };
+        let (height, most) = (self.instances.height(lane), self.config.max_watched as u64);
+        let mut watched = self.watched_through.get(&part).copied().unwrap_or_default();
+        let last = height.min(Slot(through.0 + most));
+        for slot in watched.through.max(through).0 + 1..=last.0 {
+            let id = EntryId {
+                lane,
+                slot: Slot(slot),
+            };
             if !self.instances.is_committed(id) && !self.watched.contains(id) {
-                let wait = match far_behind && self.who_knows(id, 0).is_some() {
-                    true => Duration::ZERO,
-                    false => self.drawn(self.config.recover_after, 0),
-                };
-                self.watched.set(id, now + wait);
+                let wait = self.drawn(self.config.recover_after, 0);
+                // What there was no room for has been waiting since.
+                let since = watched.outside.filter(|(height, _)| slot <= height.0);
+                let since = since.map_or(now, |(_, since)| since);
+                self.watched.set(id, now.max(since + wait));
             }
         }
-        self.watched_through.insert(part, watched.max(height));
+        watched.through = watched.through.max(last);
+        watched.outside = watched.outside.filter(|(height, _)| *height > last);
+        if last < height && !self.config.mutated(Mutant::EachLookedAfterLate) {
+            watched.outside.get_or_insert((height, now));
+        }
+        self.watched_through.insert(part, watched);
     }
 }
 

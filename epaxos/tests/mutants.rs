@@ -450,3 +450,11 @@ fn one_that_waits_for_each_instance_does_not_catch_up() {
         !scripts::catches_up(config)
     });
 }
+
+/// The only harm is that as many come after it as are proposed meanwhile, and all wait for each other.
+#[test]
+fn what_is_proposed_again_while_it_is_under_way_becomes_many() {
+    harms_only(Mutant::ProposedWhileUnderWay, |config| {
+        scripts::instances_of_one_command(config) > 1
+    });
+}

@@ -7,6 +7,8 @@ use quorate_core::request::Batch;
 use quorate_epaxos::{Ballot, Command, Config, Message, Phase, Value};
 use quorate_simulator::harness::{command, text};
 
+use crate::scripts;
+
 use crate::common::{
     Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, r, reads, set, writes,
 };
@@ -288,4 +290,21 @@ fn nobody_leads() {
         assert_eq!(node.protocol.status().protocol, "epaxos");
     }
     assert_eq!(text(&Batch::noop()), "");
+}
+
+/// A driver proposes again what was not executed in time. That is one instance as long as it may still be; when it has
+/// become a Nop, it is another.
+#[test]
+fn what_is_under_way_is_not_proposed_again() {
+    let config = Config::default();
+    assert_eq!(scripts::instances_of_one_command(&config), 1);
+    let mut cluster = Cluster::quiet(3, &config);
+    cluster.submit(0, "x", "k");
+    cluster.node(0).sent.clear();
+    cluster.node(2).recover_instance(id(0, 1));
+    cluster.settle(&[0, 1, 2]);
+    assert_eq!(cluster.node(0).decided(id(0, 1)), Some((None, set(&[]))));
+    cluster.submit(0, "x", "k");
+    cluster.deliver();
+    assert_eq!(cluster.node(1).executed(), ["", "x"]);
 }

@@ -542,3 +542,22 @@ pub(crate) fn catches_up(config: &Config) -> bool {
     cluster.pass_time(&[0, 1, 2], 2 * LONG);
     cluster.node(2).decided(id(0, 40)).is_some()
 }
+
+/// How many instances a command becomes that is proposed at its coordinator again and again, before and after it is
+/// decided; what it depends on is not.
+pub(crate) fn instances_of_one_command(config: &Config) -> usize {
+    let mut cluster = Cluster::quiet(3, config);
+    cluster.submit(2, "open", "k");
+    for to in [0, 1] {
+        cluster.pass(2, to, "pre_accept");
+    }
+    cluster.isolate(2);
+    for _ in 0..5 {
+        cluster.submit(0, "x", "k");
+        cluster.settle(&[0, 1]);
+    }
+    let node = &cluster.nodes[0];
+    assert!(node.executed().is_empty());
+    let own = node.protocol.instances();
+    own.filter(|view| view.id.lane == Lane(0)).count()
+}
