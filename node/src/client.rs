@@ -114,18 +114,14 @@ impl Client {
     pub(crate) fn in_process(
         node: InProcess,
         signer: Signer,
-        options: &ClientOptions,
+        mut options: ClientOptions,
         faults: FaultModel,
     ) -> Self {
         let (calls, receiver) = mpsc::channel(CALLS);
         let key = signer.public();
         // There is no other within reach.
-        let options = ClientOptions {
-            first: Some(node.me()),
-            follow_leader: false,
-            fail_over: false,
-            ..options.clone()
-        };
+        options.first = Some(node.me());
+        (options.follow_leader, options.fail_over) = (false, false);
         let signer = (faults == FaultModel::Byzantine).then_some(signer);
         let link = Link::new(Arc::new(node), key, signer, options);
         tokio::spawn(link.run(receiver));

@@ -142,7 +142,7 @@ impl<P: Protocol> Node<P> {
         let own = InProcess::new(me, gate);
         Ok(Node {
             key,
-            client: Client::in_process(own, signer, &parts.client, P::FAULTS),
+            client: Client::in_process(own, signer, parts.client, P::FAULTS),
             inbox,
             status: status_seen,
             stop: Mutex::new(Some(stop)),
