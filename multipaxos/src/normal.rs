@@ -167,15 +167,21 @@ impl MultiPaxos {
         batch: Batch,
         out: &mut Out,
     ) {
-        let Role::Leader(leader) = &mut self.role else {
+        let Role::Leader(leader) = &self.role else {
             return;
         };
         let most = self.config.max_unchosen_bytes;
         let room = most.saturating_sub(leader.unchosen_bytes);
-        if !batch.is_empty() {
-            leader.queue.push(proposer, batch, room);
-            self.propose_queued(now, out);
+        let at_once = leader.queue.front().is_none() && room > 0;
+        if batch.is_empty()
+            || at_once && self.propose_in_next_slot(now, proposer, batch.clone(), out)
+        {
+            return;
         }
+        if let Role::Leader(leader) = &mut self.role {
+            leader.queue.push(proposer, batch, room);
+        }
+        self.propose_queued(now, out);
     }
 
     /// Proposes what has waited longest, as far as the window reaches.
