@@ -210,6 +210,9 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         }
         let id = snapshot.id.clone();
         self.snapshots.keep(snapshot);
+        if !self.settings.mutated(Mutant::InstalledNotSettled) {
+            self.settle_installed();
+        }
         self.step(now, Input::Installed(id));
     }
 

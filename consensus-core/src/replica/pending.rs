@@ -212,6 +212,21 @@ impl Pending {
         self.next += 1;
     }
 
+    /// All batches, the one that gathers closed.
+    pub(super) fn batches(&mut self) -> Vec<Batch> {
+        if !self.gathering.is_empty() {
+            self.close();
+        }
+        let flights = self.batches.values();
+        flights.map(|flight| flight.batch.clone()).collect()
+    }
+
+    /// Whether a request is under way.
+    pub(super) fn has(&self, session: SessionId, sequence: u64) -> bool {
+        let requests = self.requests.get(&session);
+        requests.is_some_and(|requests| requests.contains_key(&sequence))
+    }
+
     /// The batches to be proposed once more: those last proposed at `before` or earlier.
     pub(super) fn again(&mut self, now: Time, before: Time) -> Vec<Batch> {
         let old = |flight: &&mut InFlight| flight.proposed <= before;

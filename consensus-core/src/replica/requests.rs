@@ -26,6 +26,26 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         }
     }
 
+    /// Answers what is under way and the state that was installed holds: nobody orders it again.
+    /// Queries are not in a state.
+    pub(super) fn settle_installed(&mut self) {
+        for batch in self.pending.batches() {
+            for request in batch.requests() {
+                let (session, sequence) = (request.session, request.sequence);
+                let is_query = matches!(request.operation, Operation::Query(_));
+                if is_query || !self.pending.has(session, sequence) {
+                    continue;
+                }
+                match self.is_new(&request) {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    Err(error) => self.refuse(&request, error),
+                }
+                self.pending.executed(session, sequence);
+            }
+        }
+    }
+
     /// Whether these requests should be taken now, and not wait until others of their client have
     /// been executed. Nothing rests on it: what is taken all the same is bounded too.
     pub fn may_take(&self, batch: &Batch) -> bool {

@@ -164,6 +164,8 @@ pub enum Mutant {
     AgreedTimeAsProposed,
     /// A peer that was asked for a snapshot is waited for for ever.
     FetchNeverGivenUp,
+    /// What an installed state holds stays under way.
+    InstalledNotSettled,
     /// A read that nobody answers is under way for ever.
     ReadNeverGivenUp,
     /// A replica takes no snapshot of its own while it fetches one.

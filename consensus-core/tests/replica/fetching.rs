@@ -7,7 +7,9 @@ use quorate_core::replica::{Mutant, Replica, Settings};
 use quorate_core::request::Operation;
 use quorate_core::storage::{Snapshot, Stored};
 
-use crate::solo::{CONFIG, Config, NOW, Solo, Text, apply, propose, replica, request, settle};
+use crate::solo::{
+    CONFIG, Config, NOW, Solo, Text, answers, apply, propose, replica, request, settle,
+};
 use crate::{small_snapshots, snapshotted};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -128,6 +130,35 @@ fn none_is_taken_while_a_fetched_one_is_being_saved() {
     let effects = replica.end_turn(NOW);
     assert_eq!((effects.executed.len(), effects.save.len()), (1, 1));
     assert_eq!(effects.save[0].1, good());
+}
+
+/// Whoever orders has executed it already, and orders it no more.
+#[test]
+fn what_an_installed_state_holds_is_answered_and_not_proposed_again() {
+    let after = |mutant| {
+        let settings = Settings {
+            mutant,
+            ..Settings::default()
+        };
+        let config = Config {
+            behind: true,
+            deaf: true,
+            ..CONFIG
+        };
+        let mut replica = replica(config, settings, Stored::default());
+        replica.tick(NOW);
+        for (sequence, command) in [(1, b"a"), (2, b"b"), (3, b"c")] {
+            propose(&mut replica, request(sequence, Operation::Apply(command)));
+        }
+        replica.end_turn(NOW);
+        replica.fetched(NOW, ReplicaId(1), Some(good()));
+        let answered = answers(&settle(&mut replica)).len();
+        let waits = replica.deadline().is_some();
+        propose(&mut replica, request(3, Operation::Apply(b"c")));
+        (answered, waits, answers(&settle(&mut replica)).len())
+    };
+    assert_eq!(after(None), (2, true, 0), "the third is still under way");
+    assert_eq!(after(Some(Mutant::InstalledNotSettled)), (0, true, 0));
 }
 
 #[test]
