@@ -48,7 +48,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = "all", value_parser = arguments::one_of::<Faults>(&FAULTS))]
     faults: Faults,
 
-    /// Which hardships are met besides: none, all, or some of lost, cuts, mute, hangs, limits and
+    /// Which hardships are met besides: none, all, or some of lost, cuts, hubs, mute, hangs, limits and
     /// clocks, separated by commas
     #[arg(long, value_name = "KINDS", default_value = "none")]
     hardships: Hardships,

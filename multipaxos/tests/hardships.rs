@@ -44,7 +44,7 @@ fn the_rest_serve_without_those_that_are_lost() {
 #[test]
 fn clients_are_served_with_links_cut_for_good() {
     let cuts = Hardships {
-        cuts: true,
+        hubs: true,
         ..Hardships::NONE
     };
     survives((Faults::Network, cuts));

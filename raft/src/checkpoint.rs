@@ -110,11 +110,6 @@ impl Raft {
             follower.hear_of(round);
             follower.owes = true;
         }
-        self.fetch_through(from, through, out);
-    }
-
-    /// Fetches a snapshot that reaches at least so far, unless this replica has.
-    pub(crate) fn fetch_through(&self, from: ReplicaId, through: Slot, out: &mut Out) {
         if through > self.commit {
             out.fetch(Fetch {
                 from,

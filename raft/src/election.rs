@@ -6,12 +6,12 @@
 
 use std::time::Duration;
 
-use quorate_core::id::{ReplicaId, ReplicaSet, Slot, Time};
+use quorate_core::id::{ReplicaId, ReplicaSet, Time};
 use quorate_core::protocol::{Dest, Event};
 use quorate_core::quorum::Tally;
 use rand::RngExt;
 
-use crate::log::{Entry, Position, Term};
+use crate::log::{Position, Term};
 use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::replica::{Out, Raft, Role, Timer};
@@ -141,65 +141,6 @@ impl Raft {
             granted: term > self.term && up_to_date && !loyal,
         };
         out.send(Dest::One(candidate), reply);
-        let in_vain = matches!(self.role, Role::PreCandidate(_));
-        if in_vain && !loyal && last < self.log.last() {
-            self.lend(candidate, last, out);
-        }
-    }
-
-    /// Gives `to`, whose log ends with `last`, the entries that make it as up to date as this one,
-    /// which has asked for votes in vain itself. Where only `to` hears a quorum nobody else can be
-    /// elected, nor it with the log it has.
-    fn lend(&self, to: ReplicaId, last: Position, out: &mut Out) {
-        let agreeable = self.log.position(self.log.last_agreeable(last));
-        let (previous, entries) = match agreeable {
-            Some(previous) => {
-                let max = self.config.max_append_bytes;
-                let (entries, _) = self.log.entries(previous.slot.next(), max);
-                (previous, entries)
-            }
-            None => (self.log.compacted(), Vec::new()),
-        };
-        let term = self.term;
-        let lent = Message::Lend {
-            term,
-            previous,
-            entries,
-        };
-        out.send(Dest::One(to), lent);
-    }
-
-    /// Takes entries of a log that is more up to date, while no leader is known, and asks again.
-    ///
-    /// That is safe. A log that ends with an entry of term t is a beginning of the log of that
-    /// term's leader [Ongaro14 §5.3]. If the log here ends with the same term, it is a beginning of
-    /// the longer one. If it ends with an earlier term, the leader of the later one had all that was
-    /// committed before its term [Ongaro14 §5.4.3], and what is lent reaches into that term: so no
-    /// entry is lost that this replica has acknowledged and that was committed.
-    pub(crate) fn lent(
-        &mut self,
-        now: Time,
-        from: ReplicaId,
-        (previous, entries): (Position, Vec<Entry>),
-        out: &mut Out,
-    ) {
-        if self.leader().is_some() || matches!(self.role, Role::Candidate(_)) {
-            return;
-        }
-        let Some(last) = entries.last() else {
-            return self.fetch_through(from, previous.slot, out);
-        };
-        let end = Position {
-            term: last.term,
-            slot: Slot(previous.slot.0 + entries.len() as u64),
-        };
-        let newer = end > self.log.last() || self.config.mutated(Mutant::LentLogUncompared);
-        if newer && self.agrees_at(previous) {
-            self.store(previous.slot, entries, out);
-            // Votes that it may have were for the log that it had.
-            self.become_follower(now, None, out);
-            self.ask_first(now, out);
-        }
     }
 
     /// Whether this replica has heard a leader, or has taken part in an election, within the

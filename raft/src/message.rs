@@ -82,16 +82,6 @@ pub enum Message {
         /// Whether the leader has heard the receiver of late.
         heard: bool,
     },
-    /// Entries that the receiver lacks, who has asked whether it would have a vote.
-    Lend {
-        /// The sender's term.
-        term: Term,
-        /// The entry before the first of `entries`; without any, the last that a snapshot of the
-        /// sender's holds, which the receiver needs first.
-        previous: Position,
-        /// The entries.
-        entries: Vec<Entry>,
-    },
     /// A follower tells its leader of a replica that hears no leader and asks for votes.
     Unheard {
         /// The sender's term.
@@ -147,17 +137,17 @@ impl AppendEntries {
     pub fn last(&self) -> Slot {
         Slot(self.previous.slot.0 + self.entries.len() as u64)
     }
-}
 
-/// Terms along a log never decrease, and the sender's is the highest.
-fn is_a_log(sender: Term, previous: Position, entries: &[Entry]) -> bool {
-    let mut term = previous.term;
-    let ordered = entries.iter().all(|entry| {
-        let follows = entry.term >= term;
-        term = entry.term;
-        follows
-    });
-    ordered && term <= sender
+    /// Terms along a log never decrease, and the leader's is the highest.
+    fn is_a_log(&self) -> bool {
+        let mut term = self.previous.term;
+        let ordered = self.entries.iter().all(|entry| {
+            let follows = entry.term >= term;
+            term = entry.term;
+            follows
+        });
+        ordered && term <= self.term
+    }
 }
 
 /// No cluster lives to see a term or slot beyond this, and sums with it do not overflow.
@@ -174,7 +164,6 @@ impl Message {
             | Message::Echo { term, .. }
             | Message::Rejected { term, .. }
             | Message::SnapshotNeeded { term, .. }
-            | Message::Lend { term, .. }
             | Message::Unheard { term, .. }
             | Message::TimeoutNow { term, .. } => Some(*term),
             Message::AppendEntries(append) => Some(append.term),
@@ -193,7 +182,6 @@ impl Message {
             | Message::Vote { last, .. } => last.slot,
             Message::AppendEntries(append) => append.previous.slot.max(append.commit),
             Message::Accepted { matched, .. } => *matched,
-            Message::Lend { previous, .. } => previous.slot,
             Message::Rejected { previous, hint, .. } => hint.slot.max(*previous),
             Message::SnapshotNeeded { through, .. } => *through,
             Message::ReadIndexReply { index, .. } => *index,
@@ -221,16 +209,7 @@ impl Message {
             return Some("a term or slot is out of reach");
         }
         match self {
-            Message::AppendEntries(append)
-                if !is_a_log(append.term, append.previous, &append.entries) =>
-            {
-                Some("the terms of the entries do not follow each other")
-            }
-            Message::Lend {
-                term,
-                previous,
-                entries,
-            } if !is_a_log(*term, *previous, entries) => {
+            Message::AppendEntries(append) if !append.is_a_log() => {
                 Some("the terms of the entries do not follow each other")
             }
             Message::PreVote { term, last, .. } | Message::RequestVote { term, last }
@@ -256,7 +235,6 @@ impl protocol::Message for Message {
             Message::Echo { .. } => "echo",
             Message::Rejected { .. } => "rejected",
             Message::SnapshotNeeded { .. } => "snapshot_needed",
-            Message::Lend { .. } => "lend",
             Message::Unheard { .. } => "unheard",
             Message::TimeoutNow { .. } => "timeout_now",
             Message::Forward(_) => "forward",
@@ -288,8 +266,6 @@ impl protocol::Message for Message {
             Message::Echo { .. } => false,
             // Says what is not there, and binds nobody.
             Message::Rejected { .. } => false,
-            // Binds nobody: what is lent is acknowledged to a leader only.
-            Message::Lend { .. } => false,
             // Hearsay. Whoever campaigns does so in its own name.
             Message::Unheard { .. } | Message::TimeoutNow { .. } => false,
             Message::Forward(_) | Message::ReadIndex { .. } | Message::ReadIndexReply { .. } => {

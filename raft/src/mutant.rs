@@ -77,8 +77,6 @@ pub enum Mutant {
     LeadWhereOneIsUnheard,
     /// A replica that its leader does not hear is content with hearing it.
     FollowUnheard,
-    /// A replica takes entries that are lent to it, whether they make its log more up to date or not.
-    LentLogUncompared,
     /// What a peer will need that fetches a snapshot is compacted meanwhile.
     CompactPastFetches,
 }

@@ -404,7 +404,7 @@ impl Raft {
 
     /// "If the follower does not find an entry in its log with the same index and term, then it
     /// refuses the new entries." What is committed here every leader has. [Ongaro14 §5.3]
-    pub(crate) fn agrees_at(&self, previous: Position) -> bool {
+    fn agrees_at(&self, previous: Position) -> bool {
         previous.slot <= self.commit
             || self.log.term_at(previous.slot) == Some(previous.term)
             || self.config.mutated(Mutant::AppendWithoutPreviousCheck)
@@ -425,7 +425,7 @@ impl Raft {
     /// different terms), delete the existing entry and all that follow it": only then, for a
     /// message that was overtaken has nothing to say about what came after it.
     /// [Ongaro14 figure 2]
-    pub(crate) fn store(&mut self, after: Slot, mut entries: Vec<Entry>, out: &mut Out) {
+    fn store(&mut self, after: Slot, mut entries: Vec<Entry>, out: &mut Out) {
         let truncates_always = self.config.mutated(Mutant::AppendTruncatesAlways);
         let slots = (after.0 + 1..).map(Slot);
         let held = |(entry, slot): &(&Entry, Slot)| {

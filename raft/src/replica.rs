@@ -137,9 +137,6 @@ impl Raft {
                 heard,
                 ..
             } => self.snapshot_needed(now, (from, heard), (through, round), out),
-            Message::Lend {
-                previous, entries, ..
-            } => self.lent(now, from, (previous, entries), out),
             Message::Unheard { replica, .. } => self.told_of_unheard(from, replica),
             Message::TimeoutNow { moves, .. } => self.timeout_now(now, moves, out),
             Message::Forward(batch) => self.forwarded(from, batch, out),
@@ -175,7 +172,6 @@ impl Raft {
             | Message::Accepted { .. }
             | Message::Echo { .. }
             | Message::Rejected { .. }
-            | Message::Lend { .. }
             | Message::Unheard { .. }
             | Message::TimeoutNow { .. }
             | Message::Forward(_)

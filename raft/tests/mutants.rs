@@ -4,8 +4,8 @@ mod common;
 
 use bytes::Bytes;
 use common::{
-    Cluster, Node, RaftCluster, RaftNode, accepted, append, at, context, echo, entries, heartbeat,
-    pre_vote, pre_vote_hearing, pre_vote_reply, r, records, request_vote, snapshot, vote,
+    Cluster, Node, RaftCluster, RaftNode, accepted, append, at, context, echo, heartbeat, pre_vote,
+    pre_vote_hearing, pre_vote_reply, r, records, request_vote, snapshot, vote,
 };
 use quorate_core::codec;
 use quorate_core::id::Slot;
@@ -534,21 +534,5 @@ fn who_is_content_with_a_leader_that_does_not_hear_it_asks_nobody() {
             node.pass(config.heartbeat);
         }
         node.sent_to(r(2)).is_empty()
-    });
-}
-
-/// Leader Completeness. [Ongaro14 §5.4.1]
-#[test]
-fn a_log_that_is_lent_and_not_compared_takes_the_place_of_a_newer_one() {
-    harms_only(Mutant::LentLogUncompared, |config| {
-        let mut node = node(config, 0, 3, &[1, 2]);
-        node.fire(Timer::Election);
-        let lent = Message::Lend {
-            term: Term(3),
-            previous: at(1, 1),
-            entries: entries(&[1]),
-        };
-        node.receive(r(1), lent);
-        node.log_terms() == [1, 1]
     });
 }

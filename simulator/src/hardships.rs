@@ -22,12 +22,16 @@ pub struct Hardships {
     /// others are restarted meanwhile, in any order, or are up one after the other, so that no
     /// majority is up together before the end.
     pub lost: bool,
-    /// Links between replicas are cut for good, both ways or one way: a chain, a star, a bridge, a
-    /// single link. Clients are to be served wherever a quorum is connected. Where replicas may
-    /// lie, this is at those of a quorum that all hear each other. Otherwise any replica may lead
-    /// that hears a quorum and is heard by it, and clients are served at those that hear all of
-    /// these, and are heard by them: of a star, a bridge or a chain at the one in the middle.
+    /// Links between replicas are cut for good, both ways or one way, such that the replicas of a
+    /// quorum all hear each other: a single link, or some of those outside. Where replicas may lie,
+    /// clients are to be served at those of the quorum. Otherwise any replica may lead that hears a
+    /// quorum and is heard by it, and clients are served at those that hear all of these, and are
+    /// heard by them.
     pub cuts: bool,
+    /// The same, and where no replica lies also a chain, a star or a bridge: a quorum is connected
+    /// through one in the middle, and clients are to be served there. It may be one that lags: it
+    /// can't lead where a leader must have the longest log, nor can anybody else.
+    pub hubs: bool,
     /// Replicas take a request for a snapshot and never answer it, or after a long time.
     pub mute: bool,
     /// Syncs hang for seconds, or for good.
@@ -46,6 +50,7 @@ impl Hardships {
     pub const NONE: Hardships = Hardships {
         lost: false,
         cuts: false,
+        hubs: false,
         mute: false,
         hangs: false,
         limits: false,
@@ -56,16 +61,18 @@ impl Hardships {
     pub const ALL: Hardships = Hardships {
         lost: true,
         cuts: true,
+        hubs: true,
         mute: true,
         hangs: true,
         limits: true,
         clocks: true,
     };
 
-    fn named(&mut self) -> [(&'static str, &mut bool); 6] {
+    fn named(&mut self) -> [(&'static str, &mut bool); 7] {
         [
             ("lost", &mut self.lost),
             ("cuts", &mut self.cuts),
+            ("hubs", &mut self.hubs),
             ("mute", &mut self.mute),
             ("hangs", &mut self.hangs),
             ("limits", &mut self.limits),
@@ -89,8 +96,8 @@ impl fmt::Display for Hardships {
 /// A word that names no hardship.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "unknown hardship '{0}': it must be none, all, or some of lost, cuts, mute, hangs, limits and \
-     clocks, separated by commas"
+    "unknown hardship '{0}': it must be none, all, or some of lost, cuts, hubs, mute, hangs, limits \
+     and clocks, separated by commas"
 )]
 pub struct UnknownHardship(String);
 

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use quorate_core::protocol::Role;
-use quorate_raft::{Config, Message, Position, Term, Timer};
+use quorate_raft::{Config, Message, Timer};
 
 use crate::common::{
-    Cluster, Node, RaftCluster, RaftNode, append, at, entries, heartbeat, pre_vote,
-    pre_vote_hearing, pre_vote_reply, r, request_vote, vote,
+    Cluster, Node, RaftCluster, RaftNode, append, at, heartbeat, pre_vote, pre_vote_hearing,
+    pre_vote_reply, r, request_vote, vote,
 };
 
 /// A replica of three that has waited long enough to ask, and what it asks of replica 1.
@@ -202,103 +202,4 @@ fn who_is_told_to_campaigns_at_once() {
     node.receive(r(1), vote(2, at(1, 1), true));
     node.receive(r(1), timeout_now(2));
     assert_eq!((node.role(), node.term()), (Role::Leader, 2));
-}
-
-fn lend(term: u64, previous: Position, terms: &[u64]) -> Message {
-    Message::Lend {
-        term: Term(term),
-        previous,
-        entries: entries(terms),
-    }
-}
-
-/// In a star only the hub can be elected, and with less of the log than the others it is not: so who
-/// would vote for it but for that gives it what it lacks, and it asks again.
-#[test]
-fn a_hub_that_lags_is_given_the_log_and_elected() {
-    let logs: [&[u64]; 5] = [&[1], &[1, 1, 2, 2], &[1, 1, 2], &[1, 1, 2, 2], &[1, 1]];
-    let nodes = (0..5).map(|me| Node::follower(me, 5, 2, logs[usize::from(me)]));
-    let mut cluster = Cluster::of(nodes.collect());
-    for one in 1..5 {
-        for other in 1..5 {
-            cluster.block(one, other);
-        }
-    }
-    cluster.node(0).fire(Timer::Election);
-    cluster.deliver();
-    assert_eq!(cluster.node(0).role(), Role::Candidate);
-    assert_eq!(
-        cluster.node(0).log_terms(),
-        [1],
-        "they have not tried themselves"
-    );
-    (1..5).for_each(|id| cluster.node(id).fire(Timer::Election));
-    cluster.deliver();
-    assert!(cluster.nodes.iter().all(|node| node.term() == 2));
-    cluster.node(0).fire(Timer::Election);
-    cluster.deliver();
-    assert_eq!(cluster.node(0).role(), Role::Leader);
-    assert_eq!(cluster.node(0).log_terms()[..4], [1, 1, 2, 2]);
-    assert_eq!(cluster.node(0).committed(), 5);
-}
-
-/// Only a log that is more up to date takes the place of another, and only while nobody leads.
-#[test]
-fn what_is_lent_makes_a_log_more_up_to_date_or_is_not_taken() {
-    // The log, what is lent, and what becomes of it.
-    let table: [(&[u64], Message, &[u64]); 7] = [
-        (&[1, 1], lend(3, at(2, 1), &[1, 2]), &[1, 1, 1, 2]),
-        (&[1, 1, 1], lend(3, at(1, 1), &[2]), &[1, 2]),
-        (&[1, 2], lend(3, at(1, 1), &[1, 1, 1]), &[1, 2]),
-        (&[1, 2, 2], lend(3, at(1, 1), &[2]), &[1, 2, 2]),
-        (&[1], lend(3, at(2, 1), &[2]), &[1]),
-        (&[1, 2], lend(3, at(2, 1), &[3]), &[1, 2]),
-        (&[], lend(3, at(0, 0), &[1]), &[1]),
-    ];
-    for (log, lent, expected) in table {
-        let mut node = Node::follower(0, 3, 3, log);
-        node.fire(Timer::Election);
-        node.receive(r(1), lent.clone());
-        assert_eq!(node.log_terms(), expected, "{log:?}, {lent:?}");
-        let mut follower = Node::follower(0, 3, 3, log);
-        follower.receive(r(2), heartbeat(3, at(0, 0), 0));
-        follower.receive(r(1), lent);
-        assert_eq!(follower.log_terms(), log, "it has a leader");
-    }
-    let mut candidate = Node::candidate(3, 3, &[1]);
-    candidate.receive(r(1), lend(3, at(1, 1), &[2]));
-    assert_eq!(candidate.log_terms(), [1], "it has asked with this log");
-}
-
-/// Votes for the log that it had elect nobody with another.
-#[test]
-fn who_has_been_lent_entries_has_no_votes_left() {
-    let mut node = Node::candidate(5, 3, &[1]);
-    node.receive(r(1), vote(3, at(1, 1), true));
-    node.fire(Timer::Election);
-    node.fire(Timer::Election);
-    node.receive(r(2), lend(3, at(1, 1), &[2]));
-    node.receive(r(3), vote(3, at(1, 1), true));
-    node.receive(r(4), vote(3, at(2, 2), true));
-    assert_eq!((node.role(), node.term()), (Role::Candidate, 3));
-}
-
-/// Whoever lacks what is compacted fetches a snapshot first.
-#[test]
-fn who_lacks_what_is_compacted_is_told_to_fetch_a_snapshot() {
-    let config = Config {
-        retained_entries: 0,
-        ..Config::default()
-    };
-    let mut cluster = Cluster::led_by_0(3, &config);
-    cluster.propose(0, "x");
-    cluster.node(0).take_snapshot();
-    cluster.node(0).receive(r(1), request_vote(2, at(0, 0)));
-    cluster.node(0).fire(Timer::Election);
-    let answers = cluster.node(0).answer(r(1), pre_vote(3, at(0, 0)));
-    assert_eq!(answers.last(), Some(&lend(2, at(2, 1), &[])));
-    let mut node = Node::follower(1, 3, 2, &[]);
-    node.receive(r(0), lend(2, at(2, 1), &[]));
-    let fetch = node.fetch.expect("a wish");
-    assert_eq!((fetch.from, fetch.at_least.slot().0), (r(0), 2));
 }

@@ -16,11 +16,12 @@ pub(super) struct Cuts {
 type Pair = (ReplicaId, ReplicaId);
 
 /// Draws cuts among `usable` replicas, in any order, such that a quorum is connected; of a
-/// protocol that survives lies at most `spare` of them are left out of it.
+/// protocol that survives lies at most `spare` of them are left out of it. With `hubs` it may be
+/// connected through one in the middle only.
 pub(super) fn drawn(
     (model, n): (FaultModel, usize),
     usable: &[ReplicaId],
-    spare: usize,
+    (spare, hubs): (usize, bool),
     random: &mut ChaCha8Rng,
 ) -> Cuts {
     let quorum = n - model.tolerated(n);
@@ -32,7 +33,11 @@ pub(super) fn drawn(
         };
     }
     let (inside, others) = usable.split_at(quorum.min(usable.len()));
-    let mut links = match random.random_range(0..5) {
+    let shape = match hubs {
+        true => random.random_range(0..5),
+        false => 4 * random.random_range(0..2),
+    };
+    let mut links = match shape {
         0 => outside(inside, others, random),
         1 => star(usable, random),
         2 => bridge(usable, random),
@@ -179,10 +184,12 @@ mod tests {
                     let mut some = 0;
                     for seed in 0..60 {
                         let mut random = ChaCha8Rng::seed_from_u64(seed);
-                        let cuts = drawn((model, n), &usable, spare, &mut random);
-                        let places = (model, n);
-                        assert!(is_connected(&cuts, places, &usable), "{n}, {seed}");
-                        some += cuts.links.len();
+                        for hubs in [true, false] {
+                            let cuts = drawn((model, n), &usable, (spare, hubs), &mut random);
+                            let places = (model, n);
+                            assert!(is_connected(&cuts, places, &usable), "{n}, {seed}");
+                            some += cuts.links.len();
+                        }
                     }
                     let possible = match model {
                         FaultModel::Crash => usable.len() > 2,
@@ -200,7 +207,7 @@ mod tests {
         let usable: Vec<ReplicaId> = ReplicaId::all(5).collect();
         let mut ways = [0, 0];
         for _ in 0..40 {
-            let links = drawn((FaultModel::Crash, 5), &usable, 2, &mut random).links;
+            let links = drawn((FaultModel::Crash, 5), &usable, (2, true), &mut random).links;
             for (from, to) in &links {
                 ways[usize::from(links.contains(&(*to, *from)))] += 1;
             }

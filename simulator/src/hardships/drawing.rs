@@ -71,9 +71,9 @@ impl Plan {
         if hardships.hangs {
             drawing.hang_for_a_while();
         }
-        if hardships.cuts {
-            let (usable, spare) = (&drawing.free, drawing.spare);
-            let drawn = cuts::drawn((model, n), usable, spare, drawing.random);
+        if hardships.cuts || hardships.hubs {
+            let (usable, spare, hubs) = (&drawing.free, drawing.spare, hardships.hubs);
+            let drawn = cuts::drawn((model, n), usable, (spare, hubs), drawing.random);
             for (from, to) in drawn.links {
                 drawing.begins_for_good(Fault::Cut(from, to));
             }

@@ -158,6 +158,7 @@ fn all_hardships_are_met_and_what_follows_from_a_seed_is_the_same_each_time() {
         // Without its leader this protocol is never live.
         lost: false,
         cuts: false,
+        hubs: false,
         hangs: false,
         ..Hardships::ALL
     };
@@ -200,7 +201,7 @@ fn the_replay_line_says_which_hardships_there_were() {
     let config = SimulationConfig {
         hardships: Hardships {
             lost: true,
-            cuts: true,
+            hubs: true,
             ..Hardships::NONE
         },
         shrink_runs: 0,
