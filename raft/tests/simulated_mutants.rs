@@ -152,16 +152,3 @@ fn lead_unheard() {
     };
     assert_found(&config, &[Rule::Liveness]);
 }
-
-/// One link of many is cut for good.
-#[test]
-fn lead_where_one_is_unheard() {
-    let config = SimulationConfig {
-        hardships: Hardships {
-            cuts: true,
-            ..Hardships::NONE
-        },
-        ..raft(Mutant::LeadWhereOneIsUnheard, 5)
-    };
-    assert_found(&config, &[Rule::Liveness]);
-}

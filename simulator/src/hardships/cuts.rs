@@ -35,7 +35,9 @@ pub(super) fn drawn(
     let (inside, others) = usable.split_at(quorum.min(usable.len()));
     let shape = match hubs {
         true => random.random_range(0..5),
-        false => 4 * random.random_range(0..2),
+        // Without one of its links a quorum would not all hear each other.
+        false if usable.len() > quorum => 4 * random.random_range(0..2),
+        false => 0,
     };
     let mut links = match shape {
         0 => outside(inside, others, random),
