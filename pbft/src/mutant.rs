@@ -51,6 +51,9 @@ pub enum Mutant {
     SilentAwaited,
     /// A replica that is behind asks for another primary.
     BehindCampaigns,
+    /// A replica that others are ahead of does not ask for another primary, however long ago it has come
+    /// to where they were when what it waits for was due.
+    AlwaysBehind,
     /// Any snapshot is believed. [Castro99 §4.3]
     SnapshotWithoutCertificate,
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use quorate_core::id::{ReplicaId, Slot, Time};
 
+use crate::certificate::CheckpointCertificate;
 use crate::config::Config;
 use crate::mutant::Mutant;
 use crate::replica::{Out, Pbft, Timer};
@@ -151,14 +152,20 @@ impl Pbft {
     /// executed. It asks for no other primary then, and goes along with f + 1 who do.
     ///
     /// f + 1 correct replicas have each state that is proved, so it never keeps all from asking; and who
-    /// has come no further since it last waited is not catching up.
-    pub(crate) fn is_behind(&self) -> bool {
+    /// has come no further since it last waited is not catching up. Nor is it behind any more once it
+    /// has come to where the others were when what it waits for was first due: else a primary could keep
+    /// it a few slots behind one other for ever, and leave a request out.
+    pub(crate) fn is_behind(&mut self, now: Time) -> bool {
         if self.config.mutated(Mutant::BehindCampaigns) {
             return false;
         }
         let proved = self.checkpoints.last_certified();
-        let lacks_state = proved.is_some_and(|proved| proved.slot() > self.executed);
+        let proved = proved.map_or(Slot::ZERO, CheckpointCertificate::slot);
+        let others = self.peers.executed_by(self.weak());
         let catches_up = self.executed > self.patience.executed;
-        lacks_state || catches_up && self.peers.executed_by(self.weak()) > self.executed
+        let is_behind = proved > self.executed || catches_up && others > self.executed;
+        let due = (now, self.patience());
+        let come = (self.executed, proved.max(others));
+        is_behind && (self.waiting.may_come(due, come) || self.config.mutated(Mutant::AlwaysBehind))
     }
 }

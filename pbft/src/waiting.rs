@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use quorate_core::crypto::Digest;
-use quorate_core::id::{ReplicaId, Time};
+use quorate_core::id::{ReplicaId, Slot, Time};
 use quorate_core::protocol::Dest;
 use quorate_core::request::{Batch, SessionId};
 
@@ -39,6 +39,9 @@ struct Waited {
     since: Time,
     /// All backups have been told.
     escalated: bool,
+    /// Through where others had executed when it was first due here and this replica was behind: a
+    /// primary that has ordered it has done so by then.
+    due_by: Option<Slot>,
 }
 
 impl Waiting {
@@ -98,6 +101,7 @@ impl Waiting {
                 left,
                 since: now,
                 escalated: false,
+                due_by: None,
             };
             self.batches.insert(digest, waited);
         }
@@ -139,6 +143,24 @@ impl Waiting {
         for waited in self.batches.values_mut() {
             (waited.since, waited.escalated) = (now, false);
         }
+    }
+
+    /// A view has begun: what earlier primaries had ordered by when says nothing of this one.
+    fn forget_due(&mut self) {
+        self.batches.values_mut().for_each(|w| w.due_by = None);
+    }
+
+    /// Whether all that is overdue may yet be executed by who has come through `executed`, where
+    /// others are at `others` now.
+    pub(crate) fn may_come(
+        &mut self,
+        (now, timeout): (Time, Duration),
+        (executed, others): (Slot, Slot),
+    ) -> bool {
+        let waited = self.batches.values_mut();
+        let overdue = waited.filter(|waited| waited.since + timeout <= now);
+        let due_by = overdue.map(|waited| *waited.due_by.get_or_insert(others));
+        due_by.min().is_none_or(|due_by| due_by > executed)
     }
 
     /// When something is to be done about what is waited for.
@@ -261,7 +283,7 @@ impl Pbft {
         }
         let patience = self.patience();
         if self.waiting.is_overdue(now, patience) {
-            return match self.is_behind() {
+            return match self.is_behind(now) {
                 true => self.be_patient_again(now, out),
                 false => self.start_view_change(self.view.next(), out),
             };
@@ -292,6 +314,7 @@ impl Pbft {
                 out.send(Dest::One(primary), Message::Forward { batch, relayed });
             }
         }
+        self.waiting.forget_due();
         self.be_patient_again(now, out);
     }
 }
