@@ -18,14 +18,15 @@ use crate::mutant::Mutant;
 use crate::prevote::PreVote;
 use crate::record::Record;
 use crate::replica::{MultiPaxos, Out, Role, Timer};
+use crate::told::Told;
 
 /// What a candidate has been told. [vanRenesse15 §2, where a scout keeps it]
 #[derive(Debug)]
 pub(crate) struct Candidate {
     /// Whose promise has arrived, all of it.
     pub(crate) promises: Tally,
-    /// For each replica the first slot that it has not told of.
-    expected: Vec<Slot>,
+    /// Of which slots each replica has told.
+    told: Vec<Told>,
     /// For each slot not known chosen here the value told of that counts most.
     found: BTreeMap<Slot, Found>,
     /// The ballot whose leader has handed over.
@@ -58,6 +59,10 @@ impl Found {
 
 /// Waits grow with failures as far as 2 to this power.
 const MOST_DOUBLINGS: u32 = 3;
+
+/// For how many time-outs more than others a leader waits that has chosen nothing. Those who have
+/// heard it wait for two at most, and are granted a campaign by all after one.
+const STANDS_BACK: u32 = 3;
 
 /// When to campaign.
 impl MultiPaxos {
@@ -111,7 +116,7 @@ impl MultiPaxos {
         let from = self.first_unchosen();
         self.role = Role::Candidate(Box::new(Candidate {
             promises: Tally::default(),
-            expected: vec![from; self.n],
+            told: vec![Told::before(from); self.n],
             found: BTreeMap::new(),
             released,
         }));
@@ -136,17 +141,25 @@ impl MultiPaxos {
         let Role::Candidate(candidate) = &self.role else {
             return;
         };
-        for (peer, from) in ReplicaId::all(self.n).zip(&candidate.expected) {
+        for (peer, told) in ReplicaId::all(self.n).zip(&candidate.told) {
             if peer != self.me && !candidate.promises.voters().contains(peer) {
                 let prepare = Prepare {
                     ballot,
-                    from: *from,
+                    from: told.next(),
                     released: candidate.released,
                 };
                 out.send(Dest::One(peer), Message::Prepare(prepare));
             }
         }
         out.arm(Timer::Retransmit, now + self.config.retransmit);
+    }
+
+    /// A leadership has chosen nothing, though it was heard: others are to have the time to be elected
+    /// first.
+    pub(crate) fn stand_back(&mut self, now: Time, out: &mut Out) {
+        self.give_up(now, out);
+        self.election.deadline =
+            self.election.deadline + self.config.election_timeout * STANDS_BACK;
     }
 
     /// A campaign or leadership came to nothing: waits, longer each time.
@@ -285,24 +298,32 @@ impl MultiPaxos {
         let Role::Candidate(candidate) = &mut self.role else {
             return;
         };
-        let Some(expected) = candidate.expected.get_mut(from.index()) else {
+        let Some(told) = candidate.told.get_mut(from.index()).filter(|_| current) else {
             return;
         };
-        // A part that comes before those which precede it is asked for again.
-        if !current || promise.from > *expected {
+        // What is beyond the window now may not be when all before it is known: it is asked for
+        // again.
+        let farthest = self
+            .executed
+            .0
+            .saturating_add(self.config.max_window as u64);
+        let forgotten = self.config.mutated(Mutant::EarlyPartsForgotten);
+        if promise.from > told.next() && (promise.through.0 > farthest || forgotten) {
             return;
         }
-        // Whoever lacks what others have compacted cannot say what was chosen there, and lets
-        // others lead.
+        // Whoever has compacted what is lacking here cannot say what was chosen there, until the
+        // snapshot is installed; others may.
         if promise.compacted > self.executed {
             out.fetch(Fetch {
                 from,
                 at_least: Frontier::single(promise.compacted),
             });
-            return self.give_up(now, out);
+            if self.config.mutated(Mutant::CampaignEndedByCompaction) {
+                self.give_up(now, out);
+            }
+            return;
         }
-        *expected = promise.through.next().max(*expected);
-        if promise.last {
+        if told.tell(promise.from, promise.through, promise.last) {
             candidate.promises.count(from);
         }
         if !self.merge(promise, out) {

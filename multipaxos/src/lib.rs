@@ -18,6 +18,7 @@
 //! | `recover.rs` | a replica after a restart | Lamport01 §2.5 |
 //! | `replica.rs` | the state, and `step` | vanRenesse15 §2 |
 //! | `election.rs` | phase 1, once for all slots, and who begins it | Lamport01 §3; vanRenesse15 §3 |
+//! | `told.rs` | of which slots an acceptor has told a candidate | Lamport01 §3 |
 //! | `prevote.rs` | whether a campaign could be won | OngaroThesis §9.6 |
 //! | `normal.rs` | proposals, phase 2, what is chosen | Lamport01 §2.2, §3; vanRenesse15 §2 |
 //! | `progress.rs` | what a leader knows of each slot and each peer | vanRenesse15 §2 commanders |
@@ -44,6 +45,7 @@ mod read;
 mod record;
 mod recover;
 mod replica;
+mod told;
 
 use quorate_core::epoch::Setting;
 use quorate_core::id::Time;

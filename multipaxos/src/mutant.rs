@@ -49,6 +49,12 @@ pub enum Mutant {
     /// A replica that hears of no leader campaigns without asking whether others do.
     /// [OngaroThesis §9.6]
     CampaignWithoutPreVote,
+    /// A candidate forgets parts of a promise that come before those which precede them.
+    EarlyPartsForgotten,
+    /// A candidate gives up when it hears of one that has compacted what it lacks.
+    CampaignEndedByCompaction,
+    /// A leader that is heard leads on, though nothing of what it proposes is chosen.
+    LeadWithoutChoosing,
     /// A leader trusts its lease to the end, whatever the clocks do. [Chandra07 §5.2]
     LeaseIgnoresDrift,
     /// A restart forgets that a lease may have been granted. [Chandra07 §5.2]

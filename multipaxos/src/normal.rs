@@ -15,7 +15,7 @@ use crate::election::Found;
 use crate::log::{Accepted, Ballot, Proposal, size};
 use crate::message::{Accept, Acceptance, Message};
 use crate::mutant::Mutant;
-use crate::progress::{InFlight, Progress, Rounds, Slots};
+use crate::progress::{InFlight, Progress, Rounds, Slots, Standstill};
 use crate::queue::Queue;
 use crate::read::{LeaseReads, RoundReads};
 use crate::replica::{MultiPaxos, Out, Role, Timer};
@@ -72,6 +72,7 @@ pub(crate) struct Leader {
     /// A heartbeat goes to all at the end of the turn.
     pub(crate) heartbeat_due: bool,
     pub(crate) rounds: Rounds,
+    standstill: Standstill,
     /// The last round that it has acknowledged to itself.
     own_round: u64,
     /// The last round that each replica has heard of, itself included.
@@ -90,6 +91,7 @@ impl MultiPaxos {
     /// no-op in each gap. All goes to the others at the end of this turn. [Lamport01 §3]
     pub(crate) fn become_leader(&mut self, now: Time, found: BTreeMap<Slot, Found>, out: &mut Out) {
         let proposals = self.to_be_proposed(found);
+        let patience = self.patience(now);
         let executed = self.executed;
         let last = proposals.last().map_or(executed, |last| last.slot);
         self.role = Role::Leader(Box::new(Leader {
@@ -105,6 +107,7 @@ impl MultiPaxos {
             waiting: ReplicaSet::EMPTY,
             heartbeat_due: true,
             rounds: Rounds::new(),
+            standstill: Standstill::borne_for(patience),
             own_round: 0,
             echoed: vec![0; self.n],
             heard_from: vec![None; self.n],
@@ -120,7 +123,15 @@ impl MultiPaxos {
         }
     }
 
-    /// Shows that it leads, unless it has lost its quorum or hands over. [Chandra07 §5.2]
+    /// How long a leader that is elected now bears it that nothing is chosen: where disks are slow
+    /// its election has taken longer than a choice, for it waited for two of them.
+    fn patience(&self, now: Time) -> Duration {
+        let campaigned = self.election.heard.unwrap_or(now);
+        now.since(campaigned).max(self.config.election_timeout) * 2
+    }
+
+    /// Shows that it leads, unless it has lost its quorum, chooses nothing, or hands over.
+    /// [Chandra07 §5.2]
     pub(crate) fn heartbeat_is_due(&mut self, now: Time, out: &mut Out) {
         let patience = self.config.election_timeout * 2;
         let Role::Leader(leader) = &mut self.role else {
@@ -129,6 +140,13 @@ impl MultiPaxos {
         let heard = leader.rounds.confirmed.unwrap_or(leader.elected);
         if now.since(heard) > patience {
             return self.give_up(now, out);
+        }
+        let (executed, beat) = (self.executed, self.config.heartbeat);
+        let waits = leader.next > executed.next();
+        if leader.standstill.is_too_long(executed, waits, beat)
+            && !self.config.mutated(Mutant::LeadWithoutChoosing)
+        {
+            return self.stand_back(now, out);
         }
         leader.heartbeat_due = true;
         out.arm(Timer::Heartbeat, now + self.config.heartbeat);

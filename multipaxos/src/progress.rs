@@ -2,6 +2,7 @@
 //! commander keeps it]
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use quorate_core::id::{Slot, Time};
 use quorate_core::quorum::Tally;
@@ -97,6 +98,37 @@ impl Rounds {
     /// Whether a round is on its way.
     pub(crate) fn is_waiting(&self) -> bool {
         !self.begun.is_empty()
+    }
+}
+
+/// How long a leader has chosen nothing, though it has proposed something: whoever hears it need not
+/// be able to accept. Counted in heartbeats, so that a leader that was paused hears what has arrived
+/// meanwhile before it judges.
+#[derive(Clone, Debug)]
+pub(crate) struct Standstill {
+    /// Through where it had executed at the last heartbeat.
+    executed: Slot,
+    lasts: Duration,
+    patience: Duration,
+}
+
+impl Standstill {
+    pub(crate) fn borne_for(patience: Duration) -> Self {
+        Standstill {
+            executed: Slot::ZERO,
+            lasts: Duration::ZERO,
+            patience,
+        }
+    }
+
+    /// A heartbeat is due, so long after the last: whether it has lasted too long.
+    pub(crate) fn is_too_long(&mut self, executed: Slot, waits: bool, beat: Duration) -> bool {
+        self.lasts = match waits && executed == self.executed {
+            true => self.lasts + beat,
+            false => Duration::ZERO,
+        };
+        self.executed = executed;
+        self.lasts > self.patience
     }
 }
 

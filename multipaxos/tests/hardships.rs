@@ -60,10 +60,15 @@ fn fetches_without_an_answer_and_disks_that_hang_are_survived() {
     survives((Faults::Crash, slow));
 }
 
-/// All but fetches without an answer and disks that hang, which have a test above and worlds below.
+/// All but disks that hang, which have a test above and worlds below.
 const MANY: Hardships = Hardships {
-    mute: false,
     hangs: false,
+    ..Hardships::ALL
+};
+
+/// All but fetches without an answer.
+const ANSWERED: Hardships = Hardships {
+    mute: false,
     ..Hardships::ALL
 };
 
@@ -72,24 +77,71 @@ fn all_other_hardships_are_survived_together() {
     survives((Faults::All, MANY));
 }
 
+fn survives_seeds(replicas: usize, hardships: Hardships, seeds: &[u64]) {
+    let seeds = seeds.iter().copied();
+    survive(&world(replicas, (Faults::All, hardships)), seeds);
+}
+
 /// A leader that answers no fetch is the only one that knows what is chosen in slots that it has
 /// compacted, and the others hold them in lower ballots, with their windows full. They follow it, for
-/// it is heard.
+/// it is heard. In the first it chooses all the same.
 #[test]
-#[ignore = "not mended: nobody deposes a leader that is heard and answers no fetch"]
 fn a_leader_that_answers_no_fetch_is_left_behind() {
-    survive(&world(5, (Faults::All, Hardships::ALL)), 1..2);
+    survives_seeds(5, Hardships::ALL, &[1, 107]);
+    survives_seeds(3, Hardships::ALL, &[1209, 1537]);
+}
+
+/// Of those that the leader hears some have disks that hang, and others that have a quorum do not hear
+/// it.
+#[test]
+fn a_leader_heard_by_disks_that_hang_makes_way() {
+    survives_seeds(5, Hardships::ALL, &[16, 258]);
+    survives_seeds(5, ANSWERED, &[24, 39, 52, 77]);
+}
+
+/// With the disk of one of three hung for good, the promise of the other comes in many parts, which
+/// overtake each other. In the first it is elected all the same.
+#[test]
+fn a_candidate_beside_a_disk_that_hangs_is_elected() {
+    survives_seeds(3, ANSWERED, &[47, 360, 1578]);
+    survives_seeds(5, ANSWERED, &[26, 71]);
+}
+
+/// A replica whose disk hangs grants campaigns to those that need its promise, which never comes, and
+/// begins some itself: those who could be elected are preempted by those who could not.
+#[test]
+#[ignore = "not mended: 91 and 276 are as said, 273 is a read that is not traced"]
+fn those_who_cannot_promise_grant_no_campaigns() {
+    survives_seeds(5, Hardships::ALL, &[91, 273]);
+    survives_seeds(5, ANSWERED, &[276]);
 }
 
 /// A leader that is preferred, and may be the one that is lost or hears too few.
 #[test]
 fn hardships_are_survived_with_a_preferred_leader() {
     for reads in [ReadMode::Quorum, ReadMode::Lease] {
-        let mut config = world(5, (Faults::All, MANY));
-        config.protocol.preferred = Some(ReplicaId(1));
-        config.protocol.reads = reads;
-        survive(&config, from_first(seeds().div_ceil(4)));
+        let answered = Hardships {
+            mute: false,
+            ..MANY
+        };
+        survive(
+            &preferring(answered, reads),
+            from_first(seeds().div_ceil(4)),
+        );
     }
+}
+
+fn preferring(hardships: Hardships, reads: ReadMode) -> SimulationConfig<MultiPaxos> {
+    let mut config = world(5, (Faults::All, hardships));
+    config.protocol.preferred = Some(ReplicaId(1));
+    config.protocol.reads = reads;
+    config
+}
+
+#[test]
+#[ignore = "not mended: not traced yet"]
+fn fetches_without_an_answer_are_survived_with_a_preferred_leader() {
+    survive(&preferring(MANY, ReadMode::Quorum), 2..3);
 }
 
 /// Quorums of unlike size: what hardships take away must leave one to elect and one to choose.
@@ -102,16 +154,4 @@ fn quorums_of_unlike_size_survive_fetches_without_an_answer() {
     let mut config = world(5, (Faults::All, mute));
     config.protocol.quorums = QuorumRule::Flexible { q1: 4, q2: 2 };
     survive(&config, from_first(seeds().div_ceil(4)));
-}
-
-/// With the disk of one of three hung for good, another stays a candidate, though both that are left
-/// have promised its ballot.
-#[test]
-#[ignore = "not mended: not traced yet"]
-fn a_candidate_beside_a_disk_that_hangs_is_elected() {
-    let hardships = Hardships {
-        mute: false,
-        ..Hardships::ALL
-    };
-    survive(&world(3, (Faults::All, hardships)), 47..48);
 }

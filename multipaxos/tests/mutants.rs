@@ -10,7 +10,7 @@ use common::{
     promise_from, r, records, snapshot,
 };
 use quorate_core::id::Slot;
-use quorate_core::protocol::{Protocol as _, Role};
+use quorate_core::protocol::{Input, Protocol as _, Role};
 use quorate_multipaxos::{Ballot, Config, Message, Mutant, QuorumRule, ReadMode, Timer};
 
 /// With every rule, and without one: what `scenario` says of harm done.
@@ -261,6 +261,56 @@ fn a_campaign_without_a_pre_vote_deposes_a_healthy_leader() {
         cluster.node(2).take();
         cluster.beat(0);
         cluster.node(0).role() != Role::Leader
+    });
+}
+
+/// The parts of a promise overtake each other. [Lamport01 §3]
+#[test]
+fn parts_that_come_early_and_are_forgotten_elect_nobody() {
+    harms_only(Mutant::EarlyPartsForgotten, |config| {
+        let config = &Config {
+            max_message_bytes: 1,
+            ..config.clone()
+        };
+        let held = [(1, b(1, 2), "a"), (2, b(1, 2), "b")];
+        let mut acceptor = node(config, 1, b(1, 2), &held);
+        let mut parts = acceptor.answer(r(0), prepare(b(2, 0), 1));
+        parts.reverse();
+        let mut candidate = candidate(config, 2, &[]);
+        for part in parts {
+            candidate.receive(r(1), part);
+        }
+        candidate.role() != Role::Leader
+    });
+}
+
+/// Of three, one has compacted what the others lack, and gives its snapshot to nobody.
+#[test]
+fn a_campaign_that_compaction_ends_leaves_two_without_a_leader() {
+    harms_only(Mutant::CampaignEndedByCompaction, |config| {
+        let mut ahead = node(config, 1, b(1, 1), &[]);
+        ahead.turn(Input::Installed(snapshot(3, Bytes::new())));
+        let mut candidate = candidate(config, 2, &[]);
+        for promise in ahead.answer(r(0), prepare(b(2, 0), 1)) {
+            candidate.receive(r(1), promise);
+        }
+        candidate.receive(r(2), promise(b(2, 0), &[]));
+        candidate.role() != Role::Leader
+    });
+}
+
+/// Whoever hears the leader has a disk that hangs.
+#[test]
+fn a_leader_that_chooses_nothing_and_leads_on_serves_nobody() {
+    harms_only(Mutant::LeadWithoutChoosing, |config| {
+        let mut leader = candidate(config, 2, &[]);
+        leader.receive(r(1), promise(b(2, 0), &[]));
+        leader.propose("x");
+        for round in 1..100 {
+            leader.receive(r(1), echo(b(2, 0), &[], round, 0));
+            leader.pass(config.heartbeat);
+        }
+        leader.role() == Role::Leader
     });
 }
 

@@ -3,10 +3,10 @@
 
 use quorate_core::id::Slot;
 use quorate_core::protocol::Role;
-use quorate_multipaxos::{Config, Message, Promise, QuorumRule, Report};
+use quorate_multipaxos::{Config, Message, Promise, QuorumRule, Report, Timer};
 
 use crate::common::{
-    Ballot, Cluster, Node, PaxosCluster, PaxosNode, b, promise_from, r, records, value,
+    Ballot, Cluster, Node, PaxosCluster, PaxosNode, b, prepare, promise_from, r, records, value,
 };
 
 fn window_of(max_window: usize) -> Config {
@@ -59,6 +59,31 @@ fn a_candidate_more_than_a_window_behind_learns_all_that_is_chosen() {
         assert_eq!(node.executed(), told, "window {window}");
         node.propose("new");
         assert_eq!(proposed(&mut node), [(6, String::from("new"))]);
+    }
+}
+
+/// A part that comes too early, and is beyond the window, may not be once those before it have come:
+/// it ends no campaign, and is told again. At the bound it is kept.
+#[test]
+fn an_early_part_beyond_the_window_is_told_again() {
+    let first = part(&[(1, b(1, 1), "a"), (2, b(1, 1), "b")], false, 4);
+    let second = part(&[(3, b(1, 1), "c"), (4, b(1, 1), "d")], true, 4);
+    for window in [3, 4] {
+        let mut node = candidate(&window_of(window));
+        node.receive(r(1), second.clone());
+        assert_eq!(node.role(), Role::Candidate, "window {window}");
+        node.receive(r(1), first.clone());
+        let leads = node.role() == Role::Leader;
+        assert_eq!(leads, window == 4, "window {window}");
+        node.take();
+        if !leads {
+            node.fire(Timer::Retransmit);
+            let asked = node.take();
+            assert!(asked.contains(&(r(1), prepare(b(3, 0), 3))), "{asked:?}");
+            node.receive(r(1), second.clone());
+        }
+        assert_eq!(node.role(), Role::Leader, "window {window}");
+        assert_eq!(node.executed(), ["a", "b", "c", "d"]);
     }
 }
 

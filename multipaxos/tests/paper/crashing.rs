@@ -11,7 +11,8 @@
 
 use bytes::Bytes;
 use quorate_core::id::Slot;
-use quorate_multipaxos::{Config, Message, Record};
+use quorate_core::protocol::Role;
+use quorate_multipaxos::{Config, Message, Record, Timer};
 
 use crate::common::{
     Ballot, Cluster, Node, PaxosCluster, PaxosNode, accept, accepted, b, heartbeat, prepare,
@@ -53,7 +54,8 @@ fn a_log_older_than_the_fetched_snapshot_is_not_vouched_for() {
     cluster.deliver();
     assert_eq!(cluster.node(2).executed(), ["a1"], "the rest is in no log");
     cluster.fetch(2);
-    cluster.elect(2);
+    cluster.fire(2, Timer::Retransmit);
+    assert_eq!(cluster.node(2).role(), Role::Leader);
     cluster.propose(2, "new");
     cluster.heal();
     cluster.beat(2);

@@ -196,6 +196,66 @@ fn a_leader_that_has_lost_its_quorum_stops_claiming_to_lead() {
     assert_eq!(leader.proposed(r(1)), []);
 }
 
+/// A leader of three, elected after so long, to which 1 echoes each heartbeat for so long; and
+/// accepts what it is told if it is said to.
+fn echoed(config: &Config, took: Duration, lasts: Duration, accepts: bool) -> Node {
+    let mut node = Node::with(0, 3, config, Vec::new());
+    node.wait_for_campaign();
+    node.pass(took);
+    node.receive(r(1), promise(b(1, 0), &[]));
+    assert_eq!(node.role(), Role::Leader);
+    let (began, beat) = (node.now, config.heartbeat);
+    for round in 1.. {
+        if node.now.since(began) + beat > lasts {
+            break;
+        }
+        node.propose("x");
+        let slots: &[u64] = if accepts { &[round] } else { &[] };
+        node.receive(r(1), echo(b(1, 0), &[], round, 0));
+        node.receive(r(1), echo(b(1, 0), slots, round, 0));
+        node.pass(beat);
+    }
+    node
+}
+
+/// A follower whose disk hangs, or whose window is full, hears the leader and accepts nothing: with
+/// others the cluster may have a quorum that does. A leader that has chosen nothing of what it has
+/// proposed for two time-outs makes way, and stands back until others have had the time to be elected.
+#[test]
+fn a_leader_that_is_heard_and_chooses_nothing_makes_way() {
+    let config = Config::default();
+    let patience = config.election_timeout * 2;
+    let beat = config.heartbeat;
+    let at = |lasts, accepts| echoed(&config, Duration::ZERO, lasts, accepts);
+    assert_eq!(at(patience - beat, false).role(), Role::Leader);
+    assert_eq!(at(patience * 10, true).role(), Role::Leader, "it chooses");
+    let mut node = at(patience + beat, false);
+    assert_eq!((node.role(), node.known_leader()), (Role::Follower, None));
+    assert!(node.wait_for_campaign() >= config.election_timeout * 4 - beat);
+}
+
+/// With nothing to choose a leader that is heard leads on.
+#[test]
+fn a_leader_that_has_nothing_to_choose_leads_on() {
+    let mut leader = Node::leader(3, 1);
+    for round in 1..200 {
+        leader.receive(r(1), echo(b(1, 0), &[], round, 0));
+        leader.pass(Config::default().heartbeat);
+    }
+    assert_eq!(leader.role(), Role::Leader);
+}
+
+/// Where disks are slow all choosing takes long, and the next leader would choose nothing sooner: phase
+/// 1, which waits for two disks one after the other, has shown how long.
+#[test]
+fn a_leader_whose_election_took_long_is_as_patient() {
+    let config = Config::default();
+    let took = Duration::from_secs(3);
+    let at = |lasts| echoed(&config, took, lasts, false).role();
+    assert_eq!(at(took * 2 - config.heartbeat), Role::Leader);
+    assert_eq!(at(took * 2 + config.heartbeat), Role::Follower);
+}
+
 /// The preferred replica waits half as long as the others.
 #[test]
 fn the_preferred_replica_campaigns_first() {
