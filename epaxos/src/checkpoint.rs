@@ -492,7 +492,7 @@ impl EPaxos {
         }
         self.snapshot_wanted = true;
         if !self.leading.keys().any(|id| id.lane == lane_of(self.me)) {
-            self.propose(now, Batch::noop(), &Keys::All, out);
+            self.take_requests(now, Batch::noop(), Keys::All, out);
         }
     }
 

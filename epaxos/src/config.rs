@@ -51,8 +51,8 @@ pub struct Config {
     /// trimming what it lacks.
     #[serde(rename = "patience_ms", with = "quorate_core::millis")]
     pub patience: Duration,
-    /// How many instances of its own a replica may have under way that are not executed; it
-    /// takes no more requests until execution has caught up.
+    /// How many instances of its own a replica may have under way that are not executed; further
+    /// requests wait until execution has caught up.
     pub max_window: usize,
     /// How many uncommitted instances of a lane a replica looks after at a time.
     pub max_watched: usize,

@@ -46,6 +46,7 @@ mod invariants;
 mod message;
 mod mutant;
 mod normal;
+mod proposing;
 mod record;
 mod recover;
 mod recovery;

@@ -56,6 +56,12 @@ pub enum Mutant {
     /// The command of a coordinator in doubt is proposed although one of the quorum has not
     /// preaccepted it unchanged.
     DoubtBelieved,
+    /// A recovery ends when one replica has joined a higher ballot, though the others are a quorum.
+    OneRejectionEnds,
+    /// A recovery that was rejected and gets no quorum goes on in its ballot.
+    RejectedGoesOn,
+    /// A replica whose recoveries no quorum answers begins each as soon as any other replica.
+    UnheardInsists,
     /// A coordinator in doubt is a member of a recovery's quorum like any other, and ends none.
     DoubtWithoutEnd,
     /// A rewrite leaves out a command that was known when a Nop was accepted.
@@ -70,6 +76,10 @@ pub enum Mutant {
     OldestSnapshotForgotten,
     /// What is proposed again becomes another instance, although the first may still be executed.
     ProposedWhileUnderWay,
+    /// What the driver proposes while execution is behind is dropped.
+    FullWindowDrops,
+    /// A replica leaves each recovery of another's as much time as one of its own after those that came to nothing.
+    StandsBackAsLong,
     /// A replica that is far behind waits for each instance as long as if it had just heard of it.
     EachLookedAfterLate,
     /// Asked about several instances, a replica says no more than that the first is trimmed.

@@ -1,14 +1,13 @@
 //! The failure-free path: PreAccept, Accept, Commit. \[Ryabinin25\]
 
 use quorate_core::id::{EntryId, ReplicaId, ReplicaSet, Time};
-use quorate_core::machine::Keys;
 use quorate_core::protocol::{Dest, Event, Path};
 use quorate_core::quorum::Tally;
 use quorate_core::request::Batch;
 
 use crate::dependencies::Dependencies;
 use crate::footprint::Footprint;
-use crate::instances::{Ballot, Command, Decision, Phase, Value, lane_of};
+use crate::instances::{Ballot, Command, Decision, Phase, Value};
 use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::record::Record;
@@ -23,6 +22,18 @@ pub(crate) struct Leading {
     pub(crate) stage: Stage,
     /// How often it has been sent again.
     pub(crate) tries: u32,
+    /// Who has said that it has joined a higher ballot.
+    pub(crate) rejected: ReplicaSet,
+}
+
+/// How often a message is sent again to those who have rejected none, before a higher ballot is tried.
+const REJECTED_TRIES: u32 = 2;
+
+impl Leading {
+    /// Whether those who have joined no higher ballot have had their time, and were not enough.
+    fn needs_higher_ballot(&self) -> bool {
+        !self.rejected.is_empty() && self.tries > REJECTED_TRIES
+    }
 }
 
 /// How far it has come.
@@ -53,6 +64,21 @@ pub(crate) struct PreAccepting {
     pub(crate) fast: bool,
 }
 
+impl PreAccepting {
+    /// Nobody has been asked, and D0 is `initial`.
+    pub(crate) fn new(initial: Dependencies) -> Self {
+        PreAccepting {
+            initial,
+            answered: Tally::default(),
+            equal: Tally::default(),
+            union: Dependencies::default(),
+            asked: ReplicaSet::EMPTY,
+            patient_until: None,
+            fast: false,
+        }
+    }
+}
+
 /// Answers to an Accept.
 #[derive(Clone, Debug)]
 pub(crate) struct Accepting {
@@ -61,87 +87,8 @@ pub(crate) struct Accepting {
     accepted: Tally,
 }
 
-/// Coordinator. \[Ryabinin25: submission, PreAcceptOK, AcceptOK\]
+/// Coordinator. \[Ryabinin25: PreAcceptOK, AcceptOK\]
 impl EPaxos {
-    /// Takes requests from the driver, unless execution has fallen behind, or commands of this replica's own hold
-    /// them that are not decided as Nop: the driver will propose them again. Another instance would come after the one
-    /// that holds them, and as long as such come faster than they are decided, none is executed: each waits for one that
-    /// is not decided yet.
-    pub(crate) fn propose(&mut self, now: Time, batch: Batch, keys: &Keys, out: &mut Out) {
-        let executed = self.graph.executed().through(lane_of(self.me));
-        let unexecuted = self.next.0.saturating_sub(executed.next().0);
-        if unexecuted >= self.config.max_window as u64 || self.is_under_way(&batch) {
-            return;
-        }
-        let id = self.next_id();
-        let command = Command::new(batch, keys);
-        let mut initial = self
-            .conflicts
-            .enter(id, command.footprint(), command.batch());
-        self.note_named(&initial);
-        self.add_wanted(&mut initial, id);
-        let stage = Stage::PreAccepting(Box::new(PreAccepting {
-            initial: initial.clone(),
-            answered: Tally::default(),
-            equal: Tally::default(),
-            union: Dependencies::default(),
-            asked: ReplicaSet::EMPTY,
-            patient_until: None,
-            fast: false,
-        }));
-        self.lead(now, id, Ballot::ZERO, stage);
-        self.pre_accept(self.me, id, &command, &initial, out);
-        if self.may_ask_at_once(id) {
-            self.ask(now, id, out);
-        }
-    }
-
-    /// Whether commands of this replica's own hold all of `batch`, and may still execute it.
-    fn is_under_way(&self, batch: &Batch) -> bool {
-        let own = lane_of(self.me);
-        let executes = |id: EntryId| {
-            let instance = self.instances.known(id);
-            let nop = instance.is_none_or(|instance| instance.is_committed() && instance.nop);
-            id.lane == own && !nop && !self.graph.executed().contains(id)
-        };
-        let is_held = |session, sequence| self.conflicts.holders(session, sequence).any(executes);
-        !batch.is_empty()
-            && batch.requests().all(|r| is_held(r.session, r.sequence))
-            && !self.config.mutated(Mutant::ProposedWhileUnderWay)
-    }
-
-    /// Whether the others may be asked before the command is durable here: a restart skips one slot,
-    /// so all before it must be durable, and known to be so in this life.
-    fn may_ask_at_once(&self, id: EntryId) -> bool {
-        let durable = self.durable.is_some_and(|slot| slot.next() == id.slot);
-        durable || self.config.mutated(Mutant::AskedBeyondOne)
-    }
-
-    /// A command of the own lane is durable, which this replica's vote on it shows.
-    pub(crate) fn made_durable(&mut self, now: Time, id: EntryId, out: &mut Out) {
-        self.durable = self.durable.max(Some(id.slot));
-        if let Some(Leading {
-            stage: Stage::PreAccepting(answers),
-            ..
-        }) = self.leading.get(&id)
-            && answers.asked.is_empty()
-        {
-            self.ask(now, id, out);
-        }
-    }
-
-    /// Names what others may have trimmed or are about to, so that their answers need not. Of the
-    /// own lane, all below the id is at most what has been proposed before.
-    fn add_wanted(&self, dependencies: &mut Dependencies, id: EntryId) {
-        for (lane, slot, _) in self.wanted.lanes() {
-            let slot = match lane == id.lane {
-                true => slot.min(id.slot.previous()),
-                false => slot,
-            };
-            dependencies.insert_through(lane, slot);
-        }
-    }
-
     /// Begins, or goes on with, an instance.
     pub(crate) fn lead(&mut self, now: Time, id: EntryId, ballot: Ballot, stage: Stage) {
         self.waiting.remove(&id);
@@ -149,6 +96,7 @@ impl EPaxos {
             ballot,
             stage,
             tries: 0,
+            rejected: ReplicaSet::EMPTY,
         };
         self.leading.insert(id, leading);
         self.unanswered.set(id, now + self.config.retransmit);
@@ -375,6 +323,8 @@ impl EPaxos {
                 continue;
             };
             leading.tries += 1;
+            let needs_higher =
+                leading.needs_higher_ballot() && !self.config.mutated(Mutant::RejectedGoesOn);
             let wait = self.config.retransmit * (1 << leading.tries.min(3));
             let (ballot, tries) = (leading.ballot, leading.tries);
             let Some(Leading { stage, .. }) = self.leading.get(&id) else {
@@ -389,6 +339,7 @@ impl EPaxos {
                     self.decide_path(now, id, out);
                     continue;
                 }
+                _ if needs_higher => self.try_higher(now, id),
                 Stage::PreAccepting(_) => self.ask_again(now, id, out),
                 Stage::Accepting(accepting) => {
                     let message = Message::Accept {

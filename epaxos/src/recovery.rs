@@ -27,6 +27,12 @@ use crate::waiting::Waiting;
 /// another quorum.
 const VALIDATE_TRIES: u32 = 4;
 
+/// After how many times unanswered by a quorum a recovery counts as one that comes to nothing.
+const UNHEARD_TRIES: u32 = 2;
+
+/// How many of those in a row make a replica wait longer with each.
+const MAX_UNHEARD: u32 = 3;
+
 /// A recovery that asks all what they know.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Asking {
@@ -74,13 +80,18 @@ impl EPaxos {
         self.report(self.me, id, ballot, out);
     }
 
-    /// Somebody has joined a higher ballot than this replica's.
-    pub(crate) fn rejected(&mut self, now: Time, id: EntryId, ballot: Ballot) {
-        if self.leading.get(&id).is_some_and(|l| l.ballot < ballot) {
-            let trouble = self.troubles.entry(id).or_default();
-            trouble.round = trouble.round.max(ballot.round);
-            self.give_up(id, ballot);
-            self.stand_back(now, id);
+    /// Somebody has joined a higher ballot than this replica's. The others may be quorum enough, whether it says so because
+    /// it is asked by a rival or because its own recovery comes to nothing. If they are not in time, a higher ballot is needed.
+    pub(crate) fn rejected(&mut self, now: Time, from: ReplicaId, id: EntryId, ballot: Ballot) {
+        let Some(leading) = self.leading.get_mut(&id).filter(|l| l.ballot < ballot) else {
+            return;
+        };
+        leading.rejected.insert(from);
+        let left = self.sizes.n - leading.rejected.len();
+        let trouble = self.troubles.entry(id).or_default();
+        trouble.round = trouble.round.max(ballot.round);
+        if left < self.sizes.quorums.slow.size() || self.config.mutated(Mutant::OneRejectionEnds) {
+            self.try_higher(now, id);
         }
     }
 
@@ -100,6 +111,9 @@ impl EPaxos {
             Stage::Asking(asking) => {
                 let missing = missing(&asking.reports, ReplicaSet::EMPTY);
                 self.send_to(missing, &recover, out);
+                if tries == UNHEARD_TRIES && !self.config.mutated(Mutant::UnheardInsists) {
+                    self.unheard = MAX_UNHEARD.min(self.unheard + 1);
+                }
             }
             Stage::Validating(_) if tries >= VALIDATE_TRIES => self.recover(now, id, out),
             Stage::Validating(validating) => {
@@ -148,6 +162,7 @@ impl EPaxos {
                 let slow = &self.sizes.quorums.slow;
                 if slow.is_met(asking.reports.keys().copied().collect()) {
                     let reports = std::mem::take(&mut asking.reports);
+                    self.unheard = 0;
                     self.choose(now, (id, ballot), &reports, out);
                 }
             }

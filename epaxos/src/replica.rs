@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use quorate_core::frontier::Frontier;
 use quorate_core::id::{EntryId, Lane, ReplicaId, Slot, Time};
+use quorate_core::machine::Keys;
 use quorate_core::output::Output;
 use quorate_core::protocol::{Dest, Input, ReadAnswer};
+use quorate_core::request::Batch;
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
@@ -39,6 +41,8 @@ pub struct EPaxos {
     pub(crate) next: Slot,
     /// The highest slot of this replica's lane whose command it has made durable in this life.
     pub(crate) durable: Option<Slot>,
+    /// Requests that wait until its own commands are executed, with what they touch.
+    pub(crate) unproposed: VecDeque<(Batch, Keys)>,
     /// Commands of its own that a fast quorum has answered in this turn.
     pub(crate) answered_fast: Vec<EntryId>,
     /// How the last commands went that it coordinated.
@@ -58,6 +62,8 @@ pub struct EPaxos {
     /// Which of them were considered, by part of a lane.
     pub(crate) watched_through: BTreeMap<(Lane, Part), Watched>,
     pub(crate) troubles: BTreeMap<EntryId, Trouble>,
+    /// How many recoveries of this replica's in a row no quorum has answered in time.
+    pub(crate) unheard: u32,
     pub(crate) peers: Vec<Peer>,
     /// What floors shall cover.
     pub(crate) wanted: Frontier,
@@ -132,7 +138,7 @@ impl EPaxos {
                 self.armed[2] = None;
                 self.progress_is_due(now, out);
             }
-            Input::Propose { batch, keys } => self.propose(now, batch, &keys, out),
+            Input::Propose { batch, keys } => self.take_requests(now, batch, keys, out),
             Input::Read { id, keys: _ } => out.answer(id, ReadAnswer::ThroughLog),
             // Nothing else is held back until then, nor has anything happened since.
             Input::EndOfTurn => return self.accept_fast(out),
@@ -140,6 +146,7 @@ impl EPaxos {
             Input::Installed(snapshot) => self.installed(now, &snapshot, out),
         }
         self.execute(out);
+        self.propose_waiting(now, out);
         self.watch_more(now);
         self.arm_timers(now, out);
     }
@@ -194,7 +201,7 @@ impl EPaxos {
                 impossible,
             } => self.validated(now, from, (id, ballot), (&blockers, impossible), out),
             Message::Waiting { id, preaccepted } => self.other_waits(now, id, preaccepted, out),
-            Message::Rejected { id, ballot } => self.rejected(now, id, ballot),
+            Message::Rejected { id, ballot } => self.rejected(now, from, id, ballot),
             Message::Learn { ids } => self.tell(from, &ids, out),
             Message::Trimmed { through, horizon } => {
                 self.too_far(now, from, (&through, &horizon), out);

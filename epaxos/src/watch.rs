@@ -13,6 +13,9 @@ use crate::replica::{EPaxos, Out};
 /// How often an instance is asked for before it is recovered, where others know it committed.
 const ASKED_FIRST: u32 = 3;
 
+/// How often the wait for a recovery of another's is doubled at most.
+const MAX_STOOD_BACK: u32 = 1;
+
 /// Instances, each with the time at which it is due.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Deadlines {
@@ -38,6 +41,11 @@ impl Deadlines {
 
     pub(crate) fn contains(&self, id: EntryId) -> bool {
         self.of.contains_key(&id)
+    }
+
+    /// When `id` is due, if it is.
+    pub(crate) fn due(&self, id: EntryId) -> Option<Time> {
+        self.of.get(&id).copied()
     }
 
     /// When the first is due.
@@ -100,7 +108,7 @@ impl EPaxos {
                     self.watched.set(id, now + self.config.retransmit);
                 }
                 _ => {
-                    let wait = self.drawn(self.config.recover_after, tries);
+                    let wait = self.drawn(self.config.recover_after, tries.max(self.unheard));
                     self.watched.set(id, now + wait);
                     self.recover(now, id, out);
                 }
@@ -124,11 +132,31 @@ impl EPaxos {
         who.get(turn % who.len().max(1)).copied()
     }
 
-    /// Leaves an instance to another, for a while.
+    /// Leaves an instance to another, which has begun to recover it, for long enough if it is able to. Where it is not,
+    /// this replica may be the only one that is: it puts its own turn off only as far as that needs, not each time
+    /// for as long as after a recovery of its own that came to nothing.
     pub(crate) fn stand_back(&mut self, now: Time, id: EntryId) {
-        let tries = self.troubles.get(&id).map_or(0, |trouble| trouble.tries);
-        let wait = self.drawn(self.config.recover_after, tries);
+        let tries = self.tries(id);
+        if self.config.mutated(Mutant::StandsBackAsLong) {
+            let wait = self.drawn(self.config.recover_after, tries);
+            return self.watched.set(id, now + wait);
+        }
+        let at = now + self.drawn(self.config.recover_after, (tries / 2).min(MAX_STOOD_BACK));
+        let due = self.watched.due(id).unwrap_or(at);
+        self.watched.set(id, at.max(due));
+    }
+
+    /// Gives up what others have joined higher ballots for, of which it may hear in no other way, and begins anew in a
+    /// higher one when they have had time to end what they began.
+    pub(crate) fn try_higher(&mut self, now: Time, id: EntryId) {
+        self.abandon(id);
+        let tries = self.tries(id);
+        let wait = self.drawn(self.config.recover_after, tries / 2);
         self.watched.set(id, now + wait);
+    }
+
+    fn tries(&self, id: EntryId) -> u32 {
+        self.troubles.get(&id).map_or(0, |trouble| trouble.tries)
     }
 
     /// Considers the instances heard of since, and begins to look after those not committed: of
@@ -166,7 +194,7 @@ impl EPaxos {
                 slot: Slot(slot),
             };
             if !self.instances.is_committed(id) && !self.watched.contains(id) {
-                let wait = self.drawn(self.config.recover_after, 0);
+                let wait = self.drawn(self.config.recover_after, self.unheard);
                 // What there was no room for has been waiting since.
                 let since = watched.outside.filter(|(height, _)| slot <= height.0);
                 let since = since.map_or(now, |(_, since)| since);

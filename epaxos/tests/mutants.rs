@@ -458,3 +458,43 @@ fn what_is_proposed_again_while_it_is_under_way_becomes_many() {
         scripts::instances_of_one_command(config) > 1
     });
 }
+
+/// The only harm is that one whose disk hangs keeps all others from recovering what it begins to recover itself.
+#[test]
+fn a_recovery_that_one_rejection_ends_waits_for_a_disk_that_hangs() {
+    harms_only(Mutant::OneRejectionEnds, |config| {
+        !scripts::recovers_beside_one_whose_disk_hangs(config)
+    });
+}
+
+/// The only harm is that a ballot that is too low is asked about for ever.
+#[test]
+fn a_rejected_recovery_that_goes_on_ends_never() {
+    harms_only(Mutant::RejectedGoesOn, |config| {
+        scripts::begins_anew_in(config).is_none_or(|round| round <= 8)
+    });
+}
+
+/// The only harm is that those who are answered are kept from recovering by those who are not.
+#[test]
+fn one_that_is_not_answered_insists() {
+    harms_only(Mutant::UnheardInsists, |config| {
+        scripts::waits_after(3, config) < 8 * config.recover_after
+    });
+}
+
+/// The only harm is that one that alone can end a recovery hardly ever tries.
+#[test]
+fn one_that_stands_back_as_long_for_all_has_no_turn() {
+    harms_only(Mutant::StandsBackAsLong, |config| {
+        !scripts::has_its_turn(config)
+    });
+}
+
+/// The only harm is that what is proposed for the first time takes the places of what was proposed before.
+#[test]
+fn what_a_full_window_drops_is_not_executed() {
+    harms_only(Mutant::FullWindowDrops, |config| {
+        scripts::executed_of_a_full_window(config) != ["a", "b", "c"]
+    });
+}

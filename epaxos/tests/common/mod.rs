@@ -9,7 +9,7 @@ use quorate_core::id::{EntryId, Lane, ReplicaId, Slot};
 use quorate_core::machine::Keys;
 use quorate_core::protocol::Message as _;
 use quorate_epaxos::dependencies::Dependencies;
-use quorate_epaxos::{Config, EPaxos, Message, Phase, Timer, View};
+use quorate_epaxos::{Config, EPaxos, Message, Phase, View};
 use quorate_simulator::harness::{self, text};
 
 pub(crate) use quorate_simulator::harness::r;
@@ -100,7 +100,8 @@ impl EPaxosNode for Node {
         let recovers = |(_, message): &(ReplicaId, Message)| matches!(message, Message::Recover { id: other, .. } if *other == id);
         while !self.sent.iter().any(recovers) {
             self.sent.clear();
-            self.fire(Timer::Recovery);
+            let (timer, _) = self.next_timer().expect("a timer is armed");
+            self.fire(timer);
         }
         self.sent.retain(
             |(_, message)| matches!(message, Message::Recover { id: other, .. } if *other == id),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quorate_epaxos::{Ballot, Blocker, Command, Config, Message, Phase, Report, Value};
+use quorate_epaxos::{Ballot, Blocker, Command, Config, Message, Phase, Report, Timer, Value};
 use quorate_simulator::harness::command;
 
 use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, r, set, writes};
@@ -319,4 +319,86 @@ fn an_unknown_instance_that_blocks_execution_is_recovered() {
     for at in [1, 2] {
         assert_eq!(cluster.node(at).executed(), ["", "found"]);
     }
+}
+
+fn rejected(from: u8, node: &mut Node, ballot: Ballot) {
+    let ballot = Ballot {
+        round: ballot.round + 7,
+        replica: r(from),
+    };
+    let id = id(0, 1);
+    node.receive(r(from), Message::Rejected { id, ballot });
+}
+
+/// One that has joined a higher ballot is one less to answer, and no more: its disk may hang, so that nobody else ever
+/// hears of that ballot.
+#[test]
+fn a_recovery_goes_on_without_those_that_have_joined_a_higher_ballot() {
+    assert!(scripts::recovers_beside_one_whose_disk_hangs(
+        &Config::default()
+    ));
+    let (mut node, ballot) = recoverer();
+    for (from, left) in [(1, true), (2, true), (3, false)] {
+        rejected(from, &mut node, ballot);
+        assert_eq!(node.timers.contains_key(&Timer::Retransmit), left);
+    }
+}
+
+/// If the others are too few, it begins anew in a higher one.
+#[test]
+fn a_recovery_that_was_rejected_and_gets_no_quorum_begins_anew() {
+    let begun = scripts::begins_anew_in(&Config::default());
+    assert!(begun.is_some_and(|round| round > 8), "{begun:?}");
+}
+
+/// The others may have lost a message: they are asked again first.
+#[test]
+fn a_recovery_that_was_rejected_asks_the_others_again() {
+    let (mut node, ballot) = recoverer();
+    rejected(3, &mut node, ballot);
+    node.fire(Timer::Retransmit);
+    let again = node.sent_to(r(1));
+    assert!(matches!(again[..], [Message::Recover { ballot: b, .. }] if b == ballot));
+}
+
+/// Its waits for a fast quorum end with the slow path, whoever has rejected it.
+#[test]
+fn a_coordinator_that_one_has_rejected_takes_the_slow_path() {
+    let mut cluster = Cluster::quiet(7, &Config::default());
+    cluster.submit(0, "x", "k");
+    for at in [1, 2, 3] {
+        cluster.pass(0, at, "pre_accept");
+        cluster.pass(at, 0, "pre_accept_ok");
+    }
+    let node = cluster.node(0);
+    rejected(4, node, Ballot::ZERO);
+    node.fire(Timer::Retransmit);
+    let sent = node.sent_to(r(1));
+    let accepts = |message: &Message| matches!(message, Message::Accept { .. });
+    assert!(sent.iter().any(accepts), "{sent:?}");
+}
+
+/// One that is cut off from a quorum would only raise ballots. As soon as it is answered it is one of all again.
+#[test]
+fn one_whose_recoveries_no_quorum_answers_leaves_them_to_others() {
+    let config = Config::default();
+    let base = config.recover_after;
+    let within = |unanswered, doublings: u32| {
+        let waits = scripts::waits_after(unanswered, &config);
+        let least = base * (1 << doublings);
+        assert!(
+            least <= waits && waits <= 2 * least,
+            "{unanswered}: {waits:?}"
+        );
+    };
+    within(0, 0);
+    within(1, 1);
+    within(3, 3);
+    within(9, 3);
+}
+
+/// Recoveries of others that come to nothing put off its own turn only a little.
+#[test]
+fn one_that_alone_may_end_a_recovery_has_its_turn() {
+    assert!(scripts::has_its_turn(&Config::default()));
 }

@@ -1,6 +1,8 @@
 //! Delivery orders from the literature, as far as the tests of claims and of mutants share them.
 #![allow(dead_code, reason = "each test file uses its own part of it")]
 
+mod turns;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -11,6 +13,8 @@ use quorate_core::id::{EntryId, Lane, ReplicaId, Slot};
 use quorate_core::protocol::{Input, RecoverError, Recovered, SnapshotRef};
 use quorate_epaxos::{Ballot, Command, Config, Decision, Message, Progress, Timer, Value};
 use quorate_simulator::harness::command;
+
+pub(crate) use turns::*;
 
 use crate::common::{Cluster, EPaxosCluster as _, EPaxosNode as _, Node, id, r, set, writes};
 
@@ -38,8 +42,19 @@ pub(crate) fn sutra(config: &Config) -> Cluster {
     cluster.node(2).sent.clear();
     cluster.node(1).recover_instance(command);
     cluster.settle(&[1, 2]);
-    cluster.node(1).recover_instance(command);
-    cluster.pass_time(&[1, 2], Duration::from_secs(5));
+    // r2 has rejected that one.
+    let joins = |(_, sent): &(ReplicaId, Message)| matches!(sent, Message::Recover { ballot, .. } if ballot.round > 1);
+    let recoverer = cluster.node(1);
+    while !recoverer.sent.iter().any(joins) {
+        recoverer.sent.clear();
+        let (timer, _) = recoverer.next_timer().expect("a timer is armed");
+        recoverer.fire(timer);
+    }
+    // r2 begins none before that ends.
+    for _ in 0..250 {
+        cluster.settle(&[1, 2]);
+        cluster.node(1).pass(Duration::from_millis(20));
+    }
     assert!(cluster.all_decided(&[1, 2], command));
     cluster
 }
