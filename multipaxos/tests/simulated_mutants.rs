@@ -107,17 +107,6 @@ fn quorum_read_settled_by_a_phase_2_quorum() {
 }
 
 #[test]
-fn read_settled_by_an_earlier_round() {
-    assert_breaks(Mutant::ReadByEarlierRound, 3, &[Rule::Linearizability]);
-}
-
-#[test]
-fn learn_answered_with_what_is_not_chosen() {
-    let expected = &[Rule::Agreement, Rule::Invariant];
-    assert_breaks(Mutant::LearnAnsweredWithUnchosen, 3, expected);
-}
-
-#[test]
 fn watermark_that_confirms_an_older_ballot() {
     let expected = &[Rule::Agreement];
     assert_breaks(Mutant::WatermarkConfirmsOlderBallot, 3, expected);
