@@ -12,8 +12,8 @@ pub(crate) struct Share {
     burst: Duration,
 }
 
-/// Before the driver. A correct replica under full load needs less, for the driver, which is one
-/// task, must step what was checked here.
+/// Before the driver, which is one task and must step what was checked here. What a correct replica
+/// needs under full load has not been measured.
 pub(crate) const GATE: Share = Share {
     divisor: 2,
     burst: Duration::from_secs(1),
