@@ -18,7 +18,8 @@ use quorate_multipaxos::MultiPaxos;
 use quorate_pbft::Pbft;
 #[cfg(feature = "raft")]
 use quorate_raft::Raft;
-use serde::{Deserialize, Serialize};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::builder::{Foundation, StartError};
 
@@ -95,9 +96,24 @@ macro_rules! protocols {
                 #[doc = concat!("Time-outs, limits and options of ", $what)]
                 #[cfg(feature = $feature)]
                 pub $config: $Config,
+                #[doc(hidden)]
+                #[cfg(not(feature = $feature))]
+                #[serde(skip_serializing)]
+                pub $config: NotCompiledIn,
             )+
         }
     };
+}
+
+/// The table of a protocol that is known and not compiled in: `quorate init` writes one for each.
+#[doc(hidden)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NotCompiledIn;
+
+impl<'de> Deserialize<'de> for NotCompiledIn {
+    fn deserialize<D: Deserializer<'de>>(table: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(table).map(|_| NotCompiledIn)
+    }
 }
 
 protocols! {
@@ -159,5 +175,22 @@ impl TryFrom<String> for ProtocolKind {
 impl From<ProtocolKind> for String {
     fn from(kind: ProtocolKind) -> String {
         String::from(kind.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_of_known_protocols_pass_whether_they_are_compiled_in_or_not() {
+        let known = ["raft", "multipaxos", "epaxos", "pbft", "hotstuff"];
+        let tables: String = known.map(|name| format!("[{name}]\n")).concat();
+        assert_eq!(
+            toml::from_str::<ProtocolConfigs>(&tables),
+            Ok(ProtocolConfigs::default())
+        );
+        let unknown = toml::from_str::<ProtocolConfigs>("[zab]").unwrap_err();
+        assert!(unknown.to_string().contains("zab"), "{unknown}");
     }
 }
