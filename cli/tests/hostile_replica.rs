@@ -64,7 +64,8 @@ impl Liar {
             listen: peers[ME].address.parse().unwrap(),
             settings: Settings::default(),
         });
-        let epoch = Builder::from_config(config.clone()).unwrap().epoch();
+        let epoch = Builder::from_config(config.clone()).unwrap();
+        let epoch = epoch.replicas_propose(false).epoch();
         let started = bound.unwrap().start(&peers, epoch, Arc::new(Mute));
         Liar {
             transport: started.unwrap(),

@@ -236,7 +236,10 @@ impl Builder {
     /// never used is prepared anew.
     pub fn prepare(&self) -> Result<(), StartError> {
         // Who the replicas are may not be known before all are bound.
-        let epoch = (!self.replicas.is_empty()).then(|| self.epoch());
+        // Where replicas may lie it says who commands, which the program that starts it may yet
+        // change ([`Builder::replicas_propose`]): the first start binds it.
+        let known = !self.replicas.is_empty() && self.protocol.faults() == FaultModel::Crash;
+        let epoch = known.then(|| self.epoch());
         let prepared = Wal::prepare(&self.data, &self.identity(), epoch.as_ref());
         prepared.map_err(|error| StartError::Node(NodeError::Storage(error)))
     }
