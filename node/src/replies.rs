@@ -365,13 +365,16 @@ mod tests {
         replies.flush();
     }
 
-    #[test]
-    fn reads_under_way_are_bounded_in_bytes_and_go_on_when_their_answers_are_taken() {
+    #[tokio::test(start_paused = true)]
+    async fn reads_under_way_are_bounded_in_bytes_and_go_on_when_their_answers_are_taken() {
         let (mut replies, slow) = (Replies::default(), Arc::new(Slow::default()));
         replies.connected(A, slow.clone());
         let mut most = 0;
         let mut left: usize = 100;
         while left > 0 {
+            // It has had more than its share, and waits.
+            tokio::time::advance(Duration::from_secs(1)).await;
+            replies.wake();
             let count = admitted(&mut replies).min(left);
             // Reads that were admitted and not asked for are not under way.
             answer_reads(&mut replies, count, 1 << 20);
