@@ -456,8 +456,12 @@ async fn a_large_frame_of_a_client_that_does_not_come_gives_its_room_back() {
     opened.sending.write_all(&length).await.unwrap();
     opened.sending.write_all(&large).await.unwrap();
     assert_eq!(close_of(&slow.closed().await), Close::BadFrame);
-    let (_, frame) = world.frames.recv().await.unwrap();
-    assert_eq!(frame, large);
+    let (_, mut frame) = world.frames.recv().await.unwrap();
+    // That the slow one has gone may be noticed before or after.
+    if frame == b"gone"[..] {
+        (_, frame) = world.frames.recv().await.unwrap();
+    }
+    assert!(frame == large, "{} bytes", frame.len());
 }
 
 #[tokio::test]
