@@ -213,6 +213,10 @@ fn settings_are_changed_with_all_replicas_stopped_and_only_those_that_may_be() {
 fn who_may_command_is_agreed_on_where_replicas_may_lie() {
     for (protocol, n, agreed) in [("pbft", 4, true), ("raft", 3, false)] {
         let mut cluster = Cluster::init_of(protocol, n);
+        // Who commands is bound to a directory when a replica is first started on it.
+        (0..n).for_each(|number| cluster.start_node(number));
+        cluster.ask(&["put", "a", "1"], 0);
+        (0..n).for_each(|number| assert_eq!(cluster.terminate(number).code(), Some(0)));
         let key: PathBuf = cluster.path("another.key");
         let public = run(&["keygen", "--out", text(&key)], 0);
         edit(&cluster, 0, |config| {
@@ -226,7 +230,7 @@ fn who_may_command_is_agreed_on_where_replicas_may_lie() {
             assert!(said.contains("--accept-settings"), "{said}");
         } else {
             (0..n).for_each(|number| cluster.start_node(number));
-            cluster.ask(&["put", "a", "1"], 0);
+            assert_eq!(cluster.ask(&["get", "a"], 0), "1\n");
         }
     }
 }
