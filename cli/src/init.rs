@@ -213,8 +213,7 @@ fn files(protocol: ProtocolKind, addresses: &[String]) -> Result<Vec<(String, Co
             settings: Settings::default(),
             protocols: ProtocolConfigs::default(),
         };
-        let about = "A replica's configuration. Paths are relative to this file.";
-        files.push((node_file(number), Content::Text(text(about, &config)?)));
+        files.push((node_file(number), Content::Text(node_text(&config)?)));
         files.push((key_file, Content::Key(key)));
     }
     let config = ClientConfig {
@@ -230,6 +229,16 @@ fn files(protocol: ProtocolKind, addresses: &[String]) -> Result<Vec<(String, Co
     files.push((String::from(CLIENT), Content::Text(text(about, &config)?)));
     files.push((String::from("client.key"), Content::Key(client)));
     Ok(files)
+}
+
+/// A replica's configuration, with the table of its own protocol and no other.
+fn node_text(config: &NodeConfig) -> Result<String> {
+    let about = "A replica's configuration. Paths are relative to this file.";
+    let mut table = toml::Table::try_from(config).context("the configuration is no table")?;
+    if let Some(toml::Value::Table(protocols)) = table.get_mut("protocols") {
+        protocols.retain(|name, _| name == config.protocol.name());
+    }
+    text(about, &table)
 }
 
 fn text(about: &str, config: &impl Serialize) -> Result<String> {

@@ -208,16 +208,13 @@ fn phases_are_told(row: &Value, told: &str) {
         commits += figure("commits_per_s") * figure("seconds");
         seconds += figure("seconds");
         assert_eq!(phase["fast_path"].is_number(), name == "epaxos", "{phase}");
-        let cells = [
-            name,
-            &(number + 1).to_string(),
-            &format!("{} %", phase["conflicts"]),
+        let first = [
+            (number + 1).to_string(),
+            format!("{} %", phase["conflicts"]),
         ];
-        let line = told.lines().find(|line| {
-            let told: Vec<&str> = line.split(['│', '┆']).map(str::trim).collect();
-            told.get(1..4).is_some_and(|told| told == cells)
-        });
-        assert!(line.is_some(), "no {cells:?} in {told}");
+        let after = told.split_once(&format!("{name}, phases:\n")).unwrap().1;
+        let line = cells(after, &[&first[0], &first[1]]);
+        assert_eq!(line[2], format!("{:.0}", figure("commits_per_s")), "{told}");
     }
     let all = row["commits_per_s"].as_f64().unwrap() * seconds;
     assert!(
@@ -265,7 +262,7 @@ fn rounds_rotate_the_order_and_are_summed_up() {
     ];
     assert_eq!(order, rotated);
     for (round, protocol) in order {
-        let line = cells(&told, &[protocol, &round.to_string(), "3", "8"]);
+        let line = cells(&told, &[protocol, &round.to_string(), "3"]);
         assert_eq!(line.last(), Some(&"passed"), "{told}");
         let history = format!("h.{protocol}.round-{round}.jsonl");
         let history = directory.path().join(history);
@@ -311,7 +308,9 @@ fn is_summed_up(summary: &Value, rows: &[Value], told: &str) {
         let median = |figure: &str| sum.pointer(figure).unwrap()["median"].as_f64().unwrap();
         let line = cells(told, &[name, &spread_told(&sum["commits_per_s"])]);
         assert!(line[2].starts_with(&format!("{:.0} % (", median("/share_of_first") * 100.0)));
-        assert_eq!(line[3], format!("{:.2}", median("/latency_ms/p50")));
+        let latencies = told.split("p99 ms").last().unwrap();
+        let line = cells(latencies, &[name]);
+        assert!(line[1].starts_with(&format!("{:.2} (", median("/latency_ms/p50"))));
     }
 }
 
@@ -372,7 +371,10 @@ fn an_interruption_ends_it_and_leaves_nothing() {
         .spawn()
         .unwrap();
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
-    let measuring = said.find(|line| line.as_ref().is_ok_and(|line| line == "raft: measuring"));
+    let measuring = said.find(|line| {
+        line.as_ref()
+            .is_ok_and(|line| line.starts_with("raft: measuring"))
+    });
     assert!(measuring.is_some());
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     signal(&child, "INT");

@@ -44,6 +44,15 @@ fn clients_that_should_not_conflict_need_a_key_each() {
 }
 
 #[test]
+fn nothing_is_measured_in_no_time() {
+    let said = fails(&["compare", "--duration", "0"], 2);
+    assert!(
+        said.contains("nothing can be measured in no time"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_tuning_that_cannot_work_is_refused_with_the_place() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("tuning.toml");
@@ -282,13 +291,22 @@ fn keys(table: &toml::Table) -> Vec<String> {
 #[test]
 fn every_duration_is_configured_in_milliseconds() {
     let directory = tempfile::tempdir().unwrap();
-    run(&["init", "--dir", text(directory.path())], 0);
-    for name in ["node-0.toml", "client.toml"] {
-        let written = fs::read_to_string(directory.path().join(name)).unwrap();
-        let keys = keys(&written.parse().unwrap());
-        assert!(keys.iter().any(|key| key.ends_with("_ms")), "{written}");
-        let apart = |key: &String| ["secs", "nanos"].contains(&key.as_str());
-        assert!(!keys.iter().any(apart), "{written}");
+    for protocol in ["raft", "multipaxos", "epaxos", "pbft", "hotstuff"] {
+        let dir = directory.path().join(protocol);
+        run(&["init", "--protocol", protocol, "--dir", text(&dir)], 0);
+        for name in ["node-0.toml", "client.toml"] {
+            let written = fs::read_to_string(dir.join(name)).unwrap();
+            let table: toml::Table = written.parse().unwrap();
+            let of_protocols = table.get("protocols").and_then(toml::Value::as_table);
+            assert!(
+                of_protocols.is_none_or(|of| of.keys().eq([protocol])),
+                "{written}"
+            );
+            let keys = keys(&table);
+            assert!(keys.iter().any(|key| key.ends_with("_ms")), "{written}");
+            let apart = |key: &String| ["secs", "nanos"].contains(&key.as_str());
+            assert!(!keys.iter().any(apart), "{written}");
+        }
     }
     let [tuning, json] = ["tuning.toml", "result.json"].map(|name| directory.path().join(name));
     let given = "raft = { election_timeout_ms = 400 }\npbft = { max_clock_skew_ms = 900 }\n";

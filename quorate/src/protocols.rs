@@ -105,7 +105,7 @@ macro_rules! protocols {
     };
 }
 
-/// The table of a protocol that is known and not compiled in: `quorate init` writes one for each.
+/// The table of a protocol that is known and not compiled in: a file may have tables of all.
 #[doc(hidden)]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NotCompiledIn;

@@ -57,7 +57,7 @@ impl fmt::Display for Machine {
         let gib = *memory_mib as f64 / 1024.0;
         write!(
             f,
-            "{cpu}, {cores} cores, {gib:.0} GiB, {os}, data on {file_system}"
+            "{cpu}, {cores} cores, {gib:.0} GiB, data on {file_system}\n          {os}"
         )
     }
 }

@@ -41,6 +41,7 @@ mod turn;
 mod workload;
 
 use machine::Machine;
+use progress::Left;
 use report::{Report, Stated};
 use sink::Sink;
 use turn::Turn;
@@ -74,7 +75,7 @@ pub(crate) struct Arguments {
     rounds: u32,
 
     /// How long to measure each protocol in a round, at most 600
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = measured_time)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = measured_at_all)]
     duration: Duration,
 
     /// How long to run before measuring
@@ -109,10 +110,20 @@ pub(crate) struct Arguments {
 /// So long that memory for what was recorded stays bounded.
 const LONGEST: Duration = Duration::from_secs(600);
 
+/// What starting, reading back and checking take beside, about.
+const BESIDE: Duration = Duration::from_secs(2);
+
 fn measured_time(text: &str) -> Result<Duration, String> {
     let time = arguments::seconds(text)?;
     match time {
         time if time > LONGEST => Err(format!("at most {} s", LONGEST.as_secs())),
+        time => Ok(time),
+    }
+}
+
+fn measured_at_all(text: &str) -> Result<Duration, String> {
+    match measured_time(text)? {
+        Duration::ZERO => Err(String::from("nothing can be measured in no time")),
         time => Ok(time),
     }
 }
@@ -188,10 +199,14 @@ async fn compare(
     }
     let tuned = tuning.clone().unwrap_or_default();
     let mut rows = Vec::with_capacity(turns.len());
+    let each = arguments.warm_up + arguments.duration + BESIDE;
+    let mut left = Left::of(turns.len(), each);
     for (turn, history) in turns.into_iter().zip(sinks.histories) {
         let (name, data) = (turn.to_string(), directory.join(turn.stem()));
         let row = trial::run(arguments, tuned.clone(), turn, &data, history).await;
-        rows.push(row.context(name)?);
+        let row = row.with_context(|| name.clone())?;
+        left.one_is_done(&name, &row.told());
+        rows.push(row);
         // What is not removed here is removed with the whole directory.
         drop(std::fs::remove_dir_all(&data));
     }

@@ -70,12 +70,11 @@ pub(crate) fn fast_path(total: &Ledger) -> Option<f64> {
     Some(1.0 - slow as f64 / proposed as f64)
 }
 
-/// The phases of turns, given with their names.
-pub(crate) fn table<'a>(turns: impl Iterator<Item = (String, &'a [PhaseRow])>) -> Table {
+/// The phases of one turn.
+pub(crate) fn table(rows: &[PhaseRow]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED);
     table.set_header([
-        "protocol",
         "phase",
         "conflicts",
         "commits/s",
@@ -84,25 +83,22 @@ pub(crate) fn table<'a>(turns: impl Iterator<Item = (String, &'a [PhaseRow])>) -
         "p99 ms",
         "fast path",
     ]);
-    for (name, rows) in turns {
-        for (number, row) in rows.iter().enumerate() {
-            table.add_row(row.cells(&name, number + 1));
-        }
+    for (number, row) in rows.iter().enumerate() {
+        table.add_row(row.cells(number + 1));
     }
-    for column in table.column_iter_mut().skip(1) {
+    for column in table.column_iter_mut() {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
 }
 
 impl PhaseRow {
-    fn cells(&self, name: &str, number: usize) -> Vec<Cell> {
+    fn cells(&self, number: usize) -> [Cell; 7] {
         let percent = |share: Option<f64>, digits| match share {
             Some(share) => format!("{:.digits$} %", share * 100.0),
             None => String::new(),
         };
         let texts = [
-            String::from(name),
             number.to_string(),
             format!("{} %", self.conflicts),
             format!("{:.0}", self.commits_per_s),
@@ -111,7 +107,23 @@ impl PhaseRow {
             format!("{:.2}", self.latency_ms.p99),
             percent(self.fast_path, 1),
         ];
-        texts.into_iter().map(Cell::new).collect()
+        texts.map(Cell::new)
+    }
+}
+
+#[cfg(test)]
+impl PhaseRow {
+    /// A phase with this rate.
+    pub(super) fn made_up(commits_per_s: f64) -> PhaseRow {
+        PhaseRow {
+            conflicts: 100,
+            seconds: 1.0,
+            commits_per_s,
+            share_of_first: None,
+            latency_ms: Latency::made_up(commits_per_s),
+            reads: None,
+            fast_path: None,
+        }
     }
 }
 
@@ -173,9 +185,9 @@ mod tests {
         assert_eq!(fast, [Some(1.0), Some(0.25)]);
         assert!((rows[0].latency_ms.p50 - 500.0).abs() < 1.0);
 
-        let text = table([(String::from("epaxos"), &rows[..])].into_iter()).to_string();
+        let text = table(&rows).to_string();
         let line = text.lines().find(|line| line.contains(" 25 %")).unwrap();
-        let line: Vec<&str> = line.split('┆').map(str::trim).collect();
+        let line: Vec<&str> = line.split(['│', '┆']).map(str::trim).collect();
         assert_eq!(line[1..5], ["2", "100 %", "0", "25 %"], "{text}");
     }
 

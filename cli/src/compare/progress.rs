@@ -1,7 +1,7 @@
 //! What is seen while it runs: a bar on a terminal, a line a phase elsewhere.
 
 use std::io::IsTerminal as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -55,6 +55,41 @@ impl Drop for Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// How much of the work is left, told before it begins and after each turn.
+#[derive(Debug)]
+pub(crate) struct Left {
+    turns: usize,
+    done: usize,
+    since: Instant,
+}
+
+impl Left {
+    /// For so many turns, each of which takes about so long.
+    pub(crate) fn of(turns: usize, each: Duration) -> Self {
+        let all = each.saturating_mul(turns as u32).as_secs();
+        eprintln!("{turns} to measure, about {all} s");
+        let since = Instant::now();
+        Left {
+            turns,
+            done: 0,
+            since,
+        }
+    }
+
+    /// Tells what came out of a turn, and how long the others will take, to judge by those that are
+    /// done.
+    pub(crate) fn one_is_done(&mut self, name: &str, told: &str) {
+        self.done += 1;
+        let more = self.turns.saturating_sub(self.done);
+        let each = self.since.elapsed().as_secs_f64() / self.done as f64;
+        let left = match more {
+            0 => String::new(),
+            more => format!("; {more} more, about {:.0} s", each * more as f64),
+        };
+        eprintln!("{name}: {told}{left}");
     }
 }
 

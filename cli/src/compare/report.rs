@@ -59,8 +59,33 @@ impl Report {
         self.protocols.iter().flat_map(Row::failures_told)
     }
 
-    /// The whole report, to print.
+    /// The whole report, to print: no line is wider than a terminal of 80 columns.
     pub(crate) fn text(&self) -> String {
+        let mut text = self.head();
+        text.push_str(&format!("{}\n", self.rates()));
+        text.push_str("per commit, of all replicas together:\n");
+        text.push_str(&format!("{}\n", self.costs()));
+        for row in &self.protocols {
+            text.push_str(&row.lines());
+        }
+        if self.workload.workload.conflicts.len() > 1 {
+            for Row { turn, phases, .. } in &self.protocols {
+                text.push_str(&format!("{turn}, phases:\n{}\n", phases::table(phases)));
+            }
+        }
+        if !self.summary.is_empty() {
+            text.push_str(&format!(
+                "{} rounds: median (least–most)\n{}\n{}\n",
+                self.workload.rounds,
+                summary::rates(&self.summary),
+                summary::latencies(&self.summary)
+            ));
+        }
+        text
+    }
+
+    /// What was measured, and where.
+    fn head(&self) -> String {
         let Stated {
             workload,
             warm_up_s,
@@ -77,9 +102,10 @@ impl Report {
             None => "",
         };
         let reads = workload.read_share * 100.0;
-        let mut text = format!(
-            "machine:  {}\nworkload: clients {}, connections {}, {}, {} B values, {} keys{}, {reads:.0} % reads, \
-             {duration_s} s after {warm_up_s} s of warm-up, seed {}{repeated}{tuned}\n{}\n",
+        format!(
+            "machine:  {}\nclients:  {} on {} connections, {}\n\
+             work:     {} B values, {} keys{}, {reads:.0} % reads, seed {}\n\
+             measured: {duration_s} s after {warm_up_s} s of warm-up{repeated}{tuned}\n",
             self.machine,
             workload.clients,
             workload.connections(),
@@ -88,51 +114,33 @@ impl Report {
             workload.keys,
             conflicts(&workload.conflicts),
             workload.seed,
-            self.table()
-        );
-        for row in &self.protocols {
-            text.push_str(&row.lines());
-        }
-        if self.workload.workload.conflicts.len() > 1 {
-            let of = self.protocols.iter();
-            let of = of.map(|row| (row.turn.to_string(), &row.phases[..]));
-            text.push_str(&format!("{}\n", phases::table(of)));
-        }
-        if !self.summary.is_empty() {
-            text.push_str(&format!(
-                "{rounds} rounds: median (least–most)\n{}\n",
-                summary::table(&self.summary)
-            ));
-        }
-        text
+        )
     }
 
-    fn table(&self) -> Table {
+    fn rates(&self) -> Table {
+        let header = ["n", "commits/s", "p50 ms", "p99 ms", "p99.9 ms", "checks"];
+        self.table(&header, Row::rates)
+    }
+
+    fn costs(&self) -> Table {
+        let header = ["messages", "bytes", "signed", "verified", "syncs"];
+        self.table(&header, Row::costs)
+    }
+
+    /// A line for each turn, with these figures of it.
+    fn table<const N: usize>(&self, header: &[&str; N], of: fn(&Row) -> [String; N]) -> Table {
         let mut table = Table::new();
         table.load_preset(presets::UTF8_FULL_CONDENSED);
-        let mut header = vec![
-            "protocol",
-            "replicas",
-            "clients",
-            "commits/s",
-            "p50 ms",
-            "p99 ms",
-            "p99.9 ms",
-            "messages",
-            "bytes",
-            "signatures",
-            "syncs",
-            "checks",
-        ];
-        if self.workload.rounds > 1 {
-            header.insert(1, "round");
-        }
-        let figures = header.len() - 2;
-        table.set_header(header);
+        let rounds = self.workload.rounds > 1;
+        let round = rounds.then_some("round");
+        let first = ["protocol"].into_iter().chain(round);
+        table.set_header(first.chain(header.iter().copied()));
         for row in &self.protocols {
-            table.add_row(row.cells());
+            let round = rounds.then(|| row.turn.round.to_string());
+            let first = [row.turn.label()].into_iter().chain(round);
+            table.add_row(first.chain(of(row)));
         }
-        for column in table.column_iter_mut().skip(1).take(figures) {
+        for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);
         }
         table
@@ -146,7 +154,24 @@ impl Row {
         said.map(move |failure| format!("{turn}: {failure}"))
     }
 
-    fn cells(&self) -> Vec<String> {
+    /// How fast it was.
+    fn rates(&self) -> [String; 6] {
+        let Latency { p50, p99, p999, .. } = self.latency_ms;
+        [
+            self.replicas.to_string(),
+            format!("{:.0}", self.commits_per_s),
+            format!("{p50:.2}"),
+            format!("{p99:.2}"),
+            format!("{p999:.2}"),
+            String::from(match self.failures.is_empty() {
+                true => "passed",
+                false => "FAILED",
+            }),
+        ]
+    }
+
+    /// What a commit cost.
+    fn costs(&self) -> [String; 5] {
         let PerCommit {
             messages,
             bytes,
@@ -155,30 +180,22 @@ impl Row {
             syncs,
             ..
         } = self.per_commit;
-        let mut cells = vec![
-            self.turn.label(),
-            self.replicas.to_string(),
-            self.clients.to_string(),
-            format!("{:.0}", self.commits_per_s),
-            format!("{:.2}", self.latency_ms.p50),
-            format!("{:.2}", self.latency_ms.p99),
-            format!("{:.2}", self.latency_ms.p999),
+        [
             format!("{messages:.3}"),
             format!("{bytes:.0}"),
-            format!("{signatures_made:.2}/{signatures_checked:.2}"),
+            format!("{signatures_made:.2}"),
+            format!("{signatures_checked:.2}"),
             format!("{syncs:.3}"),
-            String::from(match self.failures.is_empty() {
-                true => "passed",
-                false => "FAILED",
-            }),
-        ];
-        if self.turn.rounds > 1 {
-            cells.insert(1, self.turn.round.to_string());
-        }
-        cells
+        ]
     }
 
-    /// What the table has no room for.
+    /// What is told of a turn when it is over.
+    pub(crate) fn told(&self) -> String {
+        let [_, rate, p50, p99, _, checks] = self.rates();
+        format!("{rate} commits/s, p50 {p50} ms, p99 {p99} ms, checks {checks}")
+    }
+
+    /// What the tables have no room for.
     fn lines(&self) -> String {
         let mut lines = Vec::new();
         if let Some(seconds) = &self.commits_per_s_by_second {
@@ -215,10 +232,14 @@ impl Row {
 
 #[cfg(test)]
 mod tests {
-    use quorate::ProtocolKind::{EPaxos, Raft};
+    use quorate::ProtocolKind::{EPaxos, MultiPaxos, Raft};
 
+    use std::path::Path;
+
+    use super::super::phases::PhaseRow;
     use super::super::turn::turns;
     use super::*;
+    use clap::Parser as _;
 
     /// What is told of failures in the last turn of this many rounds.
     fn told(rounds: u32) -> Vec<String> {
@@ -227,8 +248,45 @@ mod tests {
         row.failures = ["linearizable: no", "equal digests: no"]
             .map(String::from)
             .into();
-        assert!(row.cells().contains(&String::from("FAILED")));
+        assert!(row.rates().contains(&String::from("FAILED")));
         row.failures_told().collect()
+    }
+
+    /// `compare` with these arguments, after something that names the program.
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: super::super::Arguments,
+    }
+
+    #[test]
+    fn a_report_fits_a_terminal_of_80_columns() {
+        let line = ["compare", "--conflicts", "0,100", "--clients", "16384"];
+        let workload = Line::parse_from(line).arguments.workload;
+        let phase = || PhaseRow {
+            share_of_first: Some(1.0),
+            fast_path: Some(1.0),
+            latency_ms: Latency::made_up(9_999.0),
+            ..PhaseRow::made_up(123_456.0)
+        };
+        let row = |turn| Row {
+            phases: vec![phase(), phase()],
+            latency_ms: Latency::made_up(9_999.0),
+            ..Row::made_up(turn, 123_456.0)
+        };
+        let turns = turns(&[MultiPaxos, EPaxos, MultiPaxos], 12).into_iter();
+        let stated = Stated {
+            workload,
+            warm_up_s: 1.5,
+            duration_s: 600.0,
+            rounds: 12,
+            tuning: Some(TuningConfig::default()),
+        };
+        let machine = Machine::this(Path::new("/"));
+        let text = Report::new(machine, stated, turns.map(row).collect()).text();
+        for line in text.lines().skip(2) {
+            assert!(line.chars().count() <= 80, "{line}\n{text}");
+        }
     }
 
     #[test]

@@ -285,6 +285,20 @@ fn operations(recordings: &[Recording]) -> Operations {
 }
 
 #[cfg(test)]
+impl Latency {
+    /// Latencies that follow from a rate.
+    pub(super) fn made_up(commits_per_s: f64) -> Latency {
+        Latency {
+            p50: commits_per_s / 100.0,
+            p99: commits_per_s / 10.0,
+            p999: 0.0,
+            mean: 0.0,
+            max: 0.0,
+        }
+    }
+}
+
+#[cfg(test)]
 impl Row {
     /// A row with this rate, from which its other figures follow.
     pub(super) fn made_up(turn: Turn, commits_per_s: f64) -> Row {
@@ -294,13 +308,7 @@ impl Row {
             clients: 64,
             commits_per_s,
             commits_per_s_by_second: None,
-            latency_ms: Latency {
-                p50: commits_per_s / 100.0,
-                p99: commits_per_s / 10.0,
-                p999: 0.0,
-                mean: 0.0,
-                max: 0.0,
-            },
+            latency_ms: Latency::made_up(commits_per_s),
             reads: None,
             per_commit: PerCommit {
                 messages: commits_per_s + 1.0,

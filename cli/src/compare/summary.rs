@@ -73,7 +73,7 @@ impl Spread {
 
     fn percent(&self) -> String {
         let [median, min, max] = [self.median, self.min, self.max].map(|share| share * 100.0);
-        format!("{median:.0} % ({min:.0}–{max:.0} %)")
+        format!("{median:.0} % ({min:.0}–{max:.0})")
     }
 }
 
@@ -112,15 +112,18 @@ impl Summary {
         })
     }
 
-    fn cells(&self) -> [String; 5] {
+    fn rates(&self) -> [String; 3] {
         let share = self.share_of_first.as_ref();
         [
             self.label.clone(),
             self.commits_per_s.shown(0),
             share.map_or_else(String::new, Spread::percent),
-            format!("{:.2}", self.latency_ms.p50.median),
-            self.latency_ms.p99.shown(2),
         ]
+    }
+
+    fn latencies(&self) -> [String; 3] {
+        let LatencySpread { p50, p99 } = &self.latency_ms;
+        [self.label.clone(), p50.shown(2), p99.shown(2)]
     }
 }
 
@@ -132,13 +135,24 @@ fn share_of_first(rows: &[Row], row: &Row) -> Option<f64> {
     (first.commits_per_s > 0.0).then_some(row.commits_per_s / first.commits_per_s)
 }
 
-/// The summaries, to print.
-pub(crate) fn table(summaries: &[Summary]) -> Table {
+/// The summaries of how many they commit, to print.
+pub(crate) fn rates(summaries: &[Summary]) -> Table {
+    let header = ["protocol", "commits/s", "of the first"];
+    table(header, summaries.iter().map(Summary::rates))
+}
+
+/// The summaries of how long that takes, to print.
+pub(crate) fn latencies(summaries: &[Summary]) -> Table {
+    let header = ["protocol", "p50 ms", "p99 ms"];
+    table(header, summaries.iter().map(Summary::latencies))
+}
+
+fn table(header: [&str; 3], rows: impl Iterator<Item = [String; 3]>) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED);
-    table.set_header(["protocol", "commits/s", "of the first", "p50 ms", "p99 ms"]);
-    for summary in summaries {
-        table.add_row(summary.cells());
+    table.set_header(header);
+    for row in rows {
+        table.add_row(row);
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
@@ -216,22 +230,25 @@ mod tests {
         let summaries = summaries(&rows.collect::<Vec<_>>());
         assert_eq!(summaries[1].share_of_first, Some(spread(2.0, 2.0, 2.0)));
         assert_eq!(summaries[1].name, Raft);
-        assert_eq!(summaries[1].cells()[0], "raft-2");
+        assert_eq!(summaries[1].rates()[0], "raft-2");
     }
 
     #[test]
     fn the_table_tells_the_middle_and_the_ends() {
         let summaries = summaries(&rows(&[[100.0, 80.0], [400.0, 100.0], [200.0, 300.0]]));
-        let text = table(&summaries).to_string();
-        let line = text.lines().find(|line| line.contains("epaxos")).unwrap();
-        let cells: Vec<&str> = line.split(['│', '┆']).map(str::trim).collect();
-        let expected = [
-            "epaxos",
-            "100 (80–300)",
-            "80 % (25–150 %)",
-            "1.00",
-            "10.00 (8.00–30.00)",
+        let tables = [
+            (rates(&summaries), ["100 (80–300)", "80 % (25–150)"]),
+            (
+                latencies(&summaries),
+                ["1.00 (0.80–3.00)", "10.00 (8.00–30.00)"],
+            ),
         ];
-        assert_eq!(cells[1..6], expected, "{text}");
+        for (table, expected) in tables {
+            let text = table.to_string();
+            let line = text.lines().find(|line| line.contains("epaxos")).unwrap();
+            let cells: Vec<&str> = line.split(['│', '┆']).map(str::trim).collect();
+            assert_eq!(cells[1], "epaxos");
+            assert_eq!(cells[2..4], expected, "{text}");
+        }
     }
 }
