@@ -213,7 +213,7 @@ fn the_replay_line_says_which_hardships_there_were() {
         .expect("no seed failed");
     let replay = failure.replay;
     assert!(
-        replay.contains("--faults all --hardships lost,cuts --"),
+        replay.contains("--faults all --hardships lost,hubs --"),
         "{replay}"
     );
 }
