@@ -11,6 +11,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use quorate_core::crypto::{GroupId, PublicKey, SecretKey};
 use quorate_core::epoch::Epoch;
 use quorate_core::id::ReplicaId;
+use quorate_core::life::Forgetful;
 use quorate_core::transport::{ClientService, FrameSink, Service, Transport};
 use quorate_transport_quic::{Peer, QuicConfig, QuicEndpoint, QuicTransport, Settings};
 use tokio::runtime::{Builder, Runtime};
@@ -85,9 +86,10 @@ impl Pair {
         let peers = [(NEAR, near.local_addr()), (FAR, far.local_addr())].map(peer);
         let keys = [NEAR, FAR].map(|id| key(id).public());
         let epoch = || Epoch::first(GROUP, "none", &keys);
-        let near = near.start(&peers, epoch(), at_near.clone());
+        let forgetful = || Arc::new(Forgetful::default());
+        let near = near.start(&peers, epoch(), forgetful(), at_near.clone());
         let near = near.expect("started");
-        let far = far.start(&peers, epoch(), at_far.clone());
+        let far = far.start(&peers, epoch(), forgetful(), at_far.clone());
         let far = far.expect("started");
         while near.connected().is_empty() || far.connected().is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;

@@ -14,6 +14,7 @@ use hostile::{Writer, withstands};
 use quorate::{Builder, Bytes, ClientConfig, Digest, NodeConfig, PublicKey, ReplicaId};
 use quorate_core::crypto::Signer;
 use quorate_core::id::Slot;
+use quorate_core::life::Forgetful;
 use quorate_core::request::{Batch, BatchBuilder, Operation, Request, SessionId};
 use quorate_core::transport::{ClientService, FrameSink, Service, Transport};
 use quorate_core::wire::Envelope;
@@ -66,7 +67,7 @@ impl Liar {
         });
         let epoch = Builder::from_config(config.clone()).unwrap();
         let epoch = epoch.replicas_propose(false).epoch();
-        let started = bound.unwrap().start(&peers, epoch, Arc::new(Mute));
+        let started = bound.unwrap().start(&peers, epoch, Arc::new(Forgetful::default()), Arc::new(Mute));
         Liar {
             transport: started.unwrap(),
             signer: Signer::new(key, config.group),

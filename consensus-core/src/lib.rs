@@ -25,6 +25,7 @@ pub mod epoch;
 pub mod frontier;
 pub mod id;
 pub mod ledger;
+pub mod life;
 pub mod machine;
 pub mod millis;
 pub mod output;

@@ -134,6 +134,14 @@ pub enum TransportError {
         /// What differs, with both values.
         differences: String,
     },
+    /// One of the two ends has lost what it had said to be durable.
+    #[error("{to} and this replica do not work together: {reason}")]
+    Forgotten {
+        /// Who was called.
+        to: ReplicaId,
+        /// Which of the two, and what it has lost.
+        reason: String,
+    },
     /// The other end refused to answer.
     #[error("{to} refused the request")]
     Refused {

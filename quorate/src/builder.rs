@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use quorate_core::consensus::Consensus;
 use quorate_core::crypto::{
@@ -430,13 +430,18 @@ impl Foundation {
         };
         let (data, options) = (builder.data, builder.wal);
         let agreed = epoch.clone();
+        let remembered = Arc::new(OnceLock::new());
+        let memory = remembered.clone();
         let open = move |completions| -> Result<Opened, _> {
             let (wal, stored) = Wal::open(&data, &identity, &agreed, &options, completions)?;
+            // It is opened once.
+            let _ = remembered.set(wal.memory());
             Ok((Box::new(wal), stored))
         };
         let peers: Vec<Peer> = builder.replicas.iter().map(Peer::from).collect();
         let connect = async move |service| -> Result<Arc<dyn Transport>, TransportError> {
-            let transport = endpoint.start(&peers, epoch, service)?;
+            let memory = memory.get().ok_or(TransportError::Closed)?.clone();
+            let transport = endpoint.start(&peers, epoch, memory, service)?;
             Ok(transport as Arc<dyn Transport>)
         };
         let node = Node::<P>::start(parts, open, connect).await?;

@@ -6,6 +6,7 @@
 //! | what a record looks like on disk | `frame.rs` |
 //! | whose a directory is, and how it is made | `identity.rs` |
 //! | the files, and how they come to be and are written | `segment.rs`, `maker.rs`, `disk.rs`, `blocks.rs` |
+//! | which life the replica is in, and whom it has met | `lives.rs` |
 //! | group commit | `writer.rs` |
 //! | what vouches for the end of the log | `mark.rs` |
 //! | what is read, and put in order, after a restart | `recovery.rs` |
@@ -13,6 +14,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -27,6 +29,7 @@ mod disk;
 mod files;
 mod frame;
 mod identity;
+mod lives;
 mod maker;
 mod mark;
 mod recovery;
@@ -38,6 +41,7 @@ mod writer;
 
 pub use disk::Faults;
 pub use identity::Identity;
+pub use lives::Memory;
 pub use stats::WalStats;
 
 use disk::Disk;
@@ -96,6 +100,7 @@ pub struct Wal {
     saves: Option<Sender<(Ticket, Snapshot)>>,
     threads: Vec<JoinHandle<()>>,
     stats: WalStats,
+    memory: Arc<Memory>,
     _lock: File,
 }
 
@@ -180,6 +185,7 @@ impl Wal {
         files.tidy(&disk)?;
         let tail = recovery::settle(&disk, &found)?;
         let marks = Marks::begin(&disk, tail.mark(found.log))?;
+        let memory = Arc::new(Memory::begin(&disk, tail.durable())?);
         let stored = Stored {
             records: std::mem::take(&mut found.records),
             snapshot,
@@ -198,6 +204,7 @@ impl Wal {
             saves: None,
             threads: Vec::new(),
             stats: WalStats::default(),
+            memory,
             _lock: lock,
         };
         let newest = files.snapshots.last().copied();
@@ -216,6 +223,12 @@ impl Wal {
     /// What the log has cost so far, and will have.
     pub fn stats(&self) -> WalStats {
         self.stats.clone()
+    }
+
+    /// Which life the replica is in, and its memory of the others'. What it is told once the log is
+    /// closed is not kept.
+    pub fn memory(&self) -> Arc<Memory> {
+        self.memory.clone()
     }
 
     /// Makes durable all that was given, and returns when it is, or when storage has failed.
@@ -261,6 +274,7 @@ impl Wal {
             made,
             reporter: reporter.clone(),
             stats: self.stats.clone(),
+            durable: self.memory.durable(),
             mark_after: options.mark_after,
             log: found.log,
             marks,
@@ -353,5 +367,6 @@ impl Drop for Wal {
                 tracing::error!("a thread of the log has panicked");
             }
         }
+        self.memory.close();
     }
 }

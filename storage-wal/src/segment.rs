@@ -1,6 +1,7 @@
 //! Segment files: their names, their header, and how one is made.
 
 use quorate_core::codec::FORMAT_VERSION;
+use quorate_core::life::Position;
 use quorate_core::storage::StorageError;
 
 use crate::disk::{Disk, DiskFile};
@@ -137,6 +138,11 @@ impl Segment {
             offset: self.synced,
             closed: false,
         }
+    }
+
+    /// How far the log is durable.
+    pub(crate) fn durable(&self) -> Position {
+        Position::new(self.number, self.synced)
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use quorate_core::storage::{Records, StorageError, Ticket};
 
 use crate::frame::{self, FRAME_BYTES, Kind};
+use crate::lives::Durable;
 use crate::maker::Order;
 use crate::mark::{Mark, Marks};
 use crate::report::{Reporter, Stopped};
@@ -59,6 +60,8 @@ pub(crate) struct Writer {
     pub(crate) made: Receiver<Segment>,
     pub(crate) reporter: Reporter,
     pub(crate) stats: WalStats,
+    /// Where it is said how far all is durable, bases to their ends.
+    pub(crate) durable: Durable,
     pub(crate) mark_after: Duration,
     /// The log's identity.
     pub(crate) log: u64,
@@ -96,6 +99,7 @@ impl Writer {
     fn work(&mut self) -> Result<(), Failure> {
         while let Some(append) = self.next()? {
             let last = self.commit(append)?;
+            self.durable.reach(self.segment.durable());
             self.reporter.durable(last)?;
             if self.marked.elapsed() >= self.mark_after.saturating_mul(BUSY) {
                 self.vouch(false);

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use quorate_core::crypto::{GroupId, PublicKey, SecretKey};
 use quorate_core::epoch::Epoch;
 use quorate_core::id::ReplicaId;
+use quorate_core::life::{Acquaintances, Forgetful};
 use quorate_core::transport::{ClientService, FrameSink, Service, Transport};
 use quorate_transport_quic::{Peer, QuicConfig, QuicEndpoint, QuicTransport, Settings};
 use tokio::runtime::{Builder, Runtime};
@@ -74,6 +75,10 @@ fn bind(id: u8, settings: &Settings) -> QuicEndpoint {
     QuicTransport::bind(config).expect("a free port")
 }
 
+fn forgetful() -> Arc<dyn Acquaintances> {
+    Arc::new(Forgetful::default())
+}
+
 fn epoch() -> Epoch {
     Epoch::first(GroupId(1), "none", &[key(0).public(), key(1).public()])
 }
@@ -107,13 +112,13 @@ async fn pair(settings: &Settings, far_runtime: Option<&Runtime>) -> Pair {
         })
         .collect();
     let (listed, service) = (peers.clone(), at_far.clone());
-    let start_far = async move { far.start(&listed, epoch(), service).expect("started") };
+    let start_far = async move { far.start(&listed, epoch(), forgetful(), service).expect("started") };
     let far = match far_runtime.map(enter) {
         Some(handle) => handle.spawn(start_far).await.expect("started"),
         None => start_far.await,
     };
     let near = near
-        .start(&peers, epoch(), at_near.clone())
+        .start(&peers, epoch(), forgetful(), at_near.clone())
         .expect("started");
     while near.connected().is_empty() || far.connected().is_empty() {
         tokio::time::sleep(Duration::from_millis(1)).await;

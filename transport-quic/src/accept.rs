@@ -223,9 +223,9 @@ async fn receive_replica(
     let knocks = peer.id > shared.me;
     let accepting = async {
         let mut opened = link::accept(&connection).await?;
-        opened.agree(&shared.terms).await?;
+        opened.agree(peer.id, &shared.credentials).await?;
         if !knocks {
-            opened.welcome().await?;
+            opened.welcome_as(&shared.credentials).await?;
         }
         Ok(opened)
     };
@@ -240,6 +240,10 @@ async fn receive_replica(
         Ok(Err(End::Differs(differences))) => {
             peer.differs(shared.me, &differences);
             Close::Differs.apply(&connection);
+        }
+        Ok(Err(End::Forgot(reason))) => {
+            peer.forgot(shared.me, &reason);
+            Close::Forgot.apply(&connection);
         }
         Ok(Err(end)) => {
             tracing::warn!(peer = %peer.id, reason = %end, "a member's call failed");
@@ -320,7 +324,7 @@ async fn serve_client(
                 session.sink.outlet.close(Close::BadFrame);
                 return;
             }
-            Err(end @ (End::Closed(_) | End::Differs(_))) => {
+            Err(end) => {
                 tracing::debug!(client = %key, reason = %end, "a client has gone");
                 return;
             }

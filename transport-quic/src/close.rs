@@ -25,9 +25,11 @@ pub(crate) enum Close {
     Busy,
     /// The replica has other settings, which must be the same.
     Differs,
+    /// The replica has lost what it had said to be durable.
+    Forgot,
 }
 
-const ALL: [Close; 9] = [
+const ALL: [Close; 10] = [
     Close::Done,
     Close::NotMember,
     Close::NotAdmitted,
@@ -37,6 +39,7 @@ const ALL: [Close; 9] = [
     Close::CallBack,
     Close::Busy,
     Close::Differs,
+    Close::Forgot,
 ];
 
 impl Close {
@@ -51,6 +54,7 @@ impl Close {
             Close::CallBack => 6,
             Close::Busy => 7,
             Close::Differs => 8,
+            Close::Forgot => 9,
         }
     }
 
@@ -65,6 +69,7 @@ impl Close {
             Close::CallBack => "will call back",
             Close::Busy => "too many connections",
             Close::Differs => "configured otherwise",
+            Close::Forgot => "this replica's data directory is older than what it has said",
         }
     }
 
@@ -104,6 +109,10 @@ pub(crate) fn to_transport_error(to: ReplicaId, error: &ConnectionError) -> Tran
         )),
         error => match Close::received(error) {
             Some(Close::NotMember | Close::NotAdmitted) => refused(error.to_string()),
+            Some(Close::Forgot) => TransportError::Forgotten {
+                to,
+                reason: String::from("it says that this replica's data directory is an older copy"),
+            },
             _ => unreachable(to, error.to_string()),
         },
     }

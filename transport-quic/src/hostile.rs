@@ -10,19 +10,21 @@ use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, Sen
 use quorate_core::crypto::{GroupId, PublicKey, SecretKey};
 use quorate_core::epoch::{Epoch, Setting, TEXT_LIMIT};
 use quorate_core::id::ReplicaId;
+use quorate_core::life::{Acquaintances, Forgetful};
 use quorate_core::transport::{ClientService, FrameSink, Service, Transport, TransportError};
 use tokio::sync::mpsc;
 
 use crate::close::Close;
 use crate::frame::FRAME_LIMIT;
 use crate::identity::{self, Caller, SERVER_NAME};
-use crate::link::{Opened, Terms};
+use crate::link::{Credentials, Opened, Terms};
 use crate::outbox::QueueLimit;
 use crate::peer::{call, dial};
 use crate::quic::{Peer, QuicConfig, QuicEndpoint, QuicTransport};
 use crate::settings::{Settings, Trust};
 
 mod bulk;
+mod lives;
 
 const GROUP: GroupId = GroupId(3);
 const ME: ReplicaId = ReplicaId(1);
@@ -139,15 +141,30 @@ struct World {
     endpoint: Endpoint,
 }
 
+fn forgetful() -> Arc<dyn Acquaintances> {
+    Arc::new(Forgetful::default())
+}
+
+fn credentials(epoch: Epoch, acquaintances: Arc<dyn Acquaintances>) -> Credentials {
+    Credentials {
+        terms: Terms::from(epoch),
+        acquaintances,
+    }
+}
+
 impl World {
     fn new() -> World {
+        World::remembering(forgetful())
+    }
+
+    fn remembering(acquaintances: Arc<dyn Acquaintances>) -> World {
         let bound = [0, 1, 2].map(|id| QuicTransport::bind(config(id, any_port())).unwrap());
         let addresses = [0, 1, 2].map(|i: usize| bound[i].local_addr());
         let [zero, target, two] = bound;
         let (inbox, frames) = inbox();
         World {
             target: target
-                .start(&peers(addresses), epoch(), inbox.clone())
+                .start(&peers(addresses), epoch(), acquaintances, inbox.clone())
                 .unwrap(),
             inbox,
             frames,
@@ -162,7 +179,7 @@ impl World {
         let (inbox, frames) = inbox();
         let endpoint = self.others[other].take().unwrap();
         let started = endpoint
-            .start(&peers(self.addresses), epoch(), inbox)
+            .start(&peers(self.addresses), epoch(), forgetful(), inbox)
             .unwrap();
         (started, frames)
     }
@@ -180,19 +197,19 @@ impl World {
         caller: Caller,
     ) -> Result<(Connection, Opened), TransportError> {
         let tls = self.tls(own, &key(1), caller, GROUP);
-        let terms = Terms::from(epoch());
-        let terms = (caller == Caller::Replica).then_some(&terms);
-        self.dial_with(tls, terms).await
+        let own = credentials(epoch(), forgetful());
+        let own = (caller == Caller::Replica).then_some(&own);
+        self.dial_with(tls, own).await
     }
 
     async fn dial_with(
         &self,
         tls: ClientConfig,
-        terms: Option<&Terms>,
+        own: Option<&Credentials>,
     ) -> Result<(Connection, Opened), TransportError> {
         let limit = Duration::from_secs(30);
         let address = self.address.to_string();
-        dial(&self.endpoint, ME, &address, tls, terms, limit).await
+        dial(&self.endpoint, ME, &address, tls, own, limit).await
     }
 
     /// A member's connection, and its first stream.
@@ -252,7 +269,7 @@ async fn a_caller_of_another_cluster_is_refused() {
 async fn a_caller_that_expects_another_key_ends_the_handshake() {
     let world = World::new();
     let tls = world.tls(&key(0), &key(8), Caller::Replica, GROUP);
-    let reason = refusal(world.dial_with(tls, Some(&Terms::from(epoch()))).await);
+    let reason = refusal(world.dial_with(tls, Some(&credentials(epoch(), forgetful()))).await);
     assert!(reason.contains(&key(8).public().to_string()), "{reason}");
     assert!(reason.contains(&key(1).public().to_string()), "{reason}");
 }
@@ -325,12 +342,12 @@ async fn a_member_with_other_settings_is_refused_and_each_end_knows_in_what_they
     // One that is called, and one that is to call back.
     for id in [0, 2] {
         let tls = world.tls(&key(id), &key(1), Caller::Replica, GROUP);
-        let terms = Terms::from(other_epoch());
-        let said = differences(world.dial_with(tls, Some(&terms)).await);
+        let own = credentials(other_epoch(), forgetful());
+        let said = differences(world.dial_with(tls, Some(&own)).await);
         assert_eq!(said, "settings.lease_ms is 300 here and absent there");
 
         let (connection, mut sending, mut receiving) = world.stream(id).await;
-        let hello = [&[1][..], &other_epoch().digest().0].concat();
+        let hello = [&[1][..], &other_epoch().digest().0, &[0; 24]].concat();
         sending.write_all(&hello).await.unwrap();
         let theirs = epoch().to_string();
         let mut answer = vec![0; 5 + theirs.len()];
@@ -371,7 +388,7 @@ async fn two_that_differ_in_the_order_of_members_do_not_wait_for_each_other() {
     let world = World::new();
     let swapped = Epoch::first(GROUP, "none", &[2, 1, 0].map(|id| key(id).public()));
     let tls = world.tls(&key(2), &key(1), Caller::Replica, GROUP);
-    let said = differences(world.dial_with(tls, Some(&Terms::from(swapped))).await);
+    let said = differences(world.dial_with(tls, Some(&credentials(swapped, forgetful()))).await);
     assert!(said.contains("member.00 is "), "{said}");
     assert!(said.contains("member.02 is "), "{said}");
 }
@@ -521,9 +538,10 @@ async fn a_replica_does_not_start_under_a_key_that_is_not_listed() {
             key: key(9),
             ..config(0, any_port())
         });
-        let outcome = endpoint
-            .unwrap()
-            .start(&peers([any_port(); 3]), epoch(), inbox().0);
+        let outcome =
+            endpoint
+                .unwrap()
+                .start(&peers([any_port(); 3]), epoch(), forgetful(), inbox().0);
         match outcome {
             Err(TransportError::NotAuthenticated { reason, .. }) => {
                 assert!(reason.contains(listed), "{reason}");
@@ -554,7 +572,7 @@ fn a_replica_that_was_killed_is_connected_again_when_it_restarts() {
             };
             (
                 endpoint
-                    .start(&peers(world.addresses), epoch(), inbox)
+                    .start(&peers(world.addresses), epoch(), forgetful(), inbox)
                     .unwrap(),
                 frames,
             )

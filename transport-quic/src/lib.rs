@@ -26,6 +26,7 @@ mod link;
 mod memory;
 mod outbox;
 mod peer;
+mod positions;
 mod quic;
 mod settings;
 mod stats;

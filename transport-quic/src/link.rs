@@ -6,7 +6,8 @@
 //!
 //! A replica's hello has the digest of its [`Epoch`]. Where that is not the other's, the answer is
 //! no welcome but the text of the other's epoch, to which the caller answers with its own: then both
-//! know in what they differ, and the connection ends.
+//! know in what they differ, and the connection ends. It also has the [`Life`] that the replica is in,
+//! and so has the welcome: each end lets the other in only if it has forgotten nothing.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,6 +17,8 @@ use bytes::Bytes;
 use quinn::{Connection, ConnectionError, ReadError, ReadExactError, RecvStream, SendStream};
 use quorate_core::crypto::Digest;
 use quorate_core::epoch::{Epoch, TEXT_LIMIT};
+use quorate_core::id::ReplicaId;
+use quorate_core::life::{Acquaintances, Life, Position};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout_at;
 
@@ -28,6 +31,13 @@ use crate::stats::Counters;
 const HELLO: u8 = 1;
 const WELCOME: u8 = 2;
 const DIFFERS: u8 = 3;
+const FORGOT: u8 = 4;
+
+/// A life, as it is sent.
+const LIFE_BYTES: usize = 24;
+
+/// The most bytes of what is said of one that was refused.
+const REASON_LIMIT: usize = 512;
 
 /// Frames go before bulk on the same connection.
 const FRAME_PRIORITY: i32 = 1;
@@ -154,6 +164,48 @@ impl Terms {
     }
 }
 
+/// Who this replica is to the others, and what it remembers of them.
+pub(crate) struct Credentials {
+    pub(crate) terms: Terms,
+    pub(crate) acquaintances: Arc<dyn Acquaintances>,
+}
+
+impl Credentials {
+    /// Lets a replica in that comes in this life, unless it has forgotten something. What is
+    /// remembered of it is durable then.
+    async fn meet(&self, peer: ReplicaId, life: Life) -> Result<(), End> {
+        let acquaintances = self.acquaintances.clone();
+        let meeting = tokio::task::spawn_blocking(move || acquaintances.meet(peer, life));
+        match meeting.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(refusal)) => Err(End::Forgot(refusal.to_string())),
+            Err(_) => Err(End::Closed(None)),
+        }
+    }
+}
+
+fn encode(life: Life) -> [u8; LIFE_BYTES] {
+    let mut bytes = [0; LIFE_BYTES];
+    let numbers = [life.number, life.nonce, life.start.0];
+    for (place, number) in bytes.chunks_mut(8).zip(numbers) {
+        place.copy_from_slice(&number.to_be_bytes());
+    }
+    bytes
+}
+
+fn decode(bytes: [u8; LIFE_BYTES]) -> Life {
+    let mut numbers = bytes.chunks(8).map(|number| {
+        let bytes = number.iter();
+        bytes.fold(0, |sum, byte| (sum << 8) | u64::from(*byte))
+    });
+    let mut next = || numbers.next().unwrap_or_default();
+    Life {
+        number: next(),
+        nonce: next(),
+        start: Position(next()),
+    }
+}
+
 /// Why no more frames come from a link.
 #[derive(Debug)]
 pub(crate) enum End {
@@ -163,6 +215,10 @@ pub(crate) enum End {
     Malformed(String),
     /// The other end has other settings, which must be the same.
     Differs(String),
+    /// The other end has lost what it had said to be durable.
+    Forgot(String),
+    /// The other end says so of this one.
+    Forgotten(String),
 }
 
 impl fmt::Display for End {
@@ -172,6 +228,8 @@ impl fmt::Display for End {
             End::Closed(None) => f.write_str("the other end has finished"),
             End::Malformed(reason) => f.write_str(reason),
             End::Differs(what) => write!(f, "it is configured otherwise: {what}"),
+            End::Forgot(what) => f.write_str(what),
+            End::Forgotten(what) => write!(f, "it says of this replica: {what}"),
         }
     }
 }
@@ -317,16 +375,20 @@ impl Inlet {
         }
     }
 
-    /// The text of an epoch.
-    async fn text(&mut self) -> Result<Vec<u8>, End> {
+    /// A text of at most so many bytes.
+    async fn text(&mut self, limit: usize) -> Result<Vec<u8>, End> {
         let length = u32::from_be_bytes(self.read().await?) as usize;
-        if length > TEXT_LIMIT {
-            let reason = format!("it announces {length} bytes of settings");
+        if length > limit {
+            let reason = format!("it announces a text of {length} bytes");
             return Err(End::Malformed(reason));
         }
         let mut text = vec![0; length];
         self.stream.read_exact(&mut text).await?;
         Ok(text)
+    }
+
+    async fn life(&mut self) -> Result<Life, End> {
+        Ok(decode(self.read().await?))
     }
 }
 
@@ -350,9 +412,15 @@ impl Opened {
         }
     }
 
-    /// Tells the caller that it is accepted.
+    /// Tells a client that it is accepted.
     pub(crate) async fn welcome(&mut self) -> Result<(), End> {
         self.write(&[WELCOME]).await
+    }
+
+    /// Tells a replica that it is accepted, and in which life this one is.
+    pub(crate) async fn welcome_as(&mut self, own: &Credentials) -> Result<(), End> {
+        self.welcome().await?;
+        self.write(&encode(own.acquaintances.own())).await
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), End> {
@@ -360,50 +428,88 @@ impl Opened {
         written.map_err(|_| End::Closed(None))
     }
 
-    async fn write_text(&mut self, terms: &Terms) -> Result<(), End> {
-        let text = terms.told();
+    async fn write_text(&mut self, text: &[u8]) -> Result<(), End> {
         self.write(&(text.len() as u32).to_be_bytes()).await?;
         self.write(text).await
     }
 
-    /// Takes the digest of a caller's epoch. An error unless it is this replica's, once each end has
-    /// told the other what it has instead.
-    pub(crate) async fn agree(&mut self, terms: &Terms) -> Result<(), End> {
-        if Digest(self.inlet.read().await?) == terms.digest {
-            return Ok(());
+    /// Takes the digest of a caller's epoch, and its life. An error unless the digest is this
+    /// replica's, once each end has told the other what it has instead, and the caller has
+    /// forgotten nothing.
+    pub(crate) async fn agree(&mut self, peer: ReplicaId, own: &Credentials) -> Result<(), End> {
+        let digest = Digest(self.inlet.read().await?);
+        if digest != own.terms.digest {
+            self.write(&[DIFFERS]).await?;
+            self.write_text(own.terms.told()).await?;
+            self.inlet.life().await?;
+            let theirs = self.inlet.text(TEXT_LIMIT).await?;
+            return Err(own.terms.differ(&theirs));
         }
-        self.write(&[DIFFERS]).await?;
-        self.write_text(terms).await?;
-        let theirs = self.inlet.text().await?;
-        Err(terms.differ(&theirs))
+        let life = self.inlet.life().await?;
+        let met = own.meet(peer, life).await;
+        if let Err(End::Forgot(reason)) = &met {
+            self.write(&[FORGOT]).await?;
+            let said = reason.as_bytes();
+            self.write_text(said.get(..REASON_LIMIT).unwrap_or(said))
+                .await?;
+            // It is told when the other end has ended the stream, or the time for this is up.
+            let _ = self.inlet.read::<1>().await;
+        }
+        met
     }
 }
 
-/// Opens the link of a connection that was called; returns when the other end has accepted. A
-/// replica that calls another gives the terms under which it does.
-pub(crate) async fn open(connection: &Connection, terms: Option<&Terms>) -> Result<Opened, End> {
+/// Opens the link of a client's connection; returns when the other end has accepted.
+pub(crate) async fn open(connection: &Connection) -> Result<Opened, End> {
+    let mut opened = begin(connection).await?;
+    opened.inlet.expect(WELCOME, "welcome").await?;
+    Ok(opened)
+}
+
+/// Opens the link of a connection to another replica; returns when each end has accepted the other.
+pub(crate) async fn open_to(
+    connection: &Connection,
+    peer: ReplicaId,
+    own: &Credentials,
+) -> Result<Opened, End> {
+    let mut opened = begin(connection).await?;
+    opened.write(&own.terms.digest.0).await?;
+    opened.write(&encode(own.acquaintances.own())).await?;
+    match opened.inlet.read().await? {
+        [WELCOME] => {
+            let life = opened.inlet.life().await?;
+            own.meet(peer, life).await?;
+            Ok(opened)
+        }
+        [DIFFERS] => {
+            let theirs = opened.inlet.text(TEXT_LIMIT).await?;
+            opened.write_text(own.terms.told()).await?;
+            // Were this end to close the connection, the other one might not have read it.
+            connection.closed().await;
+            Err(own.terms.differ(&theirs))
+        }
+        [FORGOT] => {
+            let reason = opened.inlet.text(REASON_LIMIT).await?;
+            Err(End::Forgotten(printable(&reason)))
+        }
+        _ => Err(unexpected("welcome")),
+    }
+}
+
+/// What another end says, fit for a log.
+fn printable(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    text.chars().filter(|c| !c.is_control()).collect()
+}
+
+async fn begin(connection: &Connection) -> Result<Opened, End> {
     let (sending, receiving) = connection
         .open_bi()
         .await
         .map_err(|error| End::Closed(Some(error)))?;
     let mut opened = Opened::new(sending, receiving);
     opened.write(&[HELLO]).await?;
-    let Some(terms) = terms else {
-        opened.inlet.expect(WELCOME, "welcome").await?;
-        return Ok(opened);
-    };
-    opened.write(&terms.digest.0).await?;
-    match opened.inlet.read().await? {
-        [WELCOME] => Ok(opened),
-        [DIFFERS] => {
-            let theirs = opened.inlet.text().await?;
-            opened.write_text(terms).await?;
-            // Were this end to close the connection, the other one might not have read it.
-            connection.closed().await;
-            Err(terms.differ(&theirs))
-        }
-        _ => Err(unexpected("welcome")),
-    }
+    Ok(opened)
 }
 
 /// The link of a connection that has called; it is not yet welcome.

@@ -23,8 +23,9 @@ use tokio::time::{sleep, timeout};
 use crate::bulk;
 use crate::close::{Close, to_transport_error, unreachable};
 use crate::identity::SERVER_NAME;
-use crate::link::{self, End, Inlet, Opened, Outlet, Terms};
+use crate::link::{self, Credentials, End, Inlet, Opened, Outlet};
 use crate::outbox::Dropped;
+use crate::positions;
 use crate::settings::{MEMBER_WINDOW_BYTES, Settings};
 use crate::stats::Counters;
 use crate::tasks::Tasks;
@@ -43,8 +44,8 @@ pub(crate) struct PeerState {
     outlet: Mutex<Option<Arc<Outlet>>>,
     linked: watch::Sender<bool>,
     knocked: Notify,
-    /// How often it has called with other settings than this replica's.
-    differed: AtomicU64,
+    /// How often it was refused.
+    refused: AtomicU64,
     /// Held by the link that delivers, so that the frames of two never mix.
     turn: tokio::sync::Mutex<()>,
 }
@@ -53,7 +54,7 @@ pub(crate) struct PeerState {
 pub(crate) struct Shared {
     pub(crate) me: ReplicaId,
     pub(crate) settings: Settings,
-    pub(crate) terms: Terms,
+    pub(crate) credentials: Credentials,
     pub(crate) service: Arc<dyn Service>,
     pub(crate) tasks: Arc<Tasks>,
 }
@@ -69,7 +70,7 @@ impl PeerState {
             outlet: Mutex::new(None),
             linked: watch::Sender::new(false),
             knocked: Notify::new(),
-            differed: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
             turn: tokio::sync::Mutex::new(()),
         }
     }
@@ -124,13 +125,25 @@ impl PeerState {
         }
     }
 
-    /// The peer has called, and has other settings. Said the first time and, ever more rarely, later.
+    /// The peer has called, and has other settings.
     pub(crate) fn differs(&self, me: ReplicaId, differences: &str) {
-        let calls = self.differed.fetch_add(1, Ordering::Relaxed) + 1;
-        if calls.is_power_of_two() {
+        if let Some(calls) = self.worth_saying() {
             let peer = self.id;
             tracing::error!(%me, %peer, differences, calls, "refused: a replica is configured otherwise");
         }
+    }
+
+    /// The peer has called, and has lost what it had said to be durable.
+    pub(crate) fn forgot(&self, me: ReplicaId, reason: &str) {
+        if let Some(calls) = self.worth_saying() {
+            tracing::error!(%me, peer = %self.id, reason, calls, "refused: a replica has forgotten what it said");
+        }
+    }
+
+    /// Counts one that is refused: it is said the first time and, ever more rarely, later.
+    fn worth_saying(&self) -> Option<u64> {
+        let calls = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
+        calls.is_power_of_two().then_some(calls)
     }
 
     /// The peer has no link, and asks to be called.
@@ -183,14 +196,18 @@ pub(crate) async fn run_link(
     });
     let (tasks, service) = (shared.tasks.clone(), shared.service.clone());
     let patience = shared.settings.bulk_patience;
+    let positioned = connection.clone();
     let serving = bulk::serve(tasks, service, (peer.id, patience), connection);
     let _bulk = shared.tasks.spawn_scoped(serving);
+    let acquaintances = shared.credentials.acquaintances.clone();
+    let telling = positions::exchange(positioned, peer.id, acquaintances);
+    let _telling = shared.tasks.spawn_scoped(telling);
     match deliver_all(shared, peer, inlet).await {
         End::Malformed(reason) => {
             tracing::warn!(peer = %peer.id, reason, "connection closed: what came is not a frame");
             linked.outlet.close(Close::BadFrame);
         }
-        end @ (End::Closed(_) | End::Differs(_)) => {
+        end => {
             tracing::info!(me = %shared.me, peer = %peer.id, reason = %end, "disconnected");
         }
     }
@@ -229,28 +246,45 @@ pub(crate) async fn call(
         .map_err(|error| to_transport_error(to, &error))
 }
 
-/// Connects to `address`, and waits until it has accepted this caller. A replica gives its terms.
+/// Connects to `address`, and waits until each end has accepted the other. A client has no credentials
+/// but its key.
 pub(crate) async fn dial(
     endpoint: &Endpoint,
     to: ReplicaId,
     address: &str,
     tls: ClientConfig,
-    terms: Option<&Terms>,
+    own: Option<&Credentials>,
     limit: Duration,
 ) -> Result<(Connection, Opened), TransportError> {
     let attempt = async {
         let connection = call(endpoint, to, address, tls).await?;
-        match link::open(&connection, terms).await {
+        let opened = match own {
+            Some(own) => link::open_to(&connection, to, own).await,
+            None => link::open(&connection).await,
+        };
+        match opened {
             Ok(opened) => Ok((connection, opened)),
-            Err(End::Differs(differences)) => Err(TransportError::Disagrees { to, differences }),
-            Err(end) => Err(match connection.close_reason() {
-                Some(reason) => to_transport_error(to, &reason),
-                None => unreachable(to, end.to_string()),
-            }),
+            Err(end) => Err(refused(to, &connection, end)),
         }
     };
     let no_answer = |_| Err(unreachable(to, format!("no answer from {address}")));
     timeout(limit, attempt).await.unwrap_or_else(no_answer)
+}
+
+/// Why there is no link to a replica that was called.
+fn refused(to: ReplicaId, connection: &Connection, end: End) -> TransportError {
+    match end {
+        End::Differs(differences) => TransportError::Disagrees { to, differences },
+        End::Forgot(_) | End::Forgotten(_) => {
+            let reason = end.to_string();
+            Close::Forgot.apply(connection);
+            TransportError::Forgotten { to, reason }
+        }
+        end => match connection.close_reason() {
+            Some(reason) => to_transport_error(to, &reason),
+            None => unreachable(to, end.to_string()),
+        },
+    }
 }
 
 /// Keeps a link to a peer of a higher number: calls it whenever there is none.
@@ -258,8 +292,8 @@ pub(crate) async fn keep_calling(shared: Arc<Shared>, peer: Arc<PeerState>, endp
     let mut back_off = BackOff::new(&shared.settings);
     loop {
         let limit = shared.settings.connect_timeout;
-        let (address, terms) = (&peer.address, Some(&shared.terms));
-        let dialing = dial(&endpoint, peer.id, address, peer.tls.clone(), terms, limit);
+        let (address, own) = (&peer.address, Some(&shared.credentials));
+        let dialing = dial(&endpoint, peer.id, address, peer.tls.clone(), own, limit);
         let outcome = tokio::select! {
             outcome = dialing => outcome,
             // A call under way when the peer came up may be waiting to be sent again.
@@ -295,11 +329,9 @@ pub(crate) async fn keep_knocking(shared: Arc<Shared>, peer: Arc<PeerState>, end
         }
         let knocking = async {
             let connection = call(&endpoint, peer.id, &peer.address, peer.tls.clone()).await?;
-            if let Err(End::Differs(differences)) =
-                link::open(&connection, Some(&shared.terms)).await
-            {
-                let to = peer.id;
-                return Err(TransportError::Disagrees { to, differences });
+            let opened = link::open_to(&connection, peer.id, &shared.credentials).await;
+            if let Err(end @ (End::Differs(_) | End::Forgot(_) | End::Forgotten(_))) = opened {
+                return Err(refused(peer.id, &connection, end));
             }
             let end = connection.closed().await;
             match Close::received(&end) {
@@ -351,7 +383,7 @@ impl BackOff {
             return;
         }
         match error {
-            TransportError::Disagrees { .. } => {
+            TransportError::Disagrees { .. } | TransportError::Forgotten { .. } => {
                 tracing::error!(%me, peer = %peer.id, %error, failures, "refused");
             }
             TransportError::NotAuthenticated { .. } => {

@@ -10,6 +10,7 @@ use quinn::{ClientConfig, Endpoint, ServerConfig};
 use quorate_core::crypto::{GroupId, PublicKey, SecretKey};
 use quorate_core::epoch::Epoch;
 use quorate_core::id::{MAX_REPLICAS, ReplicaId, ReplicaSet};
+use quorate_core::life::Acquaintances;
 use quorate_core::transport::{Service, Transport, TransportError};
 use ring::hkdf;
 use tokio::runtime::Handle;
@@ -19,8 +20,9 @@ use crate::accept::{Clients, Complaints, Reception, keep_accepting};
 use crate::bulk;
 use crate::close::{Close, unreachable};
 use crate::identity::{self, Caller};
-use crate::link::Terms;
+use crate::link::{Credentials, Terms};
 use crate::peer::{PeerState, Shared, keep_calling, keep_knocking};
+use crate::positions;
 use crate::settings::{Settings, Trust};
 use crate::stats::PeerStats;
 use crate::tasks::{OwnedRuntime, Tasks};
@@ -69,7 +71,8 @@ impl QuicEndpoint {
     }
 
     /// Connects to `peers`, all replicas in the order of their ids, this one included, as far as they
-    /// agree on `epoch`, and delivers to `service`. Must be called within the runtime it was bound in.
+    /// agree on `epoch` and have forgotten nothing that `acquaintances` remember, and delivers to
+    /// `service`. Must be called within the runtime it was bound in.
     ///
     /// # Errors
     ///
@@ -79,6 +82,7 @@ impl QuicEndpoint {
         self,
         peers: &[Peer],
         epoch: Epoch,
+        acquaintances: Arc<dyn Acquaintances>,
         service: Arc<dyn Service>,
     ) -> Result<Arc<QuicTransport>, TransportError> {
         let QuicConfig { me, group, .. } = self.config;
@@ -92,11 +96,15 @@ impl QuicEndpoint {
         let shared = Arc::new(Shared {
             me,
             settings,
-            terms: Terms::from(epoch),
+            credentials: Credentials {
+                terms: Terms::from(epoch),
+                acquaintances: acquaintances.clone(),
+            },
             service,
             tasks: Arc::default(),
         });
         let tasks = shared.tasks.clone();
+        tasks.spawn(positions::keep(acquaintances));
         for peer in states.iter().flatten().cloned() {
             let (shared, endpoint) = (shared.clone(), self.endpoint.clone());
             if peer.id > me {

@@ -98,6 +98,9 @@ const SEND_WINDOW_BYTES: u64 = 16 << 20;
 /// The same for a connection of a client: there may be many.
 pub(crate) const CLIENT_SEND_WINDOW_BYTES: u64 = 1 << 20;
 
+/// Datagrams that have come and were not read: what they tell is short, and the latest counts.
+const DATAGRAMS_BYTES: usize = 256;
+
 /// The first guess of the round trip, which sets when a lost first packet is sent again. The
 /// standard's third of a second would make each call to a replica that is just starting slow.
 const INITIAL_RTT: Duration = Duration::from_millis(25);
@@ -131,7 +134,7 @@ impl Settings {
             .send_window(SEND_WINDOW_BYTES)
             .max_concurrent_bidi_streams(VarInt::from_u32(streams))
             .max_concurrent_uni_streams(VarInt::from_u32(0))
-            .datagram_receive_buffer_size(None);
+            .datagram_receive_buffer_size(Some(DATAGRAMS_BYTES));
         Arc::new(config)
     }
 

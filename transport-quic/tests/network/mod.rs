@@ -10,6 +10,7 @@ use bytes::Bytes;
 use quorate_core::crypto::{GroupId, Members, PublicKey, SecretKey};
 use quorate_core::epoch::Epoch;
 use quorate_core::id::ReplicaId;
+use quorate_core::life::Forgetful;
 use quorate_core::transport::{
     ClientReplies, ClientService, Connector, FrameSink, Service, Transport, TransportError,
 };
@@ -180,7 +181,14 @@ impl Network for Quic {
         let endpoint = bound.unwrap_or_else(again);
         let peers = self.peers(&keys(self.addresses.len() as u8));
         let epoch = Epoch::first(GROUP, "none", &keys(self.addresses.len() as u8));
-        let transport = endpoint.start(&peers, epoch, recorder.clone()).unwrap();
+        let transport = endpoint
+            .start(
+                &peers,
+                epoch,
+                Arc::new(Forgetful::default()),
+                recorder.clone(),
+            )
+            .unwrap();
         Node {
             transport: transport.clone(),
             recorder,

@@ -1,0 +1,394 @@
+//! Which life this replica is in, and which lives of others it has met: see
+//! [`quorate_core::life`].
+//!
+//! The file has two places, each a block of its own, which are written in turn, so that a crash
+//! leaves the one before. It is written in place, so that it needs no room on a full disk.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use quorate_core::codec::FORMAT_VERSION;
+use quorate_core::id::{MAX_REPLICAS, ReplicaId};
+use quorate_core::life::{Acquaintances, Life, Met, Position, Refusal};
+use quorate_core::storage::StorageError;
+
+use crate::blocks::BLOCK;
+use crate::disk::{Disk, DiskFile};
+use crate::frame::{u32_at, u64_at};
+
+/// The file's name.
+const NAME: &str = "lives";
+
+const MAGIC: &[u8; 8] = b"QUORLIF\n";
+
+/// What stands before the lives that were met.
+const HEAD_BYTES: usize = 48;
+
+/// A replica's number, life, nonce and position.
+const MET_BYTES: usize = 32;
+
+const _: () = assert!(HEAD_BYTES + MAX_REPLICAS * MET_BYTES <= BLOCK);
+
+/// What the file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Lives {
+    turn: u64,
+    number: u64,
+    nonce: u64,
+    met: BTreeMap<u64, Met>,
+}
+
+impl Lives {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(BLOCK);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&u32::from(FORMAT_VERSION).to_le_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+        let count = self.met.len() as u64;
+        for number in [self.turn, self.number, self.nonce, count] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        for (
+            peer,
+            Met {
+                number,
+                nonce,
+                position,
+            },
+        ) in &self.met
+        {
+            for number in [*peer, *number, *nonce, position.0] {
+                bytes.extend_from_slice(&number.to_le_bytes());
+            }
+        }
+        bytes.resize(BLOCK, 0);
+        let checksum = checksum(&bytes);
+        if let Some(place) = bytes.get_mut(12..16) {
+            place.copy_from_slice(&checksum.to_le_bytes());
+        }
+        bytes
+    }
+
+    fn decode(block: &[u8]) -> Option<Lives> {
+        let sound = block.len() == BLOCK
+            && block.starts_with(MAGIC)
+            && u32_at(block, 8)? == u32::from(FORMAT_VERSION)
+            && u32_at(block, 12)? == checksum(block);
+        if !sound {
+            return None;
+        }
+        let count = usize::try_from(u64_at(block, 40)?).ok()?;
+        let met = block.get(HEAD_BYTES..)?.chunks_exact(MET_BYTES).take(count);
+        let met = met.map(|met| {
+            let known = Met {
+                number: u64_at(met, 8)?,
+                nonce: u64_at(met, 16)?,
+                position: Position(u64_at(met, 24)?),
+            };
+            Some((u64_at(met, 0)?, known))
+        });
+        Some(Lives {
+            turn: u64_at(block, 16)?,
+            number: u64_at(block, 24)?,
+            nonce: u64_at(block, 32)?,
+            met: met.collect::<Option<_>>()?,
+        })
+    }
+
+    /// The latest that can be read; none where there is no file.
+    fn load(disk: &Disk) -> Result<Option<Lives>, StorageError> {
+        if !disk.holds(NAME)? {
+            return Ok(None);
+        }
+        let bytes = disk.read(NAME)?;
+        let readable = bytes.chunks(BLOCK).filter_map(Lives::decode);
+        let latest = readable.max_by_key(|lives| lives.turn);
+        // A number that was met before must not be used again.
+        let damaged = || disk.damaged(NAME, 0, "neither of the two places can be read");
+        latest.map(Some).ok_or_else(damaged)
+    }
+}
+
+fn checksum(block: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    for part in [block.get(..12), block.get(16..)] {
+        hasher.update(part.unwrap_or_default());
+    }
+    hasher.finalize()
+}
+
+/// How far the log is durable, as its writer says.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Durable(Arc<AtomicU64>);
+
+impl Durable {
+    pub(crate) fn at(position: Position) -> Self {
+        Durable(Arc::new(AtomicU64::new(position.0)))
+    }
+
+    pub(crate) fn reach(&self, position: Position) {
+        self.0.fetch_max(position.0, Ordering::Relaxed);
+    }
+
+    fn position(&self) -> Position {
+        Position(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// The memory of a replica's directory.
+#[derive(Debug)]
+pub struct Memory {
+    own: Life,
+    durable: Durable,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    lives: Lives,
+    /// None once the directory is given up.
+    file: Option<DiskFile>,
+    /// Something was told that the file does not say.
+    news: bool,
+}
+
+impl Kept {
+    /// Writes what is known, in the place of what was written the time before the last.
+    fn write(&mut self, lives: Lives) -> Result<(), StorageError> {
+        let Some(file) = &mut self.file else {
+            return Ok(());
+        };
+        // Counted before it is written: what is half there is not to be the place of the next.
+        self.lives.turn += 1;
+        let turn = self.lives.turn;
+        let lives = Lives { turn, ..lives };
+        file.seek(turn % 2 * BLOCK as u64)?;
+        file.write(&lives.encode())?;
+        file.sync()?;
+        self.lives = lives;
+        self.news = false;
+        Ok(())
+    }
+}
+
+impl Memory {
+    /// Begins another life, with a log that is durable to `start`.
+    pub(crate) fn begin(disk: &Disk, start: Position) -> Result<Memory, StorageError> {
+        let before = Lives::load(disk)?;
+        if before.is_none() {
+            let temporary = format!("{NAME}.tmp");
+            let mut file = disk.create(&temporary)?;
+            file.write(&[0; BLOCK])?;
+            file.write(&Lives::default().encode())?;
+            file.sync()?;
+            disk.rename(&temporary, NAME)?;
+            disk.sync()?;
+        }
+        let before = before.unwrap_or_default();
+        let (number, nonce) = (before.number + 1, RandomState::new().hash_one(NAME));
+        let own = Life {
+            number,
+            nonce,
+            start,
+        };
+        let lives = Lives {
+            number,
+            nonce,
+            ..before.clone()
+        };
+        let mut kept = Kept {
+            lives: before,
+            file: Some(disk.open(NAME)?),
+            news: false,
+        };
+        kept.write(lives)?;
+        tracing::info!(path = %disk.display(), start = number, log = %own.start, "a life begins");
+        Ok(Memory {
+            own,
+            durable: Durable::at(start),
+            kept: Mutex::new(kept),
+        })
+    }
+
+    /// Where the writer of the log says how far it is durable.
+    pub(crate) fn durable(&self) -> Durable {
+        self.durable.clone()
+    }
+
+    /// Keeps what is known, and lets go of the directory.
+    pub(crate) fn close(&self) {
+        self.keep();
+        self.kept().file = None;
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Acquaintances for Memory {
+    fn own(&self) -> Life {
+        self.own
+    }
+
+    fn position(&self) -> Position {
+        self.durable.position()
+    }
+
+    fn meet(&self, peer: ReplicaId, life: Life) -> Result<(), Refusal> {
+        let mut kept = self.kept();
+        let peer = u64::from(peer.0);
+        let before = kept.lives.met.get(&peer).copied();
+        let met = Met::next(before, life)?;
+        if before == Some(met) {
+            return Ok(());
+        }
+        let mut lives = kept.lives.clone();
+        lives.met.insert(peer, met);
+        Ok(kept.write(lives)?)
+    }
+
+    fn told(&self, peer: ReplicaId, position: Position) {
+        let mut kept = self.kept();
+        if let Some(met) = kept.lives.met.get_mut(&u64::from(peer.0))
+            && position > met.position
+        {
+            met.position = position;
+            kept.news = true;
+        }
+    }
+
+    fn keep(&self) {
+        let mut kept = self.kept();
+        if kept.news {
+            let lives = kept.lives.clone();
+            if let Err(error) = kept.write(lives) {
+                tracing::warn!(%error, "how far the others' logs are durable cannot be kept");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::Faults;
+
+    const PEER: ReplicaId = ReplicaId(2);
+
+    fn life(number: u64, start: u64) -> Life {
+        Life {
+            number,
+            nonce: number * 7,
+            start: Position(start),
+        }
+    }
+
+    fn disk(home: &tempfile::TempDir) -> Disk {
+        Disk::new(home.path(), Faults::default())
+    }
+
+    #[test]
+    fn each_start_is_another_life() {
+        let home = tempfile::tempdir().unwrap();
+        let mut nonces = Vec::new();
+        for number in 1..6 {
+            let memory = Memory::begin(&disk(&home), Position(number)).unwrap();
+            assert_eq!(memory.own().number, number);
+            assert_eq!(memory.own().start, Position(number));
+            nonces.push(memory.own().nonce);
+        }
+        nonces.sort_unstable();
+        nonces.dedup();
+        assert_eq!(nonces.len(), 5);
+    }
+
+    #[test]
+    fn who_was_met_is_remembered_and_how_far_it_had_come() {
+        let home = tempfile::tempdir().unwrap();
+        let memory = Memory::begin(&disk(&home), Position(0)).unwrap();
+        memory.meet(PEER, life(3, 10)).unwrap();
+        memory.told(PEER, Position(30));
+        memory.told(PEER, Position(20));
+        // Of whom nothing is known nothing is believed.
+        memory.told(ReplicaId(1), Position(99));
+        memory.keep();
+        drop(memory);
+        let memory = Memory::begin(&disk(&home), Position(0)).unwrap();
+        let behind = Refusal::Behind {
+            start: Position(29),
+            met: Position(30),
+        };
+        assert_eq!(memory.meet(PEER, life(4, 29)), Err(behind));
+        let earlier = Refusal::Earlier { number: 2, met: 3 };
+        assert_eq!(memory.meet(PEER, life(2, 99)), Err(earlier));
+        assert_eq!(memory.meet(PEER, life(4, 30)), Ok(()));
+        assert_eq!(memory.meet(ReplicaId(1), life(1, 0)), Ok(()));
+    }
+
+    #[test]
+    fn who_cannot_be_remembered_is_not_met() {
+        let home = tempfile::tempdir().unwrap();
+        let faults = Faults::default();
+        let memory = Memory::begin(&Disk::new(home.path(), faults.clone()), Position(0)).unwrap();
+        faults.fail_syncs_after(0);
+        let refused = memory.meet(PEER, life(3, 10));
+        assert!(
+            matches!(refused, Err(Refusal::Unwritable(_))),
+            "{refused:?}"
+        );
+        faults.fail_syncs_after(u64::MAX);
+        memory.meet(PEER, life(2, 10)).unwrap();
+    }
+
+    #[test]
+    fn a_full_disk_keeps_nobody_from_starting_again() {
+        let home = tempfile::tempdir().unwrap();
+        drop(Memory::begin(&disk(&home), Position(0)).unwrap());
+        let faults = Faults::default();
+        faults.limit_room(0);
+        let memory = Memory::begin(&Disk::new(home.path(), faults), Position(0)).unwrap();
+        assert_eq!(memory.own().number, 2);
+        memory.meet(PEER, life(3, 10)).unwrap();
+    }
+
+    /// Each of the two places damaged, at each byte: the other is read.
+    #[test]
+    fn a_torn_place_leaves_the_one_before() {
+        let home = tempfile::tempdir().unwrap();
+        let memory = Memory::begin(&disk(&home), Position(0)).unwrap();
+        memory.meet(PEER, life(3, 10)).unwrap();
+        drop(memory);
+        let sound = disk(&home).read(NAME).unwrap();
+        let latest = Lives::load(&disk(&home)).unwrap().unwrap();
+        let place = (latest.turn % 2) as usize * BLOCK;
+        for at in 0..HEAD_BYTES + MET_BYTES {
+            let mut bytes = sound.clone();
+            bytes[place + at] ^= 1;
+            std::fs::write(disk(&home).path(NAME), &bytes).unwrap();
+            let left = Lives::load(&disk(&home)).unwrap().unwrap();
+            assert_eq!(left.turn, latest.turn - 1, "{at}");
+            bytes[BLOCK - place] ^= 1;
+            std::fs::write(disk(&home).path(NAME), bytes).unwrap();
+            let damaged = Lives::load(&disk(&home));
+            assert!(matches!(damaged, Err(StorageError::Damaged { .. })), "{at}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_was_given_up_is_left_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let memory = Memory::begin(&disk(&home), Position(0)).unwrap();
+        memory.meet(PEER, life(3, 10)).unwrap();
+        memory.told(PEER, Position(11));
+        memory.close();
+        let sound = disk(&home).read(NAME).unwrap();
+        memory.told(PEER, Position(12));
+        memory.keep();
+        assert_eq!(disk(&home).read(NAME).unwrap(), sound);
+        let lives = Lives::load(&disk(&home)).unwrap().unwrap();
+        assert_eq!(lives.met[&2].position, Position(11));
+    }
+}
