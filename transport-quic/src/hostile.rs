@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use crate::close::Close;
 use crate::frame::FRAME_LIMIT;
 use crate::identity::{self, Caller, SERVER_NAME};
-use crate::link::{Credentials, Opened, Terms};
+use crate::link::{Credentials, LIFE_BYTES, Opened, Terms};
 use crate::outbox::QueueLimit;
 use crate::peer::{call, dial};
 use crate::quic::{Peer, QuicConfig, QuicEndpoint, QuicTransport};
@@ -347,7 +347,7 @@ async fn a_member_with_other_settings_is_refused_and_each_end_knows_in_what_they
         assert_eq!(said, "settings.lease_ms is 300 here and absent there");
 
         let (connection, mut sending, mut receiving) = world.stream(id).await;
-        let hello = [&[1][..], &other_epoch().digest().0, &[0; 24]].concat();
+        let hello = [&[1][..], &other_epoch().digest().0, &[0; LIFE_BYTES]].concat();
         sending.write_all(&hello).await.unwrap();
         let theirs = epoch().to_string();
         let mut answer = vec![0; 5 + theirs.len()];
@@ -376,7 +376,7 @@ async fn no_more_is_taken_of_a_members_other_settings_than_the_limit() {
         let (connection, mut sending, _receiving) = world.stream(0).await;
         let announced = (length as u32).to_be_bytes();
         let text = vec![b'x'; length];
-        let all = [&[1][..], &[7; 32], &announced, &text].concat();
+        let all = [&[1][..], &[7; 32], &[0; LIFE_BYTES], &announced, &text].concat();
         // What is beyond may not be taken any more.
         sending.write_all(&all).await.ok();
         assert_eq!(close_of(&connection.closed().await), close);

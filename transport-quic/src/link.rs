@@ -34,7 +34,7 @@ const DIFFERS: u8 = 3;
 const FORGOT: u8 = 4;
 
 /// A life, as it is sent.
-const LIFE_BYTES: usize = 24;
+pub(crate) const LIFE_BYTES: usize = 24;
 
 /// The most bytes of what is said of one that was refused.
 const REASON_LIMIT: usize = 512;
