@@ -67,7 +67,12 @@ impl Liar {
         });
         let epoch = Builder::from_config(config.clone()).unwrap();
         let epoch = epoch.replicas_propose(false).epoch();
-        let started = bound.unwrap().start(&peers, epoch, Arc::new(Forgetful::default()), Arc::new(Mute));
+        let started = bound.unwrap().start(
+            &peers,
+            epoch,
+            Arc::new(Forgetful::default()),
+            Arc::new(Mute),
+        );
         Liar {
             transport: started.unwrap(),
             signer: Signer::new(key, config.group),

@@ -160,9 +160,8 @@ impl Kept {
         let Some(file) = &mut self.file else {
             return Ok(());
         };
-        // Counted before it is written: what is half there is not to be the place of the next.
-        self.lives.turn += 1;
-        let turn = self.lives.turn;
+        // One that failed is tried again in its place: the other one has what was written last.
+        let turn = self.lives.turn + 1;
         let lives = Lives { turn, ..lives };
         file.seek(turn % 2 * BLOCK as u64)?;
         file.write(&lives.encode())?;
@@ -180,8 +179,8 @@ impl Memory {
         if before.is_none() {
             let temporary = format!("{NAME}.tmp");
             let mut file = disk.create(&temporary)?;
-            file.write(&[0; BLOCK])?;
             file.write(&Lives::default().encode())?;
+            file.write(&[0; BLOCK])?;
             file.sync()?;
             disk.rename(&temporary, NAME)?;
             disk.sync()?;
@@ -341,6 +340,25 @@ mod tests {
         );
         faults.fail_syncs_after(u64::MAX);
         memory.meet(PEER, life(2, 10)).unwrap();
+    }
+
+    /// The first place is written again, and not the one that has what was written last.
+    #[test]
+    fn writes_that_fail_leave_what_was_written_last() {
+        for room in [0, 1, 100, BLOCK as u64 - 1] {
+            let home = tempfile::tempdir().unwrap();
+            let faults = Faults::default();
+            let disk = Disk::new(home.path(), faults.clone());
+            let memory = Memory::begin(&disk, Position(0)).unwrap();
+            memory.meet(PEER, life(3, 10)).unwrap();
+            for number in 4..7 {
+                faults.fill_after(room);
+                memory.meet(PEER, life(number, 10)).unwrap_err();
+            }
+            drop(memory);
+            let lives = Lives::load(&disk).unwrap().unwrap();
+            assert_eq!(lives.met[&2].number, 3, "{room}");
+        }
     }
 
     #[test]

@@ -112,7 +112,10 @@ async fn pair(settings: &Settings, far_runtime: Option<&Runtime>) -> Pair {
         })
         .collect();
     let (listed, service) = (peers.clone(), at_far.clone());
-    let start_far = async move { far.start(&listed, epoch(), forgetful(), service).expect("started") };
+    let start_far = async move {
+        far.start(&listed, epoch(), forgetful(), service)
+            .expect("started")
+    };
     let far = match far_runtime.map(enter) {
         Some(handle) => handle.spawn(start_far).await.expect("started"),
         None => start_far.await,

@@ -269,7 +269,11 @@ async fn a_caller_of_another_cluster_is_refused() {
 async fn a_caller_that_expects_another_key_ends_the_handshake() {
     let world = World::new();
     let tls = world.tls(&key(0), &key(8), Caller::Replica, GROUP);
-    let reason = refusal(world.dial_with(tls, Some(&credentials(epoch(), forgetful()))).await);
+    let reason = refusal(
+        world
+            .dial_with(tls, Some(&credentials(epoch(), forgetful())))
+            .await,
+    );
     assert!(reason.contains(&key(8).public().to_string()), "{reason}");
     assert!(reason.contains(&key(1).public().to_string()), "{reason}");
 }
@@ -388,7 +392,11 @@ async fn two_that_differ_in_the_order_of_members_do_not_wait_for_each_other() {
     let world = World::new();
     let swapped = Epoch::first(GROUP, "none", &[2, 1, 0].map(|id| key(id).public()));
     let tls = world.tls(&key(2), &key(1), Caller::Replica, GROUP);
-    let said = differences(world.dial_with(tls, Some(&credentials(swapped, forgetful()))).await);
+    let said = differences(
+        world
+            .dial_with(tls, Some(&credentials(swapped, forgetful())))
+            .await,
+    );
     assert!(said.contains("member.00 is "), "{said}");
     assert!(said.contains("member.02 is "), "{said}");
 }
