@@ -373,7 +373,8 @@ impl Client {
         }
         let concerns = match told {
             // That one replica has no room says nothing about the others.
-            Told::Answer(_, _, Err(ProposeError::Overloaded)) | Told::Read(_, Err(_)) => false,
+            Told::Answer(_, _, Err(error)) if error.is_overload() => false,
+            Told::Read(_, Err(_)) => false,
             Told::Answer(session, sequence, _) => {
                 *session == self.session() && *sequence == self.sequence
             }
@@ -467,12 +468,12 @@ impl Client {
             {
                 match result {
                     Ok(answer) => ended(changed(now, answer)),
-                    Err(ProposeError::Overloaded) if self.tries == 1 && !self.stubborn => {
+                    Err(error) if error.is_overload() && self.tries == 1 && !self.stubborn => {
                         let returned = Some(now);
                         Meaning::Ended(history::Outcome::Fail { returned })
                     }
                     // An earlier try may have happened, or may yet.
-                    Err(ProposeError::Overloaded) => Meaning::Nothing,
+                    Err(error) if error.is_overload() => Meaning::Nothing,
                     Err(_) => Meaning::NeverKnown,
                 }
             }

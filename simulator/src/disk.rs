@@ -21,6 +21,12 @@ pub(crate) enum Lane {
 /// for most of the time that is given to recover.
 const LONGEST: u64 = 2_000_000_000;
 
+/// The stream of a seed's generator that says how deep in an append a tear is.
+const TEARS: u64 = 4;
+
+/// A torn append has so many of its records left at most.
+const DEEPEST: usize = 64;
+
 /// Storage, and the syncs under way.
 #[derive(Debug)]
 pub(crate) struct Disk {
@@ -31,6 +37,8 @@ pub(crate) struct Disk {
     pub(crate) factor: u64,
     /// Whether a sync that begins does not end.
     pub(crate) hangs: bool,
+    /// Whether there is no room for a snapshot, nor for what the log will need next.
+    pub(crate) full: bool,
 }
 
 #[derive(Debug)]
@@ -66,6 +74,7 @@ impl Disk {
             saves: Sync::new(conditions.save),
             factor: 1,
             hangs: false,
+            full: false,
         }
     }
 
@@ -83,7 +92,8 @@ impl Disk {
     /// Begins a sync if there is something to be synced and none is under way: how long it takes,
     /// and what it makes durable; nothing if it hangs.
     pub(crate) fn sync(&mut self, lane: Lane, random: &mut ChaCha8Rng) -> Option<(u64, Ticket)> {
-        let (factor, hangs) = (self.factor, self.hangs);
+        let (factor, full) = (self.factor, self.full && lane == Lane::Saves);
+        let hangs = self.hangs || full;
         let sync = self.lane(lane);
         if sync.under_way || sync.given == sync.done {
             return None;
@@ -118,9 +128,16 @@ impl Disk {
     pub(crate) fn crash(&mut self, random: &mut ChaCha8Rng) -> Lost {
         let pending = self.storage.pending();
         let before = self.storage.stored().records.len();
+        // Any number of an append's records may be on the disk: how many of many, from a stream of
+        // its own.
+        let mut deeper = random.clone();
+        deeper.set_stream(TEARS);
         self.storage.crash(Survival {
             appends: random.random_range(0..=pending),
-            torn_records: random.random_range(0..=2),
+            torn_records: match random.random_range(0..=2) {
+                2 => deeper.random_range(2..=DEEPEST),
+                few => few,
+            },
             saves: random.random_range(0..=pending),
         });
         self.appends.restart();

@@ -36,6 +36,9 @@ pub struct Hardships {
     pub mute: bool,
     /// Syncs hang for seconds, or for good.
     pub hangs: bool,
+    /// Disks are full for a while: new commands are refused and no snapshot is saved; and for some of
+    /// that time nothing of the log either.
+    pub full: bool,
     /// Every limit of the driver, and of the protocol if the configuration knows how
     /// ([`SimulationConfig::limits`](crate::SimulationConfig::limits)), is drawn by itself from a
     /// few values down to the smallest.
@@ -53,6 +56,7 @@ impl Hardships {
         hubs: false,
         mute: false,
         hangs: false,
+        full: false,
         limits: false,
         clocks: false,
     };
@@ -64,17 +68,19 @@ impl Hardships {
         hubs: true,
         mute: true,
         hangs: true,
+        full: true,
         limits: true,
         clocks: true,
     };
 
-    fn named(&mut self) -> [(&'static str, &mut bool); 7] {
+    fn named(&mut self) -> [(&'static str, &mut bool); 8] {
         [
             ("lost", &mut self.lost),
             ("cuts", &mut self.cuts),
             ("hubs", &mut self.hubs),
             ("mute", &mut self.mute),
             ("hangs", &mut self.hangs),
+            ("full", &mut self.full),
             ("limits", &mut self.limits),
             ("clocks", &mut self.clocks),
         ]
@@ -96,8 +102,8 @@ impl fmt::Display for Hardships {
 /// A word that names no hardship.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "unknown hardship '{0}': it must be none, all, or some of lost, cuts, hubs, mute, hangs, limits \
-     and clocks, separated by commas"
+    "unknown hardship '{0}': it must be none, all, or some of lost, cuts, hubs, mute, hangs, full, \
+     limits and clocks, separated by commas"
 )]
 pub struct UnknownHardship(String);
 

@@ -264,6 +264,7 @@ impl<P: Protocol> Host<P> {
     pub(crate) fn turn(&mut self, now: u64) -> Option<Turn<P>> {
         let replica = self.replica.as_mut()?;
         let time = self.clock.read(now);
+        replica.short_of_room(self.disk.full);
         let mut turn = Turn::default();
         let mut fetched = Vec::new();
         for item in self.inbox.drain(..) {

@@ -134,6 +134,8 @@ pub enum Fault {
     Mute(ReplicaId, Option<u64>),
     /// No sync ends that the victim begins.
     Hang(Victim),
+    /// The victim's disk has no room for snapshots, nor for what its log will need next.
+    Full(Victim),
     /// The replica's wall clock is so many milliseconds ahead, or behind if negative, when it starts.
     WrongClock(ReplicaId, i64),
 }
@@ -166,6 +168,7 @@ impl fmt::Display for Fault {
                 write!(f, "{replica} answers fetches after {after} ms")
             }
             Fault::Hang(victim) => write!(f, "syncs of {victim} hang"),
+            Fault::Full(victim) => write!(f, "the disk of {victim} is full"),
             Fault::WrongClock(replica, error) => {
                 write!(f, "the wall clock of {replica} is {error} ms ahead")
             }

@@ -125,6 +125,8 @@ pub struct Summary {
     pub fetches_unanswered: u64,
     /// Syncs that hung, and then went on or were for nothing.
     pub syncs_hung: u64,
+    /// Disks that were full for a while.
+    pub disks_full: u64,
     /// Wall clocks that were wrong.
     pub wrong_clocks: u64,
     /// Snapshots that replicas took of their own state.
@@ -171,6 +173,7 @@ impl Summary {
             (&mut self.links_cut, other.links_cut),
             (&mut self.fetches_unanswered, other.fetches_unanswered),
             (&mut self.syncs_hung, other.syncs_hung),
+            (&mut self.disks_full, other.disks_full),
             (&mut self.wrong_clocks, other.wrong_clocks),
             (&mut self.snapshots_taken, other.snapshots_taken),
             (&mut self.snapshots_installed, other.snapshots_installed),
@@ -205,7 +208,7 @@ impl fmt::Display for Summary {
             f,
             "operations {} ok, {} failed, {} unknown; entries {}; campaigns {}, leaders {}; \
              crashes {} ({} with loss, {} torn); pauses {}; partitions {}; for good {} lost, {} \
-             links cut; {} fetches unanswered, {} syncs hung, {} clocks wrong; snapshots {} taken, \
+             links cut; {} fetches unanswered, {} syncs hung, {} disks full, {} clocks wrong; snapshots {} taken, \
              {} installed, {} recovered from; messages {} ({} B), {} frames lost; lies {}; {:.3} s",
             self.ok,
             self.failed,
@@ -222,6 +225,7 @@ impl fmt::Display for Summary {
             self.links_cut,
             self.fetches_unanswered,
             self.syncs_hung,
+            self.disks_full,
             self.wrong_clocks,
             self.snapshots_taken,
             self.snapshots_installed,

@@ -103,6 +103,7 @@ pub fn assert_hardships(sum: &Summary, hardships: Hardships) {
         (hardships.cuts, "links cut for good", sum.links_cut),
         (hardships.mute, "unanswered fetches", sum.fetches_unanswered),
         (hardships.hangs, "hung syncs", sum.syncs_hung),
+        (hardships.full, "full disks", sum.disks_full),
         (hardships.clocks, "wrong clocks", sum.wrong_clocks),
     ];
     for (on, what, count) in all {

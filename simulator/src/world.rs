@@ -48,6 +48,8 @@ enum Event {
     Fetch(FetchFlight),
     /// A peer that is slow to answer a wish for a snapshot does so.
     FetchAnswered(FetchFlight),
+    /// A snapshot comes that a peer has sent slowly.
+    FetchCame(FetchFlight, Snapshot),
     /// A fetch has ended.
     Fetched(FetchFlight, Option<Snapshot>),
     /// A sync has ended.
@@ -189,6 +191,7 @@ impl<P: Protocol> World<P> {
             Event::Frame(flight) => self.frame_arrives(&flight),
             Event::Fetch(fetch) => self.fetch_arrives(fetch),
             Event::FetchAnswered(fetch) => self.answer_fetch(fetch),
+            Event::FetchCame(fetch, snapshot) => self.fetch_comes(fetch, snapshot),
             Event::Fetched(fetch, snapshot) => self.fetch_ends(fetch, snapshot),
             Event::Synced(replica, life, lane, ticket) => self.synced(replica, life, lane, ticket),
             Event::Ask(client, replica, ask) => self.ask_arrives(client, replica, ask),

@@ -82,6 +82,9 @@ impl Plan {
         if hardships.clocks {
             drawing.set_clocks();
         }
+        if hardships.full {
+            drawing.fill_for_a_while();
+        }
     }
 }
 
@@ -194,6 +197,25 @@ impl Drawing<'_> {
             let at = self.random.random_range(0..self.time);
             let lasts = self.random.random_range(self.time / 10..=self.time);
             self.add(at, lasts, Fault::Hang(victim));
+        }
+    }
+
+    /// Disks are full, of one replica or of all together; the log has some room left at first.
+    fn fill_for_a_while(&mut self) {
+        for _ in 0..self.random.random_range(1..=2) {
+            let any = ReplicaId(self.random.random_range(0..self.n) as u8);
+            let victim = match self.random.random_range(0..3) {
+                0 => Victim::Leader,
+                1 => Victim::All,
+                _ => Victim::Replica(any),
+            };
+            let at = self.random.random_range(0..self.time);
+            let lasts = self.random.random_range(self.time / 10..=self.time);
+            self.add(at, lasts, Fault::Full(victim));
+            if self.random.random_bool(0.5) {
+                let first = self.random.random_range(0..lasts);
+                self.add(at + first, lasts - first, Fault::Hang(victim));
+            }
         }
     }
 

@@ -60,6 +60,11 @@ impl<P: Protocol> World<P> {
                     self.summary.lost += 1;
                 }
                 Fault::Hang(_) => self.host(victim).disk.hangs = true,
+                Fault::Full(_) => {
+                    self.summary.disks_full += 1;
+                    self.host(victim).disk.full = true;
+                    self.schedule_turn(victim);
+                }
                 Fault::Isolate(..)
                 | Fault::Split(_)
                 | Fault::SlowLink(..)
@@ -82,6 +87,7 @@ impl<P: Protocol> World<P> {
             | Fault::Pause(victim)
             | Fault::SlowDisk(victim, _)
             | Fault::Hang(victim)
+            | Fault::Full(victim)
             | Fault::Isolate(victim, _) => victim,
             Fault::Lost(replica) | Fault::WrongClock(replica, _) => Victim::Replica(replica),
             Fault::Split(_)
@@ -108,7 +114,7 @@ impl<P: Protocol> World<P> {
             match fault {
                 Fault::Crash(_) | Fault::DiskFailure(_) => self.restart_if_down(victim),
                 Fault::SlowDisk(..) => self.host(victim).disk.factor = 1,
-                Fault::Hang(_) => self.go_on_syncing(victim),
+                Fault::Hang(_) | Fault::Full(_) => self.go_on_syncing(victim),
                 Fault::WrongClock(..) => self.set_clock_right(victim),
                 Fault::Pause(_)
                 | Fault::Isolate(..)
@@ -125,15 +131,19 @@ impl<P: Protocol> World<P> {
 
     fn go_on_syncing(&mut self, victim: ReplicaId) {
         let member = self.member(victim);
-        let hangs = |active: &Active| {
-            matches!(active.fault, Fault::Hang(_)) && active.victims.contains(member)
-        };
-        if self.active.values().any(hangs) {
-            return;
+        let (mut hangs, mut full) = (false, false);
+        for active in self.active.values().filter(|a| a.victims.contains(member)) {
+            hangs |= matches!(active.fault, Fault::Hang(_));
+            full |= matches!(active.fault, Fault::Full(_));
         }
-        self.host(victim).disk.hangs = false;
+        let disk = &mut self.host(victim).disk;
+        let was_full = std::mem::replace(&mut disk.full, full);
+        disk.hangs = hangs;
         self.begin_sync(victim, Lane::Appends);
         self.begin_sync(victim, Lane::Saves);
+        if was_full != full {
+            self.schedule_turn(victim);
+        }
     }
 
     /// A clock is set right, and the replica restarted: it looks at it only then.
@@ -216,6 +226,7 @@ impl<P: Protocol> World<P> {
                 | Fault::Lost(_)
                 | Fault::Mute(..)
                 | Fault::Hang(_)
+                | Fault::Full(_)
                 | Fault::WrongClock(..) => {}
             }
         }

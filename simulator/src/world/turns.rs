@@ -359,10 +359,25 @@ impl<P: Protocol> World<P> {
             Some(after) => {
                 self.summary.fetches_unanswered += 1;
                 if let Some(after) = after {
-                    self.after(after, Event::FetchAnswered(fetch));
+                    self.answer_fetch_after(after, fetch);
                 }
             }
         }
+    }
+
+    /// What is on its way for long is what was offered when it was asked for.
+    fn answer_fetch_after(&mut self, after: u64, fetch: FetchFlight) {
+        let event = match self.offered(fetch.from) {
+            Some(offered) => Event::FetchCame(fetch, offered),
+            None => Event::FetchAnswered(fetch),
+        };
+        self.after(after, event);
+    }
+
+    /// A snapshot has been on its way for long, and comes unless the link is cut.
+    pub(super) fn fetch_comes(&mut self, fetch: FetchFlight, snapshot: Snapshot) {
+        let passes = !self.network.is_cut(fetch.from, self.member(fetch.by));
+        self.fetch_ends(fetch, passes.then_some(snapshot));
     }
 
     pub(super) fn answer_fetch(&mut self, fetch: FetchFlight) {

@@ -101,6 +101,19 @@ fn a_sync_hangs_until_the_fault_ends_or_for_good() {
     assert_eq!(rule(&world), Some(Rule::Liveness));
 }
 
+/// Nothing new is taken where there is no room, and all is again when there is.
+#[test]
+fn a_full_disk_refuses_commands_until_there_is_room() {
+    let full = |lasts| (EARLY, lasts, Fault::Full(Victim::All));
+    let good = struck(None, &[], None);
+    let world = struck(None, &[full(SOON)], None);
+    assert_eq!(broken(&world), None);
+    assert_eq!(world.summary().disks_full, 3);
+    assert!(world.summary().failed > good.summary().failed);
+    let world = struck(None, &[full(EVER)], None);
+    assert_eq!(rule(&world), Some(Rule::Liveness));
+}
+
 /// Replica 2 is down for long enough to need a snapshot.
 #[test]
 fn a_fetch_from_a_replica_that_is_mute_is_not_answered_or_late() {
