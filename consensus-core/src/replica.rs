@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use crate::codec;
-use crate::consensus::ReadError;
 use crate::crypto::{Signer, Verifier};
 use crate::id::{ReplicaId, ReplicaSet, Time};
 use crate::ledger::Ledger;
@@ -21,7 +20,7 @@ use crate::protocol::{
     Commit, Context, Dest, Event, FaultModel, Input, Order, Protocol, Recovered, Verified,
     Violation,
 };
-use crate::request::{Batch, Operation, SessionId};
+use crate::request::{Batch, Operation, Request, SessionId};
 use crate::storage::{Append, Records, StorageError, Stored, Ticket};
 
 mod durability;
@@ -49,6 +48,9 @@ use reading::ThroughLog;
 use reads::{Query, Reads};
 use snapshots::{Origin, Snapshots};
 
+/// However little may be written and not durable, so much may be that others have brought.
+const FAR_BEHIND: usize = 64 << 10;
+
 /// One replica: a protocol, a state machine, and all that connects them.
 #[derive(Debug)]
 pub struct Replica<P: Protocol, S> {
@@ -72,6 +74,8 @@ pub struct Replica<P: Protocol, S> {
     reads_through_log: u64,
     /// The bytes of the answers to reads in this turn.
     read_bytes: usize,
+    /// The bytes of the answers to queries of clients that were ordered, in this turn.
+    ordered_bytes: usize,
     snapshots: Snapshots,
     fetching: Fetching,
     leader_changed: bool,
@@ -126,6 +130,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             through_log: BTreeMap::new(),
             reads_through_log: 0,
             read_bytes: 0,
+            ordered_bytes: 0,
             snapshots: Snapshots::recovered(stored.snapshot),
             fetching: Fetching::default(),
             leader_changed: false,
@@ -140,9 +145,12 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         self.step(now, Input::Start);
     }
 
-    /// A verified message arrived.
+    /// A verified message arrived. While the disk is far behind it is as good as lost: what it would
+    /// have written would have to wait as well, and there is no end to what others bring.
     pub fn message(&mut self, now: Time, message: Verified<P::Message>) {
-        self.step(now, Input::Message(message));
+        if !self.is_far_behind() {
+            self.step(now, Input::Message(message));
+        }
     }
 
     /// Fires the timers that are due.
@@ -225,7 +233,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             let others = self.others().collect();
             self.lingering.join(now, others, &mut self.effects.send);
         }
-        self.read_bytes = 0;
+        (self.read_bytes, self.ordered_bytes) = (0, 0);
         let effects = std::mem::take(&mut self.effects);
         match effects.halt {
             // Nothing leaves a replica whose state cannot be trusted.
@@ -387,6 +395,14 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         }
     }
 
+    /// Whether so much is not durable that nothing may be added that others bring: that new requests
+    /// are refused does not bound it.
+    fn is_far_behind(&self) -> bool {
+        let limit = self.settings.max_unsynced_bytes.saturating_mul(2);
+        let bytes = self.durability.unsynced_bytes();
+        bytes > limit.max(FAR_BEHIND) && !self.settings.mutated(Mutant::HungDiskTakesAll)
+    }
+
     /// Saves the snapshots whose records are durable.
     fn save_due(&mut self) {
         let (issued, durable) = (self.durability.issued(), self.durability.through());
@@ -449,28 +465,29 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
     }
 
     fn execute(&mut self, commit: Commit) {
-        let everyone = P::FAULTS == FaultModel::Byzantine;
-        let (pending, through_log) = (&mut self.pending, &mut self.through_log);
-        let (answers, reads) = (&mut self.effects.answers, &mut self.effects.reads);
-        let reader = self.reader;
-        let executed = self.execution.execute(&commit, &self.settings, |answer| {
-            let waiting = pending.executed(answer.session, answer.sequence);
-            if answer.session == reader {
-                let unanswered = |_| ReadError::Timeout;
-                let token = through_log.remove(&answer.sequence);
-                reads.extend(token.map(|read| (read.token, answer.result.map_err(unanswered))));
-            } else if waiting || everyone {
-                answers.push(answer);
-            }
-        });
-        if let Err(violation) = executed {
+        if let Err(violation) = self.execution.begin(&commit, &self.settings) {
             return self.halt(Halt::Violation(violation));
+        }
+        for request in commit.batch.requests() {
+            self.execute_request(request);
         }
         let checkpoint = commit.checkpoint;
         self.ledger.entries += 1;
         self.effects.executed.push(commit);
         if checkpoint && !self.snapshots.is_installing() {
             self.take_snapshot();
+        }
+    }
+
+    fn execute_request(&mut self, request: Request<'_>) {
+        let (session, sequence) = (request.session, request.sequence);
+        let waiting = self.pending.executed(session, sequence);
+        if let Operation::Query(query) = request.operation {
+            return self.execute_query(request, query, waiting);
+        }
+        let result = self.execution.request(request, &self.settings);
+        if waiting || P::FAULTS == FaultModel::Byzantine {
+            self.answer(&request, result);
         }
     }
 

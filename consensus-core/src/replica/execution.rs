@@ -16,7 +16,7 @@ use crate::request::{Operation, Request};
 use crate::session::{Sessions, Standing};
 use crate::storage::Snapshot;
 
-use super::effects::{Answer, Halt};
+use super::effects::Halt;
 use super::settings::{Mutant, Settings};
 
 /// The replicated state, and how far it has come.
@@ -119,13 +119,8 @@ impl<S: StateMachine> Execution<S> {
         self.since_snapshot >= settings.snapshot_every_bytes
     }
 
-    /// Executes an entry, giving each request's answer to `answer`.
-    pub(super) fn execute(
-        &mut self,
-        commit: &Commit,
-        settings: &Settings,
-        mut answer: impl FnMut(Answer),
-    ) -> Result<(), Violation> {
+    /// Begins to execute an entry, whose requests follow.
+    pub(super) fn begin(&mut self, commit: &Commit, settings: &Settings) -> Result<(), Violation> {
         if !self.applied.insert(commit.id) {
             return Err(Violation {
                 rule: "an entry is executed once",
@@ -136,13 +131,6 @@ impl<S: StateMachine> Execution<S> {
         self.since_snapshot += commit.batch.size() as u64;
         if let Some(agreed) = &commit.agreed {
             self.agree(agreed, settings);
-        }
-        for request in commit.batch.requests() {
-            answer(Answer {
-                session: request.session,
-                sequence: request.sequence,
-                result: self.request(request, settings),
-            });
         }
         Ok(())
     }
@@ -159,13 +147,14 @@ impl<S: StateMachine> Execution<S> {
         self.machine.agreed(&Agreed { time, ..*agreed });
     }
 
-    fn request(
+    /// Executes a request; gives its answer.
+    pub(super) fn request(
         &mut self,
         request: Request<'_>,
         settings: &Settings,
     ) -> Result<Bytes, ProposeError> {
         let command = match request.operation {
-            Operation::Query(query) => return self.query(&request, query),
+            Operation::Query(_) => return self.query(&request, true),
             Operation::Open => {
                 return match self.sessions.open(request.session, request.answered) {
                     true => Ok(Bytes::new()),
@@ -192,13 +181,21 @@ impl<S: StateMachine> Execution<S> {
         }
     }
 
-    /// A query of an open session is answered as often as it is ordered while its client may wait;
-    /// what a replica asks for itself has no session.
-    fn query(&mut self, request: &Request<'_>, query: &[u8]) -> Result<Bytes, ProposeError> {
+    /// A query of an open session is answered as often as it is ordered while its client may wait.
+    /// One that is not `wanted` here changes the sessions alike, and has no answer.
+    pub(super) fn query(
+        &mut self,
+        request: &Request<'_>,
+        wanted: bool,
+    ) -> Result<Bytes, ProposeError> {
         let machine = &self.machine;
-        match self.sessions.query(request, || machine.query(query)) {
+        let ask = || match request.operation {
+            Operation::Query(query) if wanted => machine.query(query),
+            _ => Bytes::new(),
+        };
+        match self.sessions.query(request, ask) {
             Ok(answer) | Err(Standing::Executed(answer)) => Ok(answer),
-            Err(Standing::Expired) => Ok(self.machine.query(query)),
+            Err(Standing::Expired) => Ok(ask()),
             Err(Standing::Dropped | Standing::New) => Err(ProposeError::AnswerDropped),
         }
     }

@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 
-use crate::consensus::{ReadError, ReadLevel};
+use crate::consensus::{ProposeError, ReadError, ReadLevel};
 use crate::id::Time;
 use crate::machine::StateMachine;
-use crate::protocol::{Protocol, ReadAnswer, ReadId};
+use crate::protocol::{FaultModel, Protocol, ReadAnswer, ReadId};
 use crate::request::{Operation, Request};
 
 use super::Replica;
@@ -13,6 +13,10 @@ use super::effects::ReadToken;
 use super::pending::Added;
 use super::reads::Query;
 use super::settings::Mutant;
+
+/// How many bytes of answers to queries of clients that were ordered a turn has at most, but for one
+/// answer more: half of what may wait for one client. What is beyond is refused, and may be asked again.
+const ORDERED_BYTES: usize = 32 << 20;
 
 /// A read that is ordered like a command.
 #[derive(Clone, Copy, Debug)]
@@ -106,6 +110,45 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
                 ReadAnswer::ThroughLog => self.read_through_log(now, token, &query),
             }
         }
+    }
+
+    /// A query has been ordered. It is answered where somebody waits for that only, and then so many
+    /// bytes in a turn: a small batch may ask for any number of large answers. The state does not
+    /// depend on them.
+    pub(super) fn execute_query(&mut self, request: Request<'_>, query: &[u8], waiting: bool) {
+        if request.session == self.reader {
+            let read = self.through_log.remove(&request.sequence);
+            return self.answer_ordered(read, query);
+        }
+        let wanted = waiting || P::FAULTS == FaultModel::Byzantine;
+        let refused = wanted && self.ordered_bytes >= ORDERED_BYTES;
+        let result = self.execution.query(&request, wanted && !refused);
+        if wanted {
+            self.ordered_bytes += result.as_ref().map_or(0, Bytes::len);
+            let too_much = refused && result.is_ok();
+            self.answer(
+                &request,
+                match too_much {
+                    true => Err(ProposeError::Overloaded),
+                    false => result,
+                },
+            );
+        }
+    }
+
+    /// A read of this node's has been ordered. What it is answered in the next turn, having been
+    /// ordered again, is as good.
+    fn answer_ordered(&mut self, read: Option<ThroughLog>, query: &[u8]) {
+        let Some(ThroughLog { token, .. }) = read else {
+            return;
+        };
+        if self.read_bytes >= self.settings.max_read_bytes {
+            let query = Bytes::copy_from_slice(query);
+            return self.reads.postpone(Query { token, query });
+        }
+        let answer = self.execution.machine().query(query);
+        self.read_bytes += answer.len();
+        self.effects.reads.push((token, Ok(answer)));
     }
 
     fn read_through_log(&mut self, now: Time, token: ReadToken, query: &[u8]) {

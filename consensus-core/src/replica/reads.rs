@@ -60,9 +60,10 @@ impl Reads {
         !self.postponed.is_empty()
     }
 
-    /// The next turn has begun.
+    /// The next turn has begun. What had to wait for it comes first, lest others overtake it for ever.
     pub(super) fn resume(&mut self) {
-        self.gathering.append(&mut self.postponed);
+        self.postponed.append(&mut self.gathering);
+        std::mem::swap(&mut self.gathering, &mut self.postponed);
     }
 
     /// The bytes of the reads under way.

@@ -1,5 +1,7 @@
 //! Taking requests.
 
+use bytes::Bytes;
+
 use crate::consensus::ProposeError;
 use crate::machine::StateMachine;
 use crate::protocol::{FaultModel, Protocol};
@@ -98,11 +100,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         }
         match self.execution.standing(request) {
             Standing::Executed(answer) => {
-                self.effects.answers.push(Answer {
-                    session: request.session,
-                    sequence: request.sequence,
-                    result: Ok(answer),
-                });
+                self.answer(request, Ok(answer));
                 Ok(false)
             }
             Standing::Dropped => Err(ProposeError::AnswerDropped),
@@ -112,10 +110,14 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
     }
 
     fn refuse(&mut self, request: &Request<'_>, error: ProposeError) {
+        self.answer(request, Err(error));
+    }
+
+    pub(super) fn answer(&mut self, request: &Request<'_>, result: Result<Bytes, ProposeError>) {
         self.effects.answers.push(Answer {
             session: request.session,
             sequence: request.sequence,
-            result: Err(error),
+            result,
         });
     }
 }

@@ -164,8 +164,12 @@ pub enum Mutant {
     AgreedTimeAsProposed,
     /// A peer that was asked for a snapshot is waited for for ever.
     FetchNeverGivenUp,
+    /// While a peer's snapshot makes progress no other is asked.
+    SlowFetchAlone,
     /// What an installed state holds stays under way.
     InstalledNotSettled,
+    /// What others bring is taken, and given to a disk that hangs, without end.
+    HungDiskTakesAll,
     /// A read that nobody answers is under way for ever.
     ReadNeverGivenUp,
     /// A replica takes no snapshot of its own while it fetches one.

@@ -8,14 +8,16 @@ mod solo;
 use bytes::Bytes;
 use quorate_core::codec::MESSAGE_LIMIT;
 use quorate_core::consensus::{ProposeError, ReadError, ReadLevel};
+use quorate_core::crypto::Verifier;
 use quorate_core::id::{ReplicaId, Slot, Time};
-use quorate_core::protocol::{Event, ReadAnswer};
+use quorate_core::protocol::{Event, ReadAnswer, Verified};
 use quorate_core::replica::{Halt, Mutant, ReadToken, Replica, Settings};
 use quorate_core::request::{Batch, Operation};
 use quorate_core::storage::{Records, Snapshot, StorageError, Stored};
+use quorate_core::wire::Envelope;
 use solo::{
-    CONFIG, Config, NOW, Solo, Text, Written, answers, apply, opened, propose, recovered, replica,
-    request, settle,
+    CONFIG, Config, NOW, Solo, Text, Written, answers, apply, members, opened, propose, recovered,
+    replica, request, settle,
 };
 
 #[test]
@@ -70,6 +72,64 @@ fn a_replica_whose_disk_hangs_takes_so_many_bytes_and_no_more() {
     replica.durable(tickets[2].0.unwrap());
     assert_eq!(replica.end_turn(NOW).events, [Event::DiskCaughtUp]);
     propose(&mut replica, request(5, Operation::Apply(b"x")));
+    assert!(replica.end_turn(NOW).append.is_some());
+}
+
+/// What another replica has ordered, and this one is to keep.
+fn ordered_elsewhere(slot: u64) -> Verified<Written> {
+    let command = vec![b'x'; 1_000];
+    let batch = Batch::of_one(request(1, Operation::Apply(&command)));
+    let slot = Slot(slot);
+    let members = members();
+    let envelope = Envelope::new(members.group(), 0);
+    let frame = envelope.seal(&Written { slot, batch }).unwrap();
+    let verifier = Verifier::new(members);
+    envelope.open(ReplicaId(1), &frame, &verifier).unwrap()
+}
+
+/// How many bytes a replica whose disk hangs has given to it, of far more that others bring.
+fn given_to_a_disk_that_hangs(settings: Settings) -> usize {
+    let mut replica = opened(CONFIG, settings);
+    let mut given = 0;
+    for slot in 0..1_000 {
+        replica.message(NOW, ordered_elsewhere(slot));
+        let append = replica.end_turn(NOW).append;
+        given += append.map_or(0, |append| append.records.size());
+    }
+    given
+}
+
+#[test]
+fn what_others_bring_is_not_taken_without_end_while_the_disk_hangs() {
+    let limit = 100_000;
+    let settings = Settings {
+        max_unsynced_bytes: limit,
+        ..Settings::default()
+    };
+    let given = given_to_a_disk_that_hangs(settings.clone());
+    assert!((2 * limit..2 * limit + 2_000).contains(&given), "{given}");
+    let without = Settings {
+        mutant: Some(Mutant::HungDiskTakesAll),
+        ..settings
+    };
+    assert!(given_to_a_disk_that_hangs(without) > 900_000);
+}
+
+#[test]
+fn what_others_bring_is_taken_again_when_the_disk_goes_on() {
+    let settings = Settings {
+        max_unsynced_bytes: 100_000,
+        ..Settings::default()
+    };
+    let mut replica = opened(CONFIG, settings);
+    let mut ticket = None;
+    for slot in 0..1_000 {
+        replica.message(NOW, ordered_elsewhere(slot));
+        let append = replica.end_turn(NOW).append;
+        ticket = append.map(|append| append.ticket).or(ticket);
+    }
+    replica.durable(ticket.unwrap());
+    replica.message(NOW, ordered_elsewhere(1_000));
     assert!(replica.end_turn(NOW).append.is_some());
 }
 

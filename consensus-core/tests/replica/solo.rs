@@ -106,6 +106,12 @@ impl Protocol for Solo {
                 out.persist(written.clone());
                 out.send(Dest::All, written);
             }
+            // What another orders it only keeps.
+            Input::Message(message) if message.from() != ReplicaId(0) => {
+                let from = message.from();
+                out.persist((*message).clone());
+                out.send(Dest::One(from), message.into_parts().1);
+            }
             Input::Message(message) => {
                 self.log.remove(0);
                 let written = message.into_parts().1;
@@ -216,15 +222,19 @@ pub(crate) fn session() -> SessionId {
     }
 }
 
+/// The others are there to be asked for snapshots.
+pub(crate) fn members() -> Members {
+    let keys = [0, 1, 2, 3].map(|seed| SecretKey::from_seed([seed; 32]).public());
+    Members::new(GroupId(1), keys)
+}
+
 pub(crate) fn recovered(
     config: Config,
     settings: Settings,
     stored: Stored,
 ) -> Result<Replica<Solo, Text>, Halt> {
     let key = SecretKey::from_seed([0; 32]);
-    // The others are there to be asked for snapshots.
-    let keys = [0, 1, 2, 3].map(|seed| SecretKey::from_seed([seed; 32]).public());
-    let members = Members::new(GroupId(1), keys);
+    let members = members();
     let context = Context {
         me: ReplicaId(0),
         signer: Signer::new(key, GroupId(1)),
