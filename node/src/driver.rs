@@ -374,7 +374,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         if let Some(snapshot) = effects.offer {
             self.offer.set(snapshot);
         }
-        if let Some(fetch) = effects.fetch {
+        for fetch in effects.fetch {
             self.fetch(&fetch);
         }
         for answer in effects.answers {

@@ -61,6 +61,7 @@ pub(crate) enum Item {
     Ask(Ask),
     Durable(Ticket),
     Saved(Ticket),
+    FetchProgressed(ReplicaId),
     Fetched(ReplicaId, Option<Snapshot>),
     DiskFailed,
 }
@@ -284,6 +285,7 @@ impl<P: Protocol> Host<P> {
                     turn.installed |= self.installing.take_if(|t| *t <= ticket).is_some();
                     replica.saved(time, ticket);
                 }
+                Item::FetchProgressed(from) => replica.fetch_progressed(time, from),
                 Item::Fetched(from, snapshot) => {
                     let id = snapshot.as_ref().map(|snapshot| snapshot.id.clone());
                     fetched.extend(id);

@@ -48,6 +48,8 @@ enum Event {
     Fetch(FetchFlight),
     /// A peer that is slow to answer a wish for a snapshot does so.
     FetchAnswered(FetchFlight),
+    /// Some of an answer to a fetch comes, that takes until then.
+    FetchTrickles(FetchFlight, u64),
     /// A snapshot comes that a peer has sent slowly.
     FetchCame(FetchFlight, Snapshot),
     /// A fetch has ended.
@@ -191,6 +193,7 @@ impl<P: Protocol> World<P> {
             Event::Frame(flight) => self.frame_arrives(&flight),
             Event::Fetch(fetch) => self.fetch_arrives(fetch),
             Event::FetchAnswered(fetch) => self.answer_fetch(fetch),
+            Event::FetchTrickles(fetch, until) => self.fetch_trickles(fetch, until),
             Event::FetchCame(fetch, snapshot) => self.fetch_comes(fetch, snapshot),
             Event::Fetched(fetch, snapshot) => self.fetch_ends(fetch, snapshot),
             Event::Synced(replica, life, lane, ticket) => self.synced(replica, life, lane, ticket),

@@ -19,10 +19,10 @@ pub struct Effects<P: Protocol> {
     pub append: Option<Append>,
     /// Snapshots to be saved.
     pub save: Vec<(Ticket, Snapshot)>,
-    /// A snapshot to be fetched from a peer: progress goes to
+    /// Snapshots to be fetched, each from a peer: progress goes to
     /// [`Replica::fetch_progressed`](super::Replica::fetch_progressed), the result to
     /// [`Replica::fetched`](super::Replica::fetched).
-    pub fetch: Option<Fetch>,
+    pub fetch: Vec<Fetch>,
     /// The snapshot that peers may fetch from now on.
     pub offer: Option<Arc<Snapshot>>,
     /// Answers to requests.
@@ -43,7 +43,7 @@ impl<P: Protocol> Default for Effects<P> {
             send: Vec::new(),
             append: None,
             save: Vec::new(),
-            fetch: None,
+            fetch: Vec::new(),
             offer: None,
             answers: Vec::new(),
             reads: Vec::new(),

@@ -2,9 +2,12 @@
 //!
 //! A protocol names one peer that should have what it lacks. That one may take the wish and never
 //! answer, with its connection as good as ever: so a fetch is given up when it makes no progress for
-//! [`fetch_patience`](super::Settings::fetch_patience), and the next peer is asked for the same, each once. The protocol
-//! judges what comes ([`Protocol::accepts`]), from whomever.
+//! [`fetch_patience`](super::Settings::fetch_patience), and the next peer is asked for the same, each once. One that makes
+//! progress is not given up; but who lies may do so without end, so after [`SLOW`] times as long another
+//! is asked as well, and the first good answer counts. The protocol judges what comes
+//! ([`Protocol::accepts`]), from whomever.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::crypto::Digest;
@@ -19,6 +22,10 @@ use super::effects::Halt;
 use super::settings::Mutant;
 use super::snapshots::Origin;
 
+/// So many times the patience with a peer that makes no progress is had with those that do, before
+/// another is asked as well.
+const SLOW: u32 = 4;
+
 /// What is wanted, and who has been asked for it.
 #[derive(Debug, Default)]
 pub(super) struct Fetching {
@@ -32,8 +39,11 @@ pub(super) struct Fetching {
 #[derive(Debug)]
 struct UnderWay {
     fetch: Fetch,
-    /// When the peer was asked, or its answer last made progress.
-    heard: Time,
+    /// Those that were asked and not given up, and when that was, or their answer last made
+    /// progress.
+    heard: BTreeMap<ReplicaId, Time>,
+    /// When somebody was asked last.
+    last: Time,
     /// Who has been asked for this.
     asked: ReplicaSet,
 }
@@ -49,14 +59,15 @@ impl Fetching {
         }
         self.under_way = Some(UnderWay {
             fetch: wish.clone(),
-            heard: now,
+            heard: BTreeMap::new(),
+            last: now,
             asked: ReplicaSet::EMPTY,
         });
         self.next(now, others, wish.from)
     }
 
     /// Asks the first of `others`, from `first` on, that has not been asked yet; if there is one
-    /// that did not fail lately, that.
+    /// that did not fail lately, that. When all have been asked and given up it is over.
     fn next(&mut self, now: Time, others: ReplicaSet, first: ReplicaId) -> Option<Fetch> {
         let under_way = self.under_way.as_mut()?;
         let left = others.without(under_way.asked);
@@ -64,25 +75,33 @@ impl Fetching {
         let among = if good.is_empty() { left } else { good };
         let later = among.iter().find(|peer| *peer >= first);
         let Some(from) = later.or_else(|| among.iter().next()) else {
-            self.under_way = None;
+            if under_way.heard.is_empty() {
+                self.under_way = None;
+            }
             return None;
         };
         under_way.asked.insert(from);
-        under_way.heard = now;
+        under_way.heard.insert(from, now);
+        under_way.last = now;
         under_way.fetch.from = from;
         self.at_least.clone_from(&under_way.fetch.at_least);
         Some(under_way.fetch.clone())
     }
 
-    /// The one that was asked gives nothing of use: whom to ask instead.
-    fn failed(&mut self, now: Time, others: ReplicaSet) -> Option<Fetch> {
-        let from = self.under_way.as_ref()?.fetch.from;
+    /// One that was asked gives nothing of use: whom to ask instead.
+    fn failed(&mut self, now: Time, from: ReplicaId, others: ReplicaSet) -> Option<Fetch> {
+        self.under_way.as_mut()?.heard.remove(&from)?;
         self.failed.insert(from);
         if others.without(self.failed).is_empty() {
             self.failed = ReplicaSet::EMPTY;
         }
-        let after = ReplicaId(from.0.saturating_add(1));
-        self.next(now, others, after)
+        self.next(now, others, after(from))
+    }
+
+    /// Whom to ask as well, where those that were asked make progress and do not come to an end.
+    fn as_well(&mut self, now: Time, others: ReplicaSet) -> Option<Fetch> {
+        let last = self.under_way.as_ref()?.fetch.from;
+        self.next(now, others, after(last))
     }
 
     /// A good answer has come, from whomever was asked.
@@ -92,20 +111,35 @@ impl Fetching {
     }
 
     fn progressed(&mut self, now: Time, from: ReplicaId) {
-        if let Some(under_way) = self.under_way.as_mut().filter(|u| u.fetch.from == from) {
-            under_way.heard = now;
+        let under_way = self.under_way.as_mut();
+        if let Some(heard) = under_way.and_then(|under_way| under_way.heard.get_mut(&from)) {
+            *heard = now;
         }
     }
 
     fn is_asked(&self, from: ReplicaId) -> bool {
         let under_way = self.under_way.as_ref();
-        under_way.is_some_and(|under_way| under_way.fetch.from == from)
+        under_way.is_some_and(|under_way| under_way.heard.contains_key(&from))
     }
 
-    /// When the peer that was asked is given up, if nothing comes.
-    fn deadline(&self, patience: Duration) -> Option<Time> {
-        self.under_way.as_ref().map(|asked| asked.heard + patience)
+    /// The one that was heard first of those that were asked, and when it is given up, if nothing
+    /// comes.
+    fn given_up(&self, patience: Duration) -> Option<(ReplicaId, Time)> {
+        let heard = self.under_way.as_ref()?.heard.iter();
+        let longest = heard.min_by_key(|(_, heard)| **heard)?;
+        Some((*longest.0, *longest.1 + patience))
     }
+
+    /// When another is asked as well, if there is one.
+    fn slow(&self, patience: Duration, others: ReplicaSet) -> Option<Time> {
+        let under_way = self.under_way.as_ref()?;
+        let left = !others.without(under_way.asked).is_empty();
+        left.then(|| under_way.last + patience.saturating_mul(SLOW))
+    }
+}
+
+fn after(peer: ReplicaId) -> ReplicaId {
+    ReplicaId(peer.0.saturating_add(1))
 }
 
 impl<P: Protocol, S: StateMachine> Replica<P, S> {
@@ -115,7 +149,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         if self.is_ahead(&wish.at_least) && !self.snapshots.is_installing() {
             let others = self.others().collect();
             let fetch = self.fetching.wish(now, wish, others);
-            self.effects.fetch = fetch.or(self.effects.fetch.take());
+            self.effects.fetch.extend(fetch);
         }
     }
 
@@ -138,7 +172,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
                 let save = self.snapshots.save_fetched(snapshot);
                 self.effects.save.push(save);
             }
-            None if self.fetching.is_asked(from) => self.fetch_elsewhere(now),
+            None if self.fetching.is_asked(from) => self.fetch_elsewhere(now, from),
             None => {}
         }
     }
@@ -151,15 +185,18 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             && Digest::of(&snapshot.body) == id.digest
     }
 
-    fn fetch_elsewhere(&mut self, now: Time) {
+    fn fetch_elsewhere(&mut self, now: Time, failed: ReplicaId) {
+        self.ask_peer(|fetching, others| fetching.failed(now, failed, others));
+    }
+
+    fn ask_peer(&mut self, ask: impl FnOnce(&mut Fetching, ReplicaSet) -> Option<Fetch>) {
         if !self.is_ahead(&self.fetching.at_least) {
             // Execution has caught up meanwhile.
             self.fetching.under_way = None;
             return;
         }
         let others = self.others().collect();
-        let fetch = self.fetching.failed(now, others);
-        self.effects.fetch = fetch.or(self.effects.fetch.take());
+        self.effects.fetch.extend(ask(&mut self.fetching, others));
     }
 
     /// How long a peer that is asked for a snapshot may make no progress.
@@ -167,18 +204,38 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         self.settings.fetch_patience
     }
 
-    /// When the peer that was asked is given up.
+    /// When a peer that was asked is given up, or another asked as well.
     pub(super) fn fetch_deadline(&self) -> Option<Time> {
-        match self.settings.mutated(Mutant::FetchNeverGivenUp) {
-            true => None,
-            false => self.fetching.deadline(self.settings.fetch_patience),
-        }
+        [self.fetch_given_up(), self.fetch_slow()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
-    /// Gives up a fetch that makes no progress.
+    fn fetch_given_up(&self) -> Option<Time> {
+        let given_up = self.fetching.given_up(self.settings.fetch_patience);
+        given_up
+            .map(|(_, at)| at)
+            .filter(|_| !self.settings.mutated(Mutant::FetchNeverGivenUp))
+    }
+
+    fn fetch_slow(&self) -> Option<Time> {
+        let others = self.others().collect();
+        let slow = self.fetching.slow(self.settings.fetch_patience, others);
+        let alone = [Mutant::FetchNeverGivenUp, Mutant::SlowFetchAlone];
+        slow.filter(|_| !alone.iter().any(|mutant| self.settings.mutated(*mutant)))
+    }
+
+    /// Gives up fetches that make no progress, and asks another peer as well if one that does comes to
+    /// no end.
     pub(super) fn tick_fetch(&mut self, now: Time) {
-        if self.fetch_deadline().is_some_and(|at| at <= now) {
-            self.fetch_elsewhere(now);
+        while self.fetch_given_up().is_some_and(|at| at <= now)
+            && let Some((from, _)) = self.fetching.given_up(self.settings.fetch_patience)
+        {
+            self.fetch_elsewhere(now, from);
+        }
+        if self.fetch_slow().is_some_and(|at| at <= now) {
+            self.ask_peer(|fetching, others| fetching.as_well(now, others));
         }
     }
 
@@ -248,6 +305,10 @@ mod tests {
         fetch.map(|fetch| fetch.from.0)
     }
 
+    fn fail(fetching: &mut Fetching, from: u8) -> Option<Fetch> {
+        fetching.failed(Time(2), ReplicaId(from), others())
+    }
+
     #[test]
     fn each_is_asked_once_from_the_one_named_on_and_then_none() {
         let mut fetching = Fetching::default();
@@ -256,10 +317,10 @@ mod tests {
             Some(2)
         );
         assert_eq!(asked(fetching.wish(Time(1), &wish(0, 5), others())), None);
-        assert_eq!(asked(fetching.failed(Time(2), others())), Some(3));
-        assert_eq!(asked(fetching.failed(Time(3), others())), Some(0));
-        assert_eq!(asked(fetching.failed(Time(4), others())), None);
-        assert_eq!(fetching.deadline(PATIENCE), None);
+        assert_eq!(asked(fail(&mut fetching, 2)), Some(3));
+        assert_eq!(asked(fail(&mut fetching, 3)), Some(0));
+        assert_eq!(asked(fail(&mut fetching, 0)), None);
+        assert_eq!(fetching.given_up(PATIENCE), None);
         assert_eq!(
             asked(fetching.wish(Time(5), &wish(2, 5), others())),
             Some(2)
@@ -270,13 +331,13 @@ mod tests {
     fn who_failed_is_asked_after_the_others_until_all_have_or_it_answers() {
         let mut fetching = Fetching::default();
         fetching.wish(Time(0), &wish(2, 5), others());
-        fetching.failed(Time(1), others());
+        fail(&mut fetching, 2);
         fetching.succeeded(ReplicaId(3));
         assert_eq!(
             asked(fetching.wish(Time(2), &wish(2, 9), others())),
             Some(3)
         );
-        assert_eq!(asked(fetching.failed(Time(3), others())), Some(0));
+        assert_eq!(asked(fail(&mut fetching, 3)), Some(0));
         fetching.succeeded(ReplicaId(2));
         assert_eq!(
             asked(fetching.wish(Time(4), &wish(2, 9), others())),
@@ -290,7 +351,28 @@ mod tests {
         fetching.wish(Time(0), &wish(2, 5), others());
         fetching.progressed(Time(7), ReplicaId(2));
         fetching.progressed(Time(9), ReplicaId(3));
-        assert_eq!(fetching.deadline(PATIENCE), Some(Time(7) + PATIENCE));
+        let given_up = (ReplicaId(2), Time(7) + PATIENCE);
+        assert_eq!(fetching.given_up(PATIENCE), Some(given_up));
+    }
+
+    #[test]
+    fn one_that_comes_to_no_end_is_one_of_several() {
+        let mut fetching = Fetching::default();
+        fetching.wish(Time(0), &wish(2, 5), others());
+        let slow = Time(0) + SLOW * PATIENCE;
+        assert_eq!(fetching.slow(PATIENCE, others()), Some(slow));
+        assert_eq!(asked(fetching.as_well(Time(1), others())), Some(3));
+        fetching.progressed(Time(7), ReplicaId(2));
+        fetching.progressed(Time(8), ReplicaId(3));
+        let given_up = (ReplicaId(2), Time(7) + PATIENCE);
+        assert_eq!(fetching.given_up(PATIENCE), Some(given_up));
+        assert_eq!(asked(fail(&mut fetching, 2)), Some(0));
+        assert_eq!(fetching.slow(PATIENCE, others()), None, "all were asked");
+        assert_eq!(asked(fail(&mut fetching, 2)), None, "it was given up");
+        fail(&mut fetching, 0);
+        assert!(fetching.is_asked(ReplicaId(3)), "it may yet answer");
+        fail(&mut fetching, 3);
+        assert!(fetching.under_way.is_none());
     }
 
     #[test]
@@ -299,7 +381,7 @@ mod tests {
         fetching.wish(Time(0), &wish(2, 5), others());
         fetching.wish(Time(1), &wish(2, 8), others());
         fetching.wish(Time(1), &wish(2, 6), others());
-        let next = fetching.failed(Time(2), others());
+        let next = fail(&mut fetching, 2);
         assert_eq!(next, Some(wish(3, 8)));
     }
 }

@@ -28,7 +28,9 @@ fn behind(settings: Settings) -> Replica<Solo, Text> {
 
 /// Whom a turn asks.
 fn asked(replica: &mut Replica<Solo, Text>, now: Time) -> Option<u8> {
-    replica.end_turn(now).fetch.map(|fetch| fetch.from.0)
+    let fetch = replica.end_turn(now).fetch;
+    assert!(fetch.len() < 2, "{fetch:?}");
+    fetch.first().map(|fetch| fetch.from.0)
 }
 
 fn asked_at(replica: &mut Replica<Solo, Text>, now: Time) -> Option<u8> {
@@ -53,17 +55,43 @@ fn a_peer_that_gives_nothing_for_a_second_is_given_up_for_the_next() {
     assert_eq!(replica.deadline(), None, "each was asked once");
 }
 
-#[test]
-fn a_fetch_that_makes_progress_is_waited_for() {
-    let mut replica = behind(Settings::default());
-    for second in 1..=20 {
-        let now = NOW + second * 9 * SECOND / 10;
-        assert_eq!(asked_at(&mut replica, now), None);
+/// One peer sends slowly, or lies and sends without end; nobody else answers.
+fn trickled(settings: Settings) -> Vec<(u32, u8)> {
+    let mut replica = behind(settings);
+    let mut all = Vec::new();
+    for tenth in 1..=200 {
+        let now = NOW + tenth * SECOND / 10;
         replica.fetch_progressed(now, ReplicaId(1));
+        all.extend(asked_at(&mut replica, now).map(|peer| (tenth, peer)));
     }
+    // It is waited for all the same.
     let now = NOW + 20 * SECOND;
+    replica.fetched(now, ReplicaId(1), Some(good()));
+    settle(&mut replica);
+    assert_eq!(replica.machine().0, b"ab");
+    all
+}
+
+#[test]
+fn a_fetch_that_makes_progress_is_waited_for_and_others_are_asked_as_well() {
+    assert_eq!(trickled(Settings::default()), [(40, 2), (50, 3)]);
+}
+
+#[test]
+fn a_peer_that_sends_without_end_keeps_a_replica_that_asks_no_other() {
+    let settings = Settings {
+        mutant: Some(Mutant::SlowFetchAlone),
+        ..Settings::default()
+    };
+    assert_eq!(trickled(settings), []);
+}
+
+#[test]
+fn progress_of_one_is_not_another_s() {
+    let mut replica = behind(Settings::default());
+    let now = NOW + SECOND;
     replica.fetch_progressed(now, ReplicaId(2));
-    assert_eq!(asked_at(&mut replica, now), Some(2), "it is another's");
+    assert_eq!(asked_at(&mut replica, now), Some(2));
 }
 
 #[test]

@@ -507,7 +507,7 @@ fn a_fetched_snapshot_is_installed_only_if_it_is_accepted_whole_and_ahead() {
         };
         let mut replica = replica(behind, Settings::default(), Stored::default());
         replica.tick(NOW);
-        assert!(replica.end_turn(NOW).fetch.is_some());
+        assert!(replica.end_turn(NOW).fetch.len() == 1);
         replica.fetched(NOW, ReplicaId(1), Some(snapshot.clone()));
         settle(&mut replica);
         replica.machine().0.clone()

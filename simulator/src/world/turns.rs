@@ -16,6 +16,9 @@ use crate::trace::{Fate, Happening, Hash, Party};
 /// How long a replica waits for a snapshot that does not come, in nanoseconds.
 const FETCH_PATIENCE: u64 = 200 * MILLISECOND;
 
+/// How often a slow answer to a fetch makes progress.
+const TRICKLE: u64 = 20 * MILLISECOND;
+
 impl<P: Protocol> World<P> {
     pub(super) fn start(&mut self, replica: ReplicaId) {
         if self.is_lost(self.member(replica)) {
@@ -109,7 +112,7 @@ impl<P: Protocol> World<P> {
         for (to, message) in &effects.send {
             self.transmit(replica, *to, message);
         }
-        if let Some(fetch) = effects.fetch {
+        for fetch in effects.fetch {
             self.fetch(replica, &fetch);
         }
         if let Some(offer) = effects.offer {
@@ -372,6 +375,16 @@ impl<P: Protocol> World<P> {
             None => Event::FetchAnswered(fetch),
         };
         self.after(after, event);
+        self.fetch_trickles(fetch, self.now + after);
+    }
+
+    /// An answer that takes long makes progress meanwhile.
+    pub(super) fn fetch_trickles(&mut self, fetch: FetchFlight, until: u64) {
+        let FetchFlight { by, from, life } = fetch;
+        if self.host(by).life == life && self.now < until {
+            self.arrive(by, Item::FetchProgressed(from));
+            self.after(TRICKLE, Event::FetchTrickles(fetch, until));
+        }
     }
 
     /// A snapshot has been on its way for long, and comes unless the link is cut.
