@@ -1,5 +1,7 @@
 //! The frames between a client and a replica.
 
+use std::fmt;
+
 use bytes::Bytes;
 use quorate_core::codec::{self, DecodeError, EncodeError, FORMAT_VERSION, MESSAGE_LIMIT};
 use quorate_core::consensus::{ProposeError, ReadError, ReadLevel};
@@ -8,8 +10,8 @@ use quorate_core::id::ReplicaId;
 use quorate_core::ledger::Traffic;
 use quorate_core::protocol::Status;
 use quorate_core::request::Batch;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// What a client asks of a replica.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -67,12 +69,18 @@ pub struct Report {
 /// takes.
 const FRAME_BYTES: usize = MESSAGE_LIMIT / 4;
 
+/// The most asks or replies that share a frame. Some take a few bytes encoded, and many times that in
+/// memory: the bytes of a frame do not bound what it is decoded to.
+const FRAME_ITEMS: usize = 4096;
+
 /// Encodes asks, or replies, in as few frames as their sizes allow.
 pub(crate) fn seal<T: Serialize>(items: &[T]) -> Result<Vec<Bytes>, EncodeError> {
-    let mut frame = vec![FORMAT_VERSION];
-    codec::encode_into(&items, &mut frame)?;
-    if frame.len() <= FRAME_BYTES || items.len() < 2 {
-        return Ok(vec![frame.into()]);
+    if items.len() <= FRAME_ITEMS {
+        let mut frame = vec![FORMAT_VERSION];
+        codec::encode_into(&items, &mut frame)?;
+        if frame.len() <= FRAME_BYTES || items.len() < 2 {
+            return Ok(vec![frame.into()]);
+        }
     }
     let (first, second) = items.split_at(items.len() / 2);
     let mut frames = seal(first)?;
@@ -83,12 +91,42 @@ pub(crate) fn seal<T: Serialize>(items: &[T]) -> Result<Vec<Bytes>, EncodeError>
 /// Decodes a frame.
 pub(crate) fn open<T: DeserializeOwned>(frame: &[u8]) -> Result<Vec<T>, DecodeError> {
     match frame.split_first() {
-        Some((&FORMAT_VERSION, rest)) => codec::decode("client frame", rest),
+        Some((&FORMAT_VERSION, rest)) => {
+            let items: Items<T> = codec::decode("client frame", rest)?;
+            Ok(items.0)
+        }
         Some((version, _)) => {
             let reason = format!("format {version}, where {FORMAT_VERSION} is spoken");
             Err(DecodeError::new("client frame", reason))
         }
         None => Err(DecodeError::new("client frame", "it is empty")),
+    }
+}
+
+/// The items of a frame: no more than [`FRAME_ITEMS`].
+struct Items<T>(Vec<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Items<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_seq(Items(Vec::new()))
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Items<T> {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at most {FRAME_ITEMS} items")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<Self, A::Error> {
+        while let Some(item) = items.next_element()? {
+            if self.0.len() == FRAME_ITEMS {
+                return Err(A::Error::invalid_length(FRAME_ITEMS + 1, &self));
+            }
+            self.0.push(item);
+        }
+        Ok(self)
     }
 }
 
@@ -108,5 +146,24 @@ mod tests {
         });
         assert!(numbers.eq(0..40));
         assert_eq!(seal(&replies[..2]).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_frame_has_so_many_items_and_no_more() {
+        let asks = |count: usize| vec![Ask::Status(7, false); count];
+        let sealed = |count| {
+            let mut frame = vec![FORMAT_VERSION];
+            codec::encode_into(&asks(count), &mut frame).unwrap();
+            frame
+        };
+        assert_eq!(
+            open::<Ask>(&sealed(FRAME_ITEMS)).unwrap().len(),
+            FRAME_ITEMS
+        );
+        assert!(open::<Ask>(&sealed(FRAME_ITEMS + 1)).is_err());
+        // What a correct client has beyond that is in several frames.
+        let frames = seal(&asks(3 * FRAME_ITEMS)).unwrap();
+        let counts = frames.iter().map(|frame| open::<Ask>(frame).unwrap().len());
+        assert_eq!(counts.sum::<usize>(), 3 * FRAME_ITEMS);
     }
 }

@@ -85,10 +85,11 @@ impl Digests {
         Some((std::mem::take(&mut self.waiting), report))
     }
 
-    /// The digest of the state is being made, that goes with `report`.
-    pub(crate) fn begin(&mut self, report: Report) {
+    /// The digest of the state is being made, that goes with `report`. It was `begun` when the state
+    /// was about to be written, for which all others wait.
+    pub(crate) fn begin(&mut self, report: Report, begun: Instant) {
         let askers = std::mem::take(&mut self.waiting);
-        self.making = Some((askers, Instant::now(), report));
+        self.making = Some((askers, begun, report));
     }
 
     /// The digest is made: gives who waited for it.
@@ -147,7 +148,7 @@ mod tests {
         assert_eq!(taken.count(), WAITING);
         assert!(ask(&mut digests, 2, 0), "another is not kept out");
         assert_eq!(digests.due(), Some(Instant::now()));
-        digests.begin(report(7));
+        digests.begin(report(7), Instant::now());
         assert!(ask(&mut digests, 3, 0));
         assert_eq!(digests.due(), None, "one at a time");
         tokio::time::advance(Duration::from_millis(50)).await;
@@ -168,7 +169,7 @@ mod tests {
             ask(&mut digests, 1, made);
             assert!(digests.answered(made).is_none(), "the state has changed");
             tokio::time::sleep_until(digests.due().unwrap()).await;
-            digests.begin(report(made));
+            digests.begin(report(made), Instant::now());
             tokio::time::advance(Duration::from_millis(100)).await;
             assert!(digests.made(Digest::of(b"")).is_some());
             made += 1;
@@ -177,5 +178,18 @@ mod tests {
         ask(&mut digests, 1, 0);
         digests.forget(ConnectionId(1));
         assert_eq!(digests.due(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_in_which_the_state_is_written_counts() {
+        let mut digests = Digests::new();
+        ask(&mut digests, 1, 0);
+        let begun = Instant::now();
+        let writing = Duration::from_millis(200);
+        tokio::time::advance(writing).await;
+        digests.begin(report(1), begun);
+        assert!(digests.made(Digest::of(b"")).is_some());
+        ask(&mut digests, 1, 1);
+        assert_eq!(digests.due(), Some(Instant::now() + writing * REST));
     }
 }

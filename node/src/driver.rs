@@ -312,9 +312,10 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         if self.digests.due().is_none_or(|due| due > Instant::now()) {
             return;
         }
+        let begun = Instant::now();
         match self.replica.state() {
             Ok(state) => {
-                self.digests.begin(self.standing());
+                self.digests.begin(self.standing(), begun);
                 let inbox = self.inbox.0.clone();
                 tokio::task::spawn_blocking(move || {
                     let digested = Happening::Digested(Digest::of(&state));
