@@ -40,6 +40,7 @@ pub const SESSIONS_PER_CLIENT: usize = MAX_SESSIONS / 4;
 /// Answers to queries are not kept: a query changes nothing, and one that is asked again is
 /// answered again, from the state where it is ordered then.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Table")]
 pub struct Sessions {
     opened: u64,
     /// The highest [`Session::since`] of all that were forgotten of clients that have none now.
@@ -48,6 +49,78 @@ pub struct Sessions {
     clients: BTreeMap<PublicKey, Holder>,
     /// How many in the table are open.
     open: usize,
+    #[serde(skip)]
+    ages: Ages,
+}
+
+/// What is written of the sessions.
+#[derive(Deserialize)]
+struct Table {
+    opened: u64,
+    forgotten: u64,
+    table: BTreeMap<SessionId, Session>,
+    clients: BTreeMap<PublicKey, Holder>,
+    open: usize,
+}
+
+impl From<Table> for Sessions {
+    fn from(written: Table) -> Self {
+        let Table {
+            opened,
+            forgotten,
+            table,
+            clients,
+            open,
+        } = written;
+        Sessions {
+            ages: Ages::of(&table, &clients),
+            opened,
+            forgotten,
+            table,
+            clients,
+            open,
+        }
+    }
+}
+
+/// Who is to be forgotten next: follows from the table, and is kept so that an opening need not look
+/// through all of it. A small batch of openings would stop every replica for seconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Ages {
+    /// The sessions of each client, those that are closed first, and then those not used for longest:
+    /// client, whether it is open, [`Session::used`], number.
+    sessions: BTreeSet<(PublicKey, bool, u64, u64)>,
+    /// How many each client has.
+    counts: BTreeSet<(usize, PublicKey)>,
+}
+
+impl Ages {
+    fn of(table: &BTreeMap<SessionId, Session>, clients: &BTreeMap<PublicKey, Holder>) -> Self {
+        let sessions = table.iter().map(|(id, session)| session.age(*id));
+        let counts = clients.iter().map(|(key, c)| (c.sessions, *key));
+        Ages {
+            sessions: sessions.collect(),
+            counts: counts.collect(),
+        }
+    }
+
+    fn oldest_of(&self, client: PublicKey) -> Option<SessionId> {
+        let from = (client, false, 0, 0);
+        let (key, .., number) = *self.sessions.range(from..).next()?;
+        (key == client).then_some(SessionId { client, number })
+    }
+
+    fn of_the_most(&self) -> Option<PublicKey> {
+        self.counts.last().map(|(_, key)| *key)
+    }
+
+    /// A client has another number of sessions than before; none is nothing.
+    fn count(&mut self, client: PublicKey, before: usize, now: usize) {
+        self.counts.remove(&(before, client));
+        if now > 0 {
+            self.counts.insert((now, client));
+        }
+    }
 }
 
 /// What is known of a client that has sessions.
@@ -83,6 +156,19 @@ struct Session {
 }
 
 impl Session {
+    fn age(&self, id: SessionId) -> (PublicKey, bool, u64, u64) {
+        (id.client, !self.closed, self.used, id.number)
+    }
+
+    /// Notes that it is used, and how many sessions have been opened by then.
+    fn use_at(&mut self, id: SessionId, used: u64, ages: &mut Ages) {
+        if self.used != used {
+            ages.sessions.remove(&self.age(id));
+            self.used = used;
+            ages.sessions.insert(self.age(id));
+        }
+    }
+
     /// What has been executed is remembered apart from the answers: that a client has an answer
     /// does not mean that every replica has executed the request, where order is free.
     fn standing(&self, sequence: u64) -> Standing {
@@ -197,7 +283,7 @@ impl Sessions {
         match session.standing(request.sequence) {
             Standing::New => {
                 let answer = apply();
-                session.used = used;
+                session.use_at(request.session, used, &mut self.ages);
                 session.executed(request.sequence, request.answered);
                 session.keep(request.sequence, answer.clone());
                 session.trim(most);
@@ -220,13 +306,15 @@ impl Sessions {
         let Some(session) = session.filter(|session| !session.closed) else {
             return Err(Standing::Expired);
         };
-        if !session.may_ask(request.sequence) {
-            return Err(Standing::Dropped);
-        }
-        session.used = used;
+        let may_ask = session.may_ask(request.sequence);
+        // Whether it is answered depends on what was executed before, and nothing else may.
+        session.use_at(request.session, used, &mut self.ages);
         session.executed(request.sequence, request.answered);
         session.trim(most);
-        Ok(ask())
+        match may_ask {
+            true => Ok(ask()),
+            false => Err(Standing::Dropped),
+        }
     }
 
     /// How many bytes of answers a session may keep. Between the openings and closings of sessions
@@ -270,12 +358,15 @@ impl Sessions {
         }
         self.opened += 1;
         self.open += 1;
-        self.clients.entry(session.client).or_default().sessions += 1;
+        let count = &mut self.clients.entry(session.client).or_default().sessions;
+        *count += 1;
+        self.ages.count(session.client, *count - 1, *count);
         let new = Session {
             since: self.opened,
             used: self.opened,
             ..Session::default()
         };
+        self.ages.sessions.insert(new.age(session));
         self.table.insert(session, new);
         if (self.open - 1).is_power_of_two() {
             self.trim();
@@ -293,28 +384,24 @@ impl Sessions {
 
     /// Forgets a session of the client that has the most: no other can make it forget one.
     fn forget_one_of_the_most(&mut self) {
-        let most = self
-            .clients
-            .iter()
-            .max_by_key(|(key, c)| (c.sessions, **key));
-        if let Some(key) = most.map(|(key, _)| *key) {
+        if let Some(key) = self.ages.of_the_most() {
             self.forget_one_of(key);
         }
     }
 
     /// Forgets the closed or else open session that a client has not used for longest.
     fn forget_one_of(&mut self, client: PublicKey) {
-        let own = self.table.iter().filter(|(id, _)| id.client == client);
-        let oldest = own.min_by_key(|(id, s)| (!s.closed, s.used, **id));
-        let Some(forgotten) = oldest
-            .map(|(id, _)| *id)
-            .and_then(|id| self.table.remove(&id))
+        let oldest = self.ages.oldest_of(client);
+        let Some((id, forgotten)) = oldest.and_then(|id| Some((id, self.table.remove(&id)?)))
         else {
             return;
         };
+        self.ages.sessions.remove(&forgotten.age(id));
         self.open -= usize::from(!forgotten.closed);
         if let Some(holder) = self.clients.get_mut(&client) {
             holder.sessions -= 1;
+            self.ages
+                .count(client, holder.sessions + 1, holder.sessions);
             holder.forgotten = holder.forgotten.max(forgotten.since);
             if holder.sessions == 0 {
                 self.forgotten = self.forgotten.max(holder.forgotten);
@@ -325,11 +412,13 @@ impl Sessions {
 
     /// Closes a session, whose client has all answers. What is left of it takes next to nothing.
     pub fn close(&mut self, session: SessionId) {
-        let used = self.opened;
-        if let Some(session) = self.table.get_mut(&session)
+        let (id, used) = (session, self.opened);
+        if let Some(session) = self.table.get_mut(&id)
             && !session.closed
         {
+            self.ages.sessions.remove(&session.age(id));
             session.close(used);
+            self.ages.sessions.insert(session.age(id));
             self.open -= 1;
         }
     }

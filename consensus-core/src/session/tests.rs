@@ -292,3 +292,57 @@ fn an_answer_larger_than_a_share_is_not_kept() {
     assert_eq!(sessions.answer_bytes(), 0);
     assert_eq!(sessions.standing(id(1), 2), Standing::Dropped);
 }
+
+/// A query may be executed after a command that says that its client has the answer: at a replica
+/// that executes in another order, where order is free.
+#[test]
+fn in_which_order_queries_and_commands_are_executed_does_not_matter() {
+    let run = |query_first: bool, answered: u64| {
+        let mut sessions = Sessions::default();
+        assert!(sessions.open(id(1), 0));
+        (1..5).for_each(|sequence| execute(&mut sessions, 1, sequence, 0, "x"));
+        let ask = |sessions: &mut Sessions| drop(query(sessions, 5, 0));
+        if query_first {
+            ask(&mut sessions);
+        }
+        execute(&mut sessions, 1, answered, answered, "x");
+        if !query_first {
+            ask(&mut sessions);
+        }
+        sessions
+    };
+    for answered in [6, 4 + WINDOW, 5 + WINDOW, 6 + WINDOW] {
+        assert!(run(true, answered) == run(false, answered), "{answered}");
+    }
+}
+
+/// Who is forgotten next is known without looking through the table, and is the one that a look
+/// through it finds, after a restart too.
+#[test]
+fn who_is_forgotten_next_follows_from_the_table() {
+    let mut sessions = Sessions::default();
+    let client = |n: u64| PublicKey([n as u8; 32]);
+    let oldest = |sessions: &Sessions, client| {
+        let own = sessions.table.iter().filter(|(id, _)| id.client == client);
+        own.min_by_key(|(id, s)| (!s.closed, s.used, **id))
+            .map(|(id, _)| *id)
+    };
+    for step in 0..3_000 {
+        let (client, number) = (client(step * step % 5), step % 11);
+        let id = SessionId { client, number };
+        match step * 7 % 4 {
+            0 => sessions.close(id),
+            1 => sessions.forget_one_of(client),
+            2 => drop(sessions.open(id, sessions.opened())),
+            _ => drop(sessions.execute(&request(id, step), Bytes::new)),
+        }
+        assert_eq!(sessions.ages, Ages::of(&sessions.table, &sessions.clients));
+        assert_eq!(sessions.ages.oldest_of(client), oldest(&sessions, client));
+        let most = sessions.clients.iter();
+        let most = most.max_by_key(|(key, c)| (c.sessions, **key));
+        assert_eq!(sessions.ages.of_the_most(), most.map(|(key, _)| *key));
+    }
+    let written = crate::codec::encode(&sessions).unwrap();
+    let read: Sessions = crate::codec::decode("sessions", &written).unwrap();
+    assert!(read == sessions && !sessions.is_empty());
+}
