@@ -50,12 +50,24 @@ struct UnderWay {
 
 impl Fetching {
     /// Notes a wish: whom to ask, unless one that was asked may yet answer.
-    fn wish(&mut self, now: Time, wish: &Fetch, others: ReplicaSet) -> Option<Fetch> {
+    fn wish(
+        &mut self,
+        now: Time,
+        wish: &Fetch,
+        (others, patience): (ReplicaSet, Duration),
+    ) -> Option<Fetch> {
         if let Some(under_way) = &mut self.under_way {
             if wish.at_least.covers(&under_way.fetch.at_least) {
                 under_way.fetch.at_least = wish.at_least.clone();
             }
-            return None;
+            // All have been asked, and one of them makes progress and no end of it: the others may
+            // have by now what they lacked.
+            let again = others.without(under_way.asked).is_empty();
+            if !again || now < under_way.last + patience {
+                return None;
+            }
+            under_way.asked = under_way.heard.keys().copied().collect();
+            return self.next(now, others, wish.from);
         }
         self.under_way = Some(UnderWay {
             fetch: wish.clone(),
@@ -148,7 +160,8 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
     pub(super) fn wish(&mut self, now: Time, wish: &Fetch) {
         if self.is_ahead(&wish.at_least) && !self.snapshots.is_installing() {
             let others = self.others().collect();
-            let fetch = self.fetching.wish(now, wish, others);
+            let asked = (others, self.settings.fetch_patience);
+            let fetch = self.fetching.wish(now, wish, asked);
             self.effects.fetch.extend(fetch);
         }
     }
@@ -309,46 +322,38 @@ mod tests {
         fetching.failed(Time(2), ReplicaId(from), others())
     }
 
+    fn wished(fetching: &mut Fetching, now: u64, wish: &Fetch) -> Option<Fetch> {
+        fetching.wish(Time(now), wish, (others(), PATIENCE))
+    }
+
     #[test]
     fn each_is_asked_once_from_the_one_named_on_and_then_none() {
         let mut fetching = Fetching::default();
-        assert_eq!(
-            asked(fetching.wish(Time(0), &wish(2, 5), others())),
-            Some(2)
-        );
-        assert_eq!(asked(fetching.wish(Time(1), &wish(0, 5), others())), None);
+        assert_eq!(asked(wished(&mut fetching, 0, &wish(2, 5))), Some(2));
+        assert_eq!(asked(wished(&mut fetching, 1, &wish(0, 5))), None);
         assert_eq!(asked(fail(&mut fetching, 2)), Some(3));
         assert_eq!(asked(fail(&mut fetching, 3)), Some(0));
         assert_eq!(asked(fail(&mut fetching, 0)), None);
         assert_eq!(fetching.given_up(PATIENCE), None);
-        assert_eq!(
-            asked(fetching.wish(Time(5), &wish(2, 5), others())),
-            Some(2)
-        );
+        assert_eq!(asked(wished(&mut fetching, 5, &wish(2, 5))), Some(2));
     }
 
     #[test]
     fn who_failed_is_asked_after_the_others_until_all_have_or_it_answers() {
         let mut fetching = Fetching::default();
-        fetching.wish(Time(0), &wish(2, 5), others());
+        wished(&mut fetching, 0, &wish(2, 5));
         fail(&mut fetching, 2);
         fetching.succeeded(ReplicaId(3));
-        assert_eq!(
-            asked(fetching.wish(Time(2), &wish(2, 9), others())),
-            Some(3)
-        );
+        assert_eq!(asked(wished(&mut fetching, 2, &wish(2, 9))), Some(3));
         assert_eq!(asked(fail(&mut fetching, 3)), Some(0));
         fetching.succeeded(ReplicaId(2));
-        assert_eq!(
-            asked(fetching.wish(Time(4), &wish(2, 9), others())),
-            Some(2)
-        );
+        assert_eq!(asked(wished(&mut fetching, 4, &wish(2, 9))), Some(2));
     }
 
     #[test]
     fn progress_puts_the_deadline_off_and_only_that_of_the_one_that_was_asked() {
         let mut fetching = Fetching::default();
-        fetching.wish(Time(0), &wish(2, 5), others());
+        wished(&mut fetching, 0, &wish(2, 5));
         fetching.progressed(Time(7), ReplicaId(2));
         fetching.progressed(Time(9), ReplicaId(3));
         let given_up = (ReplicaId(2), Time(7) + PATIENCE);
@@ -358,7 +363,7 @@ mod tests {
     #[test]
     fn one_that_comes_to_no_end_is_one_of_several() {
         let mut fetching = Fetching::default();
-        fetching.wish(Time(0), &wish(2, 5), others());
+        wished(&mut fetching, 0, &wish(2, 5));
         let slow = Time(0) + SLOW * PATIENCE;
         assert_eq!(fetching.slow(PATIENCE, others()), Some(slow));
         assert_eq!(asked(fetching.as_well(Time(1), others())), Some(3));
@@ -371,6 +376,13 @@ mod tests {
         assert_eq!(asked(fail(&mut fetching, 2)), None, "it was given up");
         fail(&mut fetching, 0);
         assert!(fetching.is_asked(ReplicaId(3)), "it may yet answer");
+        // Those that have failed are asked again, and not at once.
+        let later = Time(2) + PATIENCE;
+        assert_eq!(wished(&mut fetching, later.0 - 1, &wish(2, 5)), None);
+        assert_eq!(asked(wished(&mut fetching, later.0, &wish(3, 5))), Some(0));
+        assert_eq!(wished(&mut fetching, later.0, &wish(2, 5)), None);
+        fail(&mut fetching, 0);
+        fail(&mut fetching, 2);
         fail(&mut fetching, 3);
         assert!(fetching.under_way.is_none());
     }
@@ -378,9 +390,9 @@ mod tests {
     #[test]
     fn the_next_is_asked_for_what_is_wished_for_by_then() {
         let mut fetching = Fetching::default();
-        fetching.wish(Time(0), &wish(2, 5), others());
-        fetching.wish(Time(1), &wish(2, 8), others());
-        fetching.wish(Time(1), &wish(2, 6), others());
+        wished(&mut fetching, 0, &wish(2, 5));
+        wished(&mut fetching, 1, &wish(2, 8));
+        wished(&mut fetching, 1, &wish(2, 6));
         let next = fail(&mut fetching, 2);
         assert_eq!(next, Some(wish(3, 8)));
     }
