@@ -474,7 +474,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         let checkpoint = commit.checkpoint;
         self.ledger.entries += 1;
         self.effects.executed.push(commit);
-        if checkpoint && !self.snapshots.is_installing() {
+        if checkpoint && !self.snapshots.is_installing() && !self.snapshots.are_many() {
             self.take_snapshot();
         }
     }

@@ -20,7 +20,7 @@ use crate::peer::{PeerState, Shared, run_link};
 use crate::settings::{CLIENT_SEND_WINDOW_BYTES, Settings};
 
 /// How many may be in the handshake at a time that call from elsewhere than a member's address.
-const HANDSHAKES: usize = 256;
+pub(crate) const HANDSHAKES: usize = 256;
 
 /// How many that call from a member's address.
 const MEMBERS_HANDSHAKES: usize = 64;
@@ -364,5 +364,17 @@ struct Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.sink.outlet.close(Close::Done);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_repeated_is_said_ever_more_rarely() {
+        let counter = AtomicU64::new(0);
+        let said = (0..100).filter_map(|_| worth_saying(&counter));
+        assert_eq!(said.collect::<Vec<_>>(), [1, 2, 4, 8, 16, 32, 64]);
     }
 }

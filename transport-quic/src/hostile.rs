@@ -24,6 +24,7 @@ use crate::quic::{Peer, QuicConfig, QuicEndpoint, QuicTransport};
 use crate::settings::{Settings, Trust};
 
 mod bulk;
+mod handshakes;
 mod lives;
 
 const GROUP: GroupId = GroupId(3);
@@ -154,10 +155,17 @@ fn credentials(epoch: Epoch, acquaintances: Arc<dyn Acquaintances>) -> Credentia
 
 impl World {
     fn new() -> World {
-        World::remembering(forgetful())
+        World::of(config, forgetful())
     }
 
     fn remembering(acquaintances: Arc<dyn Acquaintances>) -> World {
+        World::of(config, acquaintances)
+    }
+
+    fn of(
+        config: impl Fn(u8, SocketAddr) -> QuicConfig,
+        acquaintances: Arc<dyn Acquaintances>,
+    ) -> World {
         let bound = [0, 1, 2].map(|id| QuicTransport::bind(config(id, any_port())).unwrap());
         let addresses = [0, 1, 2].map(|i: usize| bound[i].local_addr());
         let [zero, target, two] = bound;
@@ -503,29 +511,6 @@ async fn one_key_has_a_bounded_number_of_connections_and_leaves_room_for_others(
     while world.dial(&key(50), Caller::Client).await.is_err() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-}
-
-/// Datagrams that begin a handshake, more than there are slots, from one who never goes on with it:
-/// they were meant for somebody else.
-#[tokio::test]
-async fn half_open_handshakes_keep_nobody_out() {
-    let world = World::new();
-    let elsewhere = tokio::net::UdpSocket::bind(any_port()).await.unwrap();
-    let address = elsewhere.local_addr().unwrap();
-    let mut calls = Vec::new();
-    for _ in 0..400 {
-        let tls = world.tls(&key(60), &key(1), Caller::Client, GROUP);
-        let call = world.endpoint.connect_with(tls, address, SERVER_NAME);
-        calls.push(call.unwrap());
-        let mut datagram = [0; 1500];
-        let (bytes, _) = elsewhere.recv_from(&mut datagram).await.unwrap();
-        elsewhere
-            .send_to(&datagram[..bytes], world.address)
-            .await
-            .unwrap();
-    }
-    let (_connection, mut opened) = world.dial(&key(50), Caller::Client).await.unwrap();
-    opened.sending.write_all(&[0; 4]).await.unwrap();
 }
 
 #[tokio::test]

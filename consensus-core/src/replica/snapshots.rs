@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::frontier::Frontier;
 use crate::storage::{Snapshot, Ticket};
 
-/// How many snapshots of this replica's own wait for the protocol's word on them.
+/// How many snapshots of this replica's own wait to be saved, and then for the protocol's word on them.
 const KEPT: usize = 4;
 
 #[derive(Debug, Default)]
@@ -42,6 +42,12 @@ impl Snapshots {
     /// Whether a snapshot is being saved, or was taken and is about to be.
     pub(super) fn is_busy(&self) -> bool {
         !self.taken.is_empty() || !self.saving.is_empty()
+    }
+
+    /// Whether so many wait to be saved that no other is to be taken: each is the whole state, and a
+    /// disk may hang, or be full, for long.
+    pub(super) fn are_many(&self) -> bool {
+        self.taken.len() + self.saving.len() >= KEPT
     }
 
     /// Whether a snapshot was taken that is not being saved yet.

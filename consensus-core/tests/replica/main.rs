@@ -9,6 +9,7 @@ use bytes::Bytes;
 use quorate_core::codec::MESSAGE_LIMIT;
 use quorate_core::consensus::{ProposeError, ReadError, ReadLevel};
 use quorate_core::crypto::Verifier;
+use quorate_core::frontier::Frontier;
 use quorate_core::id::{ReplicaId, Slot, Time};
 use quorate_core::protocol::{Event, ReadAnswer, Verified};
 use quorate_core::replica::{Halt, Mutant, ReadToken, Replica, Settings};
@@ -456,6 +457,32 @@ fn a_snapshot_is_saved_only_when_all_records_written_before_it_are_durable() {
     replica.durable(second);
     let effects = replica.end_turn(NOW);
     assert_eq!((effects.executed.len(), effects.save.len()), (1, 1));
+}
+
+/// Each is the whole state. Of those that wait at the bound none is lost, and when they are saved the
+/// next is taken.
+#[test]
+fn snapshots_at_checkpoints_do_not_gather_without_end_while_none_can_be_saved() {
+    let config = Config {
+        checkpoints: true,
+        ..CONFIG
+    };
+    let mut replica = replica(config, Settings::default(), Stored::default());
+    propose(&mut replica, request(0, Operation::Open));
+    let mut saves = Vec::new();
+    for sequence in 1..=20 {
+        propose(&mut replica, request(sequence, Operation::Apply(b"x")));
+        while let Some(append) = replica.end_turn(NOW).append {
+            replica.durable(append.ticket);
+            saves.extend(replica.end_turn(NOW).save);
+        }
+    }
+    assert_eq!((replica.executed(), saves.len()), (20, 4));
+    replica.saved(NOW, saves.last().unwrap().0);
+    let rewritten = settle(&mut replica);
+    assert_eq!(rewritten.offer.unwrap().id, saves.last().unwrap().1.id);
+    let next = apply(&mut replica, 21, "x");
+    assert_eq!(next.offer.unwrap().id.at, Frontier::single(Slot(21)));
 }
 
 #[test]

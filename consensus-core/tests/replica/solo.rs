@@ -39,6 +39,8 @@ pub(crate) struct Config {
     pub(crate) times: &'static [u64],
     /// It notes with its next record what it has committed.
     pub(crate) notes: bool,
+    /// All replicas are to take a snapshot after each entry.
+    pub(crate) checkpoints: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -168,7 +170,7 @@ impl Solo {
         out.commit(Commit {
             id: EntryId::single(self.next),
             batch,
-            checkpoint: false,
+            checkpoint: self.config.checkpoints,
             agreed: time.map(agreed),
         });
         self.next = self.next.next();
@@ -213,6 +215,7 @@ pub(crate) const CONFIG: Config = Config {
     behind: false,
     times: &[],
     notes: false,
+    checkpoints: false,
 };
 
 pub(crate) fn session() -> SessionId {

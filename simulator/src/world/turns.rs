@@ -16,8 +16,9 @@ use crate::trace::{Fate, Happening, Hash, Party};
 /// How long a replica waits for a snapshot that does not come, in nanoseconds.
 const FETCH_PATIENCE: u64 = 200 * MILLISECOND;
 
-/// How often a slow answer to a fetch makes progress.
+/// How often a slow answer to a fetch makes progress, and for how long: then it stalls.
 const TRICKLE: u64 = 20 * MILLISECOND;
+const TRICKLES: u64 = 2_000 * MILLISECOND;
 
 impl<P: Protocol> World<P> {
     pub(super) fn start(&mut self, replica: ReplicaId) {
@@ -375,10 +376,10 @@ impl<P: Protocol> World<P> {
             None => Event::FetchAnswered(fetch),
         };
         self.after(after, event);
-        self.fetch_trickles(fetch, self.now + after);
+        self.fetch_trickles(fetch, self.now + after.min(TRICKLES));
     }
 
-    /// An answer that takes long makes progress meanwhile.
+    /// An answer that takes long makes progress for a while.
     pub(super) fn fetch_trickles(&mut self, fetch: FetchFlight, until: u64) {
         let FetchFlight { by, from, life } = fetch;
         if self.host(by).life == life && self.now < until {
