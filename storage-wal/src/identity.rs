@@ -277,6 +277,7 @@ fn unnamed(disk: &Disk) -> StorageError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::Faults;
 
     fn deed(log: Option<u64>) -> Deed {
         let owner = Identity {
@@ -306,5 +307,27 @@ mod tests {
             assert!(Deed::decode(&changed).is_err(), "{changed}");
             assert!(Deed::decode(&text[..at]).is_err(), "{at}");
         }
+    }
+
+    /// One that was begun before directories were bound.
+    #[test]
+    fn a_log_that_is_bound_to_nothing_is_bound_when_it_is_claimed() {
+        let home = tempfile::tempdir().unwrap();
+        let disk = Disk::new(home.path(), Faults::default());
+        let bound = deed(Some(9));
+        let header = segment::Header {
+            number: 1,
+            log: 9,
+            size: 512,
+        };
+        segment::make_first(&disk, header).unwrap();
+        let found = crate::recovery::read(&disk, &[1], None).unwrap();
+        let unbound = Deed {
+            epoch: None,
+            ..bound.clone()
+        };
+        let epoch = bound.epoch.clone().unwrap();
+        unbound.claim(&disk, &epoch, &found, false).unwrap();
+        assert_eq!(Deed::load(&disk), Ok(Some(bound)));
     }
 }

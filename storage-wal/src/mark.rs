@@ -145,8 +145,14 @@ impl Marks {
 
 #[cfg(test)]
 mod tests {
+    use quorate_core::crypto::{GroupId, PublicKey};
+    use quorate_core::epoch::Epoch;
+    use quorate_core::id::ReplicaId;
+    use quorate_core::storage::{Completions, Ticket};
+
     use super::*;
     use crate::disk::Faults;
+    use crate::{Identity, Wal, WalOptions};
 
     fn mark(segment: u64, offset: u64) -> Mark {
         Mark {
@@ -188,5 +194,42 @@ mod tests {
         assert!(!mark(3, 64).is_beyond(3, 64));
         assert!(mark(3, 64).is_beyond(2, 4096));
         assert!(!mark(3, 64).is_beyond(4, 40));
+    }
+
+    struct Silent;
+
+    impl Completions for Silent {
+        fn durable(&self, _: Ticket) {}
+
+        fn saved(&self, _: Ticket) {}
+
+        fn failed(&self, error: StorageError) {
+            panic!("{error}");
+        }
+
+        fn short_of_room(&self, _: bool) {}
+    }
+
+    /// What lies behind the end of one that is open may be torn.
+    #[test]
+    fn only_a_log_that_is_closed_is_marked_as_closed() {
+        let home = tempfile::tempdir().unwrap();
+        let owner = Identity {
+            group: GroupId(1),
+            replica: ReplicaId(0),
+            key: PublicKey([7; 32]),
+            protocol: String::from("test"),
+        };
+        let epoch = Epoch::first(owner.group, &owner.protocol, &[owner.key]);
+        Wal::prepare(home.path(), &owner, None).unwrap();
+        let disk = Disk::new(home.path(), Faults::default());
+        let closed = || read(&disk).unwrap().unwrap().closed;
+        for _ in 0..2 {
+            let options = WalOptions::default();
+            let (log, _) = Wal::open(home.path(), &owner, &epoch, &options, Silent).unwrap();
+            assert!(!closed());
+            log.close();
+            assert!(closed());
+        }
     }
 }

@@ -4,6 +4,7 @@ mod support;
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use quorate_core::storage::StorageError;
 use quorate_storage_wal::WalOptions;
@@ -131,7 +132,7 @@ fn in_a_log_that_was_closed_the_last_record_is_known_too() {
 fn a_log_left_alone_is_marked() {
     let home = tempfile::tempdir().unwrap();
     let options = WalOptions {
-        mark_after: std::time::Duration::ZERO,
+        mark_after: Duration::ZERO,
         ..options()
     };
     let mut log = try_open(home.path(), &options).unwrap();
@@ -303,6 +304,65 @@ fn the_end_of_a_segment_is_vouched_for_before_there_is_anything_in_the_next() {
         matches!(error, Some(StorageError::Damaged { .. })),
         "{error:?}"
     );
+}
+
+/// A log that marks what is durable when nothing has come for so long, and its mark at the start.
+fn marking(home: &Path, segment_bytes: u64, after: Duration) -> (support::Log, Vec<u8>) {
+    let options = WalOptions {
+        segment_bytes,
+        mark_after: after,
+        ..options()
+    };
+    let log = try_open(home, &options).unwrap();
+    (log, fs::read(home.join("durable")).unwrap())
+}
+
+/// The last block with anything in it is lost, and a restart says so.
+fn assert_last_block_is_vouched_for(home: &Path) {
+    let crashed = image(home);
+    let file = segment(crashed.path(), 1);
+    let mut damaged = fs::read(&file).unwrap();
+    let last = (extent(&damaged) - 1) / 4096 * 4096;
+    damaged[last..].fill(0);
+    fs::write(&file, damaged).unwrap();
+    let error = try_open(crashed.path(), &large()).err();
+    assert!(
+        matches!(error, Some(StorageError::Damaged { .. })),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn what_is_durable_when_no_work_comes_is_vouched_for_beside_the_log() {
+    let home = tempfile::tempdir().unwrap();
+    let (mut log, before) = marking(home.path(), 64 << 10, Duration::ZERO);
+    log.append(&[&[1; 5_000], &[2; 3_000]]);
+    while fs::read(home.path().join("durable")).unwrap() == before {
+        std::thread::yield_now();
+    }
+    assert_last_block_is_vouched_for(home.path());
+}
+
+/// Work that leaves no pause.
+#[test]
+fn what_is_durable_is_vouched_for_now_and_then_while_work_never_ceases() {
+    let home = tempfile::tempdir().unwrap();
+    // Another segment would be one more reason.
+    let (mut log, before) = marking(home.path(), 4 << 20, Duration::from_millis(20));
+    let begun = Instant::now();
+    while fs::read(home.path().join("durable")).unwrap() == before {
+        log.append(&[b"work"]);
+        assert!(begun.elapsed() < Duration::from_secs(30), "nothing is said");
+    }
+}
+
+#[test]
+fn the_mark_of_another_log_vouches_for_nothing() {
+    let (longer, home) = (filled(true), tempfile::tempdir().unwrap());
+    drop(try_open(home.path(), &large()).unwrap());
+    let [from, to] = [&longer, &home].map(|home| home.path().join("durable"));
+    fs::copy(from, to).unwrap();
+    assert!(try_open(home.path(), &large()).is_ok());
 }
 
 /// It takes damage to both, the log and the mark beside it, to lose what was durable: and then it is

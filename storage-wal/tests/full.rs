@@ -38,12 +38,17 @@ fn full(path: &Path, room: u64) -> (Log, Faults) {
     if room < SEGMENT {
         expected.push(Said::ShortOfRoom(true));
     }
+    until_all(&log, expected);
+    (log, faults)
+}
+
+/// Waits until all of it has been said, in whatever order: it comes from several threads.
+fn until_all(log: &Log, mut expected: Vec<Said>) {
     while !expected.is_empty() {
         let said = log.said.recv().unwrap();
         assert!(!matches!(said, Said::Failed(_)), "{said:?}");
         expected.retain(|expected| *expected != said);
     }
-    (log, faults)
 }
 
 #[test]
@@ -132,8 +137,11 @@ fn what_a_rewrite_frees_is_room() {
     log.until(&Said::Durable(tickets[10]));
     until_prepared(home.path(), 5);
     faults.limit_room(0);
-    log.rewrite(&[b"state"]);
-    log.until(&Said::ShortOfRoom(false));
+    let rewritten = log.give(true, &[b"state"]);
+    until_all(
+        &log,
+        vec![Said::Durable(rewritten), Said::ShortOfRoom(false)],
+    );
     let tickets = give(&mut log, 8);
     log.until(&Said::Durable(tickets[7]));
     drop(log);

@@ -262,7 +262,8 @@ fn only_the_owner_can_read_a_directory_that_was_prepared() {
     let there_before = home.path().join("before");
     fs::create_dir(&there_before).unwrap();
     fs::set_permissions(&there_before, fs::Permissions::from_mode(0o755)).unwrap();
-    for path in [there_before, home.path().join("new/place")] {
+    let new = home.path().join("new");
+    for path in [there_before, new.join("place")] {
         Wal::prepare(&path, &owner(), None).unwrap();
         let mut log = open_again(&path, &options()).unwrap();
         log.append(&[b"promise"]);
@@ -281,4 +282,5 @@ fn only_the_owner_can_read_a_directory_that_was_prepared() {
         drop(log);
         assert_eq!(mode(&path), 0o750);
     }
+    assert_eq!(mode(&new), 0o700, "what was made above it");
 }

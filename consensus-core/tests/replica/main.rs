@@ -480,7 +480,8 @@ fn snapshots_at_checkpoints_do_not_gather_without_end_while_none_can_be_saved() 
     assert_eq!((replica.executed(), saves.len()), (20, 4));
     replica.saved(NOW, saves.last().unwrap().0);
     let rewritten = settle(&mut replica);
-    assert_eq!(rewritten.offer.unwrap().id, saves.last().unwrap().1.id);
+    let offered = rewritten.offer.unwrap().id.at.clone();
+    assert_eq!(offered, saves.last().unwrap().1.id.at);
     let next = apply(&mut replica, 21, "x");
     assert_eq!(next.offer.unwrap().id.at, Frontier::single(Slot(21)));
 }
