@@ -170,14 +170,15 @@ impl<P: Protocol, E: Enclosure<P::Message>> Driven<P, E> {
             spread((self.me, self.n), to, frame, &mut *send);
         }
         self.answered += effects.answers.len() as u64;
-        let more = effects.append.is_some() || !effects.save.is_empty() || effects.fetch.is_some();
+        let more =
+            effects.append.is_some() || !effects.save.is_empty() || !effects.fetch.is_empty();
         if let Some(append) = effects.append {
             self.replica.durable(append.ticket);
         }
         for (ticket, _) in effects.save {
             self.replica.saved(now, ticket);
         }
-        if let Some(fetch) = effects.fetch {
+        for fetch in effects.fetch {
             self.replica.fetched(now, fetch.from, None);
         }
         more
