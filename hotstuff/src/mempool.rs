@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use quorate_core::crypto::Digest;
-use quorate_core::id::{ReplicaId, Time};
+use quorate_core::id::{ReplicaId, Slot, Time};
 use quorate_core::request::Batch;
 
 use crate::config::Config;
+use crate::mutant::Mutant;
 
 /// How many batches are remembered that were committed of late, for copies that come late.
 const REMEMBERED: usize = 4096;
@@ -21,7 +22,8 @@ pub(crate) struct Mempool {
     next: u64,
     /// How many batches each replica has here, and their bytes.
     shares: Vec<(usize, usize)>,
-    committed: BTreeSet<Digest>,
+    /// What was committed of late, and at which height last.
+    committed: BTreeMap<Digest, Slot>,
     committed_order: VecDeque<Digest>,
 }
 
@@ -42,7 +44,7 @@ impl Mempool {
             order: BTreeMap::new(),
             next: 0,
             shares: vec![(0, 0); n],
-            committed: BTreeSet::new(),
+            committed: BTreeMap::new(),
             committed_order: VecDeque::new(),
         }
     }
@@ -61,17 +63,20 @@ impl Mempool {
         self.shares.iter().fold((0, 0), sum)
     }
 
-    /// Keeps a batch unless it is here, `origin` has too many here, or it is known to be
-    /// committed, which does not count if it comes `again`.
+    /// Keeps a batch unless it is here, `origin` has too many here, or it was committed beyond the
+    /// height through which who tells of it has `seen` what is: it will see that, or a state in
+    /// which it is, and tell of it once more if it still wants it.
     pub(crate) fn add(
         &mut self,
         now: Time,
         origin: ReplicaId,
         (batch, digest): (&Batch, Digest),
-        again: bool,
+        seen: Slot,
         config: &Config,
     ) {
-        let done = self.committed.contains(&digest) && !again;
+        let unseen = |height: &Slot| *height > seen;
+        let late = self.committed.get(&digest).is_some_and(unseen);
+        let done = late && !config.mutated(Mutant::LateCopiesOrderedAgain);
         let Some((count, bytes)) = self.shares.get_mut(origin.index()) else {
             return;
         };
@@ -106,10 +111,10 @@ impl Mempool {
         }
     }
 
-    /// A batch is committed.
-    pub(crate) fn committed(&mut self, digest: &Digest) {
+    /// A batch is committed at `height`.
+    pub(crate) fn committed(&mut self, digest: &Digest, height: Slot) {
         self.remove(digest);
-        if self.committed.insert(*digest) {
+        if self.committed.insert(*digest, height).is_none() {
             self.committed_order.push_back(*digest);
         }
         if self.committed_order.len() > REMEMBERED

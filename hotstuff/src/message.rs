@@ -21,9 +21,9 @@ pub enum Message {
     Forward {
         /// The requests.
         batch: Batch,
-        /// Whether the sender has waited for them in vain: they count even if the receiver has
-        /// seen them committed.
-        again: bool,
+        /// The sender has what is committed through this height, and still wants them: that the
+        /// receiver has seen them committed counts only if that was beyond.
+        seen: Slot,
     },
     /// The leader of a view extends a certified block. [Yin19 §5]
     Proposal(Box<Proposal>),

@@ -54,6 +54,8 @@ pub enum Mutant {
     StateByOneWord,
     /// A leader proposes batches that are in the branch already.
     BranchNotLookedAt,
+    /// What is told again is ordered again, though it was committed beyond what its sender had seen.
+    LateCopiesOrderedAgain,
     /// Requests go to the leader alone.
     RequestsToLeaderOnly,
     /// A leader that let a time-out pass with the votes for the block before its view is waited for

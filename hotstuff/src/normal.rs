@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use quorate_core::crypto::Digest;
-use quorate_core::id::{EntryId, ReplicaId, Time};
+use quorate_core::id::{EntryId, ReplicaId, Slot, Time};
 use quorate_core::protocol::{Commit, Dest};
 use quorate_core::request::Batch;
 
@@ -27,16 +27,17 @@ impl Hotstuff {
         let digest = batch.digest();
         let again = self.mempool.contains(&digest);
         let me = self.me;
+        let seen = self.tree.head().height;
         self.mempool
-            .add(now, me, (&batch, digest), true, &self.config);
+            .add(now, me, (&batch, digest), seen, &self.config);
         self.forwards.push((batch, again));
     }
 
     /// Takes requests of another replica's clients.
-    pub(crate) fn forwarded(&mut self, now: Time, from: ReplicaId, batch: &Batch, again: bool) {
+    pub(crate) fn forwarded(&mut self, now: Time, from: ReplicaId, batch: &Batch, seen: Slot) {
         let digest = batch.digest();
         self.mempool
-            .add(now, from, (batch, digest), again, &self.config);
+            .add(now, from, (batch, digest), seen, &self.config);
     }
 
     fn tell_requests(&mut self, proposed: &[Digest], out: &mut Out) {
@@ -46,7 +47,8 @@ impl Hotstuff {
                     true => Dest::One(self.leader_of(self.view).unwrap_or(self.me)),
                     false => Dest::Others,
                 };
-                out.send(to, Message::Forward { batch, again });
+                let seen = self.tree.head().height;
+                out.send(to, Message::Forward { batch, seen });
             }
         }
     }
@@ -219,7 +221,7 @@ impl Hotstuff {
     fn keep_proposed(&mut self, now: Time, from: ReplicaId, block: Block, out: &mut Out) {
         for (batch, digest) in block.payload().iter().zip(block.batches()) {
             let known = (batch, *digest);
-            self.mempool.add(now, from, known, false, &self.config);
+            self.mempool.add(now, from, known, Slot::ZERO, &self.config);
         }
         if self.tree.insert(block.id(), block) {
             self.bound_tree();
@@ -424,7 +426,7 @@ impl Hotstuff {
             let id = block.id();
             self.tree.commit(id);
             for digest in block.batches() {
-                self.mempool.committed(digest);
+                self.mempool.committed(digest, id.height);
             }
             out.persist_with_next(Record::Committed(id));
             out.commit(Commit {

@@ -175,10 +175,9 @@ impl Hotstuff {
         if proposed || self.config.mutated(Mutant::LeaderNotTold) {
             return;
         }
-        let room = self.config.max_block_bytes;
+        let (room, seen) = (self.config.max_block_bytes, self.tree.head().height);
         for batch in self.mempool.next_batches(&branch, room) {
-            let again = false;
-            out.send(Dest::One(leader), Message::Forward { batch, again });
+            out.send(Dest::One(leader), Message::Forward { batch, seen });
         }
     }
 
@@ -189,10 +188,9 @@ impl Hotstuff {
         // What is in the block voted for has been told by its leader.
         let branch = self.branch(&self.promised.voted);
         let branch = branch.map_or_else(BTreeSet::new, |(batches, _)| batches);
+        let seen = self.tree.head().height;
         for batch in self.mempool.overdue(now, patience, &branch, room) {
-            // Others may have seen it committed, and this replica may never see that.
-            let again = true;
-            out.send(Dest::Others, Message::Forward { batch, again });
+            out.send(Dest::Others, Message::Forward { batch, seen });
         }
         self.give_up(out);
     }

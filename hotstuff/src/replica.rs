@@ -73,7 +73,8 @@ pub struct Hotstuff {
     pub(crate) candidates: BTreeMap<ReplicaId, Candidate>,
     /// This replica has made the highest certificate, and has not told anyone.
     pub(crate) untold: bool,
-    /// Batches of this turn that others are to be told, unless a proposal has them.
+    /// Batches of this turn that others are to be told, unless a proposal has them and they were not
+    /// known before.
     pub(crate) forwards: Vec<(Batch, bool)>,
     /// Two certificates that contradict each other, or a commit.
     pub(crate) conflict: Option<(BlockId, BlockId)>,
@@ -149,7 +150,7 @@ impl Hotstuff {
     fn receive(&mut self, now: Time, from: ReplicaId, message: Message, out: &mut Out) {
         let before = self.view;
         match message {
-            Message::Forward { batch, again } => self.forwarded(now, from, &batch, again),
+            Message::Forward { batch, seen } => self.forwarded(now, from, &batch, seen),
             Message::Proposal(proposal) => self.proposal(now, from, *proposal, out),
             Message::Reserved(view) => self.reserved(from, view),
             Message::Vote(vote) => self.vote(now, from, vote, out),

@@ -124,8 +124,17 @@ fn four_replicas_survive_all_hardships() {
     }
 }
 
+/// Seed 0: with room for one batch in three views, two in five that were ordered had been committed before:
+/// what its replica tells again every 20 ms was taken for new where it came late, and a read waited for 10 s.
 #[test]
-#[ignore = "not mended: in seed 0 a read waits 10 s, not traced yet"]
+fn what_is_told_again_every_few_milliseconds_leaves_room_for_what_is_new() {
+    let drawn = (Faults::All, Hardships::ALL);
+    for rules in BOTH {
+        survive(&world(7, rules, drawn), [0]);
+    }
+}
+
+#[test]
 fn seven_replicas_survive_all_hardships() {
     let seeds = seeds().div_ceil(4).max(2);
     for rules in BOTH {

@@ -4,8 +4,8 @@ mod common;
 
 use common::{
     HotstuffCluster, HotstuffNode, Node, block, branch, certificate, certificate_by, cluster,
-    config, forged, genesis, given_up, kinds, proposal, proposal_with, proposals, r, signatures,
-    timeout_certificate, two_chain, verify, vote, votes,
+    command, config, forged, genesis, given_up, kinds, proposal, proposal_with, proposals, r,
+    signatures, timeout_certificate, two_chain, verify, vote, votes,
 };
 use std::time::Duration;
 
@@ -534,4 +534,19 @@ fn the_invariants_hold_in_every_replica_of_a_cluster_without_mutants() {
         assert!(!kinds(&messages).contains(&"timeout"));
         assert!(votes(&[]).is_empty());
     }
+}
+
+/// A copy that was told again before its batch was committed, and comes after that. [Yin19 §5]
+#[test]
+fn a_late_copy_of_what_is_committed_is_ordered_again_by_who_does_not_ask_what_its_sender_had_seen()
+{
+    harms_only(Mutant::LateCopiesOrderedAgain, |config| {
+        let mut cluster = cluster(4, config);
+        cluster.propose(3, "x");
+        let node = cluster.node(0);
+        let batch = command("x");
+        let seen = Slot(node.commits[0].id.slot.0 - 1);
+        node.receive(r(3), Message::Forward { batch, seen });
+        node.timers.contains_key(&Timer::View)
+    });
 }

@@ -247,7 +247,7 @@ impl Lies {
                 let other = self.batches.get(place).cloned();
                 Message::Forward {
                     batch: other.unwrap_or(batch),
-                    again: random.random_bool(0.5),
+                    seen: [Slot::ZERO, Slot(u64::MAX)][random.random_range(0..2)],
                 }
             }
             Message::Proposal(proposal) => {
