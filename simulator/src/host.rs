@@ -1,5 +1,6 @@
 //! A simulated machine: a replica, its clock, its disk, and what waits to be looked at.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use quorate_core::crypto::{GroupId, Members, SecretKey, Signer, Verifier};
 use quorate_core::id::{ReplicaId, ReplicaSet, Time, UnixTime};
 use quorate_core::ledger::Ledger;
 use quorate_core::protocol::{Context, FaultModel, Protocol, Verified};
-use quorate_core::replica::{Effects, Halt, Replica, Settings};
+use quorate_core::replica::{Effects, Halt, ReadToken, Replica, Settings};
 use quorate_core::storage::{Snapshot, StorageError, Ticket};
 use quorate_core::wire::Envelope;
 use rand::RngExt as _;
@@ -88,6 +89,8 @@ pub(crate) struct Host<P: Protocol> {
     pub(crate) place: Place,
     /// The fetched snapshot that is being saved.
     pub(crate) installing: Option<Ticket>,
+    /// The reads that its replica has under way.
+    reading: BTreeSet<ReadToken>,
     /// Whose frames may be anything.
     pub(crate) distrusts: ReplicaSet,
     /// What earlier lives have spent.
@@ -173,6 +176,7 @@ fn machine<P: Protocol>(
         offer: None,
         place: Place::default(),
         installing: None,
+        reading: BTreeSet::new(),
         distrusts: ReplicaSet::EMPTY,
         spent: Ledger::default(),
         verifier: verifier(&members),
@@ -239,6 +243,7 @@ impl<P: Protocol> Host<P> {
         self.busy_until = 0;
         self.offer = None;
         self.installing = None;
+        self.reading.clear();
     }
 
     /// What the replica has spent in all its lives.
@@ -279,7 +284,13 @@ impl<P: Protocol> Host<P> {
                         }
                     }
                 }
-                Item::Ask(ask) => turn.refused.extend(put(replica, &self.verifier, ask)),
+                Item::Ask(Ask::Read(token, _)) if is_known::<P>(&self.reading, token) => {}
+                Item::Ask(ask) => {
+                    if let Ask::Read(token, _) = &ask {
+                        self.reading.insert(*token);
+                    }
+                    turn.refused.extend(put(replica, &self.verifier, ask));
+                }
                 Item::Durable(ticket) => replica.durable(ticket),
                 Item::Saved(ticket) => {
                     turn.installed |= self.installing.take_if(|t| *t <= ticket).is_some();
@@ -296,6 +307,14 @@ impl<P: Protocol> Host<P> {
         }
         replica.tick(time);
         turn.effects = replica.end_turn(time);
+        let refused = turn.refused.iter().filter_map(|told| match told {
+            Told::Read(token, _) => Some(*token),
+            Told::Answer(..) => None,
+        });
+        let answered = turn.effects.reads.iter().map(|(token, _)| *token);
+        for token in refused.chain(answered) {
+            self.reading.remove(&token);
+        }
         let saves = &turn.effects.save;
         let save = saves.iter().find(|(_, saved)| fetched.contains(&saved.id));
         self.installing = save.map(|(ticket, _)| *ticket).or(self.installing);
@@ -309,6 +328,13 @@ impl<P: Protocol> Host<P> {
         }
         Some(turn)
     }
+}
+
+/// Whether a read is under way. Where replicas may lie, every replica orders each read that it is asked:
+/// asked again, it would order the same again, as it does for nobody else. What a real client asks through
+/// the log is a request of its session, and taken once.
+fn is_known<P: Protocol>(reading: &BTreeSet<ReadToken>, token: ReadToken) -> bool {
+    P::FAULTS == FaultModel::Byzantine && reading.contains(&token)
 }
 
 /// Gives the replica a client's wish; the answer, if it is refused at once.
