@@ -22,11 +22,11 @@ impl Hotstuff {
     pub(crate) fn check_invariants(&self) -> Result<(), Violation> {
         self.check_views()?;
         self.check_chain()?;
-        let (count, bytes) = self.mempool.size();
-        let most = self.n * self.config.max_waiting_batches;
+        let (count, bytes) = self.mempool.of_others();
+        let most = (self.n - 1) * self.config.max_waiting_batches;
         // One batch always fits.
         let share = self.config.max_waiting_bytes.max(MESSAGE_LIMIT / 2);
-        let most_bytes = self.n * share;
+        let most_bytes = (self.n - 1) * share;
         let (votes, candidates) = (self.votes.len(), self.candidates.len());
         let signed = self.evidence.len();
         let unbounded = self.config.mutated(Mutant::DuplicateVotesCounted);

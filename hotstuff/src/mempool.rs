@@ -1,12 +1,17 @@
 //! The requests that wait to be committed. All replicas have them, so that no leader can leave one
 //! out for ever: the next leader proposes it.
+//!
+//! Each replica keeps a share of each other's, and its own: what its driver has under way. It tells the
+//! others of the oldest of these, as many as a share has room for, and of the next as those are
+//! committed: what is dropped for want of room would have to be told again, and find each place taken by
+//! what came just then.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use quorate_core::crypto::Digest;
 use quorate_core::id::{ReplicaId, Slot, Time};
-use quorate_core::request::Batch;
+use quorate_core::request::{Batch, SessionId};
 
 use crate::config::Config;
 use crate::mutant::Mutant;
@@ -22,9 +27,22 @@ pub(crate) struct Mempool {
     next: u64,
     /// How many batches each replica has here, and their bytes.
     shares: Vec<(usize, usize)>,
+    me: ReplicaId,
+    own: Own,
     /// What was committed of late, and at which height last.
     committed: BTreeMap<Digest, Slot>,
     committed_order: VecDeque<Digest>,
+}
+
+/// What waits for this replica's own clients.
+#[derive(Debug, Default)]
+struct Own {
+    order: BTreeMap<u64, Digest>,
+    /// The requests of each batch that are not committed. A batch without any waits for nothing: its
+    /// requests were ordered with others.
+    requests: BTreeSet<(SessionId, u64, Digest)>,
+    /// The batches that the others are to be told of, and whether they were here before.
+    untold: BTreeMap<u64, bool>,
 }
 
 #[derive(Debug)]
@@ -35,15 +53,19 @@ struct Waiting {
     since: Time,
     /// When it was last told to others by this replica.
     told: Time,
+    /// Of an own one, how many of its requests are not committed.
+    left: usize,
 }
 
 impl Mempool {
-    pub(crate) fn of(n: usize) -> Mempool {
+    pub(crate) fn of(n: usize, me: ReplicaId) -> Mempool {
         Mempool {
             waiting: BTreeMap::new(),
             order: BTreeMap::new(),
             next: 0,
             shares: vec![(0, 0); n],
+            me,
+            own: Own::default(),
             committed: BTreeMap::new(),
             committed_order: VecDeque::new(),
         }
@@ -53,17 +75,14 @@ impl Mempool {
         self.waiting.is_empty()
     }
 
-    pub(crate) fn contains(&self, digest: &Digest) -> bool {
-        self.waiting.contains_key(digest)
+    /// How many batches of others wait, and their bytes.
+    pub(crate) fn of_others(&self) -> (usize, usize) {
+        let all = ReplicaId::all(self.shares.len()).zip(&self.shares);
+        let others = all.filter(|(origin, _)| *origin != self.me);
+        others.fold((0, 0), |sum, (_, share)| (sum.0 + share.0, sum.1 + share.1))
     }
 
-    /// How many batches wait, and their bytes.
-    pub(crate) fn size(&self) -> (usize, usize) {
-        let sum = |a: (usize, usize), b: &(usize, usize)| (a.0 + b.0, a.1 + b.1);
-        self.shares.iter().fold((0, 0), sum)
-    }
-
-    /// Keeps a batch unless it is here, `origin` has too many here, or it was committed beyond the
+    /// Keeps a batch unless it is here, another `origin` has too many here, or it was committed beyond the
     /// height through which who tells of it has `seen` what is: it will see that, or a state in
     /// which it is, and tell of it once more if it still wants it.
     pub(crate) fn add(
@@ -77,23 +96,29 @@ impl Mempool {
         let unseen = |height: &Slot| *height > seen;
         let late = self.committed.get(&digest).is_some_and(unseen);
         let done = late && !config.mutated(Mutant::LateCopiesOrderedAgain);
-        let Some((count, bytes)) = self.shares.get_mut(origin.index()) else {
+        let Some((count, bytes)) = self.shares.get(origin.index()) else {
             return;
         };
         let size = *bytes + batch.size();
         // One always fits: else it would never be ordered, however often it is told.
         let full =
             *count >= config.max_waiting_batches || *count > 0 && size > config.max_waiting_bytes;
+        let own = origin == self.me && !config.mutated(Mutant::OwnRequestsDropped);
+        let full = full && !own;
         if done || full || self.waiting.contains_key(&digest) {
             return;
         }
-        (*count, *bytes) = (*count + 1, size);
+        give(&mut self.shares, origin, batch.size());
         let waiting = Waiting {
             batch: batch.clone(),
             origin,
             number: self.next,
             since: now,
             told: now,
+            left: match origin == self.me {
+                true => self.own.add(self.next, &digest, batch),
+                false => 0,
+            },
         };
         self.order.insert(self.next, digest);
         self.next += 1;
@@ -105,15 +130,18 @@ impl Mempool {
             return;
         };
         self.order.remove(&waiting.number);
-        if let Some((count, bytes)) = self.shares.get_mut(waiting.origin.index()) {
-            *count = count.saturating_sub(1);
-            *bytes = bytes.saturating_sub(waiting.batch.size());
+        if waiting.origin == self.me {
+            self.own.remove(waiting.number, digest, &waiting.batch);
         }
+        take(&mut self.shares, waiting.origin, waiting.batch.size());
     }
 
     /// A batch is committed at `height`.
-    pub(crate) fn committed(&mut self, digest: &Digest, height: Slot) {
+    pub(crate) fn committed(&mut self, (batch, digest): (&Batch, &Digest), height: Slot) {
         self.remove(digest);
+        for request in batch.requests() {
+            self.settle(request.session, request.sequence);
+        }
         if self.committed.insert(*digest, height).is_none() {
             self.committed_order.push_back(*digest);
         }
@@ -122,6 +150,63 @@ impl Mempool {
         {
             self.committed.remove(&oldest);
         }
+    }
+
+    /// A request is committed, and is in own batches perhaps.
+    fn settle(&mut self, session: SessionId, sequence: u64) {
+        for digest in self.own.settle(session, sequence) {
+            let Some(waiting) = self.waiting.get_mut(&digest) else {
+                continue;
+            };
+            waiting.left = waiting.left.saturating_sub(1);
+            if waiting.left == 0 {
+                self.remove(&digest);
+            }
+        }
+    }
+
+    /// The others are to be told again of a batch that is here, as this replica's own; false if it is not
+    /// here.
+    pub(crate) fn tell_again(&mut self, digest: &Digest) -> bool {
+        let Some(waiting) = self.waiting.get_mut(digest) else {
+            return false;
+        };
+        let size = waiting.batch.size();
+        if waiting.origin != self.me {
+            waiting.left = self.own.add(waiting.number, digest, &waiting.batch);
+            let before = std::mem::replace(&mut waiting.origin, self.me);
+            take(&mut self.shares, before, size);
+            give(&mut self.shares, self.me, size);
+        }
+        self.own.untold.insert(waiting.number, true);
+        true
+    }
+
+    /// What the others are to be told of now: the oldest own batches, as many as they have room for; of
+    /// those that are `proposed` just now they hear anyway, if they were not here before.
+    pub(crate) fn to_tell(&mut self, proposed: &[Digest], config: &Config) -> Vec<Batch> {
+        let Some((first, _)) = self.own.untold.first_key_value() else {
+            return Vec::new();
+        };
+        let (mut told, mut room) = (Vec::new(), (config.max_waiting_batches, 0));
+        let first = *first;
+        for (number, digest) in &self.own.order {
+            let Some(waiting) = self.waiting.get(digest) else {
+                continue;
+            };
+            let bytes = room.1 + waiting.batch.size();
+            if room.0 == 0 || room.1 > 0 && bytes > config.max_waiting_bytes {
+                break;
+            }
+            room = (room.0 - 1, bytes.max(1));
+            if *number >= first
+                && let Some(again) = self.own.untold.remove(number)
+                && (again || !proposed.contains(digest))
+            {
+                told.push(waiting.batch.clone());
+            }
+        }
+        told
     }
 
     /// What has been committed is not known any more: `me` keeps what its own clients wait for,
@@ -187,5 +272,52 @@ impl Mempool {
             }
         }
         batches
+    }
+}
+
+/// Counts a batch of so many bytes in a replica's share.
+fn give(shares: &mut [(usize, usize)], origin: ReplicaId, size: usize) {
+    if let Some((count, bytes)) = shares.get_mut(origin.index()) {
+        (*count, *bytes) = (*count + 1, *bytes + size);
+    }
+}
+
+/// Counts it no more.
+fn take(shares: &mut [(usize, usize)], origin: ReplicaId, size: usize) {
+    if let Some((count, bytes)) = shares.get_mut(origin.index()) {
+        *count = count.saturating_sub(1);
+        *bytes = bytes.saturating_sub(size);
+    }
+}
+
+impl Own {
+    /// Adds a batch: how many requests it has.
+    fn add(&mut self, number: u64, digest: &Digest, batch: &Batch) -> usize {
+        self.order.insert(number, *digest);
+        self.untold.insert(number, false);
+        let keys = batch.requests();
+        let keys = keys.map(|request| (request.session, request.sequence, *digest));
+        let before = self.requests.len();
+        self.requests.extend(keys);
+        self.requests.len() - before
+    }
+
+    fn remove(&mut self, number: u64, digest: &Digest, batch: &Batch) {
+        self.order.remove(&number);
+        self.untold.remove(&number);
+        for request in batch.requests() {
+            let key = (request.session, request.sequence, *digest);
+            self.requests.remove(&key);
+        }
+    }
+
+    /// Takes a request that is committed: the batches that had it.
+    fn settle(&mut self, session: SessionId, sequence: u64) -> Vec<Digest> {
+        let [first, last] = [0, u8::MAX].map(|byte| (session, sequence, Digest([byte; 32])));
+        let found: Vec<_> = self.requests.range(first..=last).copied().collect();
+        for key in &found {
+            self.requests.remove(key);
+        }
+        found.into_iter().map(|(_, _, digest)| digest).collect()
     }
 }

@@ -56,6 +56,8 @@ pub enum Mutant {
     BranchNotLookedAt,
     /// What is told again is ordered again, though it was committed beyond what its sender had seen.
     LateCopiesOrderedAgain,
+    /// What this replica's clients ask is dropped where others would have no room for it.
+    OwnRequestsDropped,
     /// Requests go to the leader alone.
     RequestsToLeaderOnly,
     /// A leader that let a time-out pass with the votes for the block before its view is waited for

@@ -24,13 +24,12 @@ impl Hotstuff {
         if batch.is_empty() {
             return;
         }
-        let digest = batch.digest();
-        let again = self.mempool.contains(&digest);
-        let me = self.me;
+        let (digest, me) = (batch.digest(), self.me);
         let seen = self.tree.head().height;
-        self.mempool
-            .add(now, me, (&batch, digest), seen, &self.config);
-        self.forwards.push((batch, again));
+        if !self.mempool.tell_again(&digest) {
+            self.mempool
+                .add(now, me, (&batch, digest), seen, &self.config);
+        }
     }
 
     /// Takes requests of another replica's clients.
@@ -41,15 +40,13 @@ impl Hotstuff {
     }
 
     fn tell_requests(&mut self, proposed: &[Digest], out: &mut Out) {
-        for (batch, again) in std::mem::take(&mut self.forwards) {
-            if again || !proposed.contains(&batch.digest()) {
-                let to = match self.config.mutated(Mutant::RequestsToLeaderOnly) {
-                    true => Dest::One(self.leader_of(self.view).unwrap_or(self.me)),
-                    false => Dest::Others,
-                };
-                let seen = self.tree.head().height;
-                out.send(to, Message::Forward { batch, seen });
-            }
+        let seen = self.tree.head().height;
+        for batch in self.mempool.to_tell(proposed, &self.config) {
+            let to = match self.config.mutated(Mutant::RequestsToLeaderOnly) {
+                true => Dest::One(self.leader_of(self.view).unwrap_or(self.me)),
+                false => Dest::Others,
+            };
+            out.send(to, Message::Forward { batch, seen });
         }
     }
 }
@@ -425,8 +422,8 @@ impl Hotstuff {
         for block in blocks {
             let id = block.id();
             self.tree.commit(id);
-            for digest in block.batches() {
-                self.mempool.committed(digest, id.height);
+            for known in block.payload().iter().zip(block.batches()) {
+                self.mempool.committed(known, id.height);
             }
             out.persist_with_next(Record::Committed(id));
             out.commit(Commit {

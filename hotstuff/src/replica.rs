@@ -7,7 +7,6 @@ use quorate_core::id::{ReplicaId, ReplicaSet, Slot, Time};
 use quorate_core::output::Output;
 use quorate_core::protocol::Input;
 use quorate_core::quorum::Byzantine;
-use quorate_core::request::Batch;
 
 use crate::blocks::{Block, BlockId, Tree, View};
 use crate::certificate::{CheckpointCertificate, QuorumCertificate, TimeoutCertificate, Vote};
@@ -73,9 +72,6 @@ pub struct Hotstuff {
     pub(crate) candidates: BTreeMap<ReplicaId, Candidate>,
     /// This replica has made the highest certificate, and has not told anyone.
     pub(crate) untold: bool,
-    /// Batches of this turn that others are to be told, unless a proposal has them and they were not
-    /// known before.
-    pub(crate) forwards: Vec<(Batch, bool)>,
     /// Two certificates that contradict each other, or a commit.
     pub(crate) conflict: Option<(BlockId, BlockId)>,
     /// The records must be written anew.

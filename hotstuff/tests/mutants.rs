@@ -550,3 +550,20 @@ fn a_late_copy_of_what_is_committed_is_ordered_again_by_who_does_not_ask_what_it
         node.timers.contains_key(&Timer::View)
     });
 }
+
+/// What others have no room for yet is not told again by anyone but the driver, and may never meet room.
+#[test]
+fn own_requests_that_are_dropped_for_want_of_others_room_are_not_ordered() {
+    harms_only(Mutant::OwnRequestsDropped, |config| {
+        let config = Config {
+            max_waiting_batches: 1,
+            ..config.clone()
+        };
+        let mut cluster = cluster(4, &config);
+        for text in ["a", "b"] {
+            cluster.node(3).propose(text);
+        }
+        cluster.deliver();
+        cluster.node(0).commands().concat() != "ab"
+    });
+}

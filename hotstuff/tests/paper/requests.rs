@@ -5,6 +5,7 @@ use std::time::Duration;
 use quorate_core::id::Slot;
 use quorate_core::machine::Keys;
 use quorate_core::protocol::Input;
+use quorate_core::request::BatchBuilder;
 use quorate_hotstuff::{Block, Config, Leaders, Message, Timer};
 
 use crate::common::{
@@ -210,6 +211,47 @@ fn one_batch_of_each_replica_may_wait_whatever_its_size() {
         cluster.propose(3, text);
     }
     assert_eq!(cluster.node(0).commands(), ["a", "b", "c"]);
+}
+
+/// What others have no room for yet waits where it was asked, and is told in its turn: nobody has to ask
+/// again, and what comes later does not come first.
+#[test]
+fn what_is_beyond_a_share_is_told_when_what_came_before_is_committed() {
+    let config = Config {
+        max_waiting_batches: 1,
+        ..config()
+    };
+    let mut cluster = cluster(4, &config);
+    for text in ["a", "b", "c"] {
+        cluster.node(3).propose(text);
+    }
+    cluster.deliver();
+    // Who leads proposes all that it has.
+    assert_eq!(cluster.node(0).commands().concat(), "abc");
+}
+
+/// A batch whose requests were all ordered in others waits for nothing: else what is kept for a replica's own
+/// clients would have no bound.
+#[test]
+fn a_batch_whose_requests_were_ordered_in_others_is_forgotten() {
+    for (texts, waits) in [(&["x", "y"][..], false), (&["x", "y", "z"], true)] {
+        let mut node = Node::of_four(3, &config());
+        let mut builder = BatchBuilder::default();
+        for one in texts.iter().map(|text| command(text)) {
+            one.groups().for_each(|group| builder.push_group(&group));
+        }
+        let (batch, keys) = (builder.finish(), Keys::All);
+        node.step(Input::Propose { batch, keys });
+        node.end_turn();
+        let (mut parent, mut chain) = (genesis(), Vec::new());
+        for (view, texts) in (1..).zip([&["x"][..], &["y"], &[], &[], &[]]) {
+            chain.push(block(view, &parent, texts));
+            parent = chain[chain.len() - 1].id();
+        }
+        node.follow(&chain);
+        assert_eq!(node.commands(), ["x", "y"]);
+        assert_eq!(node.timers.contains_key(&Timer::View), waits, "{texts:?}");
+    }
 }
 
 /// The smallest bound on what waits to be committed stops nobody, with a leader down or without.
