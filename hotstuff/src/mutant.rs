@@ -67,6 +67,10 @@ pub enum Mutant {
     TimeoutShrinksTooLate,
     /// The time-out grows with each view given up, be it liars' doing.
     TimeoutGrowsWithLiars,
+    /// The time-out grows with views given up in a row alone, not with those that nothing was committed in.
+    TimeoutGrowsByRowsAlone,
+    /// The time-out shrinks though nothing is committed.
+    TimeoutShrinksUncommitted,
     /// The time-out never shrinks.
     TimeoutNeverShrinks,
     /// A replica that has given up a view says so again when a time-out as long as the last has

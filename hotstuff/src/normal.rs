@@ -419,6 +419,9 @@ impl Hotstuff {
             return;
         };
         let blocks: Vec<Block> = path.into_iter().cloned().collect();
+        if !blocks.is_empty() {
+            self.pacemaker.committed();
+        }
         for block in blocks {
             let id = block.id();
             self.tree.commit(id);

@@ -27,8 +27,8 @@ const MAX_DOUBLINGS: u32 = 16;
 /// A leader has this part of a time-out to propose what others know, before they tell it.
 const PROPOSAL_SHARE: u32 = 8;
 
-/// The time-out halves after so many views that were certified in time: fewer than it takes to notice that it
-/// is too short would have it grow and shrink for ever.
+/// The time-out halves after so many views that were certified in time, as soon as something is committed: fewer
+/// than it takes to notice that it is too short would have it grow and shrink for ever.
 const VIEWS_TO_SHRINK: u32 = 8;
 
 /// What a replica knows of the views that others give up, and its own patience.
@@ -40,6 +40,9 @@ pub(crate) struct Pacemaker {
     doublings: u32,
     /// How many views in a row a quorum has given up.
     given_up_in_row: usize,
+    /// How many views were not certified in time since a block was last committed, or the time-out has last
+    /// grown.
+    failed: usize,
     /// How many views were certified in time since the time-out has last grown or shrunk.
     in_time: u32,
     /// The view that the timer runs for.
@@ -62,6 +65,7 @@ impl Pacemaker {
             timeouts: vec![None; n],
             doublings: 0,
             given_up_in_row: 0,
+            failed: 0,
             in_time: 0,
             armed: None,
             leader_since: Time::ZERO,
@@ -77,26 +81,52 @@ impl Pacemaker {
             .collect()
     }
 
-    /// A view was certified in time: the time-out shrinks with every so many of them, whatever
-    /// lies between.
-    fn certified_in_time(&mut self) {
+    /// A view was certified in time.
+    fn certified_in_time(&mut self, growth: &Growth) {
         self.given_up_in_row = 0;
         self.in_time += 1;
+        if growth.shrinks_uncommitted {
+            self.shrink();
+        }
+    }
+
+    /// A block is committed: the time-out is long enough for that. That a view is certified says less: every
+    /// second one may be, for ever, and no two in a row.
+    pub(crate) fn committed(&mut self) {
+        self.failed = 0;
+        self.shrink();
+    }
+
+    fn shrink(&mut self) {
         if self.in_time >= VIEWS_TO_SHRINK {
             self.in_time = 0;
             self.doublings = self.doublings.saturating_sub(1);
         }
     }
 
-    /// A quorum has given a view up. Up to `liars` account for so many in a row: for each its own,
-    /// and for the first of them the one before, whose votes it should have gathered. The time-out
-    /// grows with each view beyond.
-    fn given_up(&mut self, liars: Option<usize>) {
+    /// A quorum has given a view up. Up to f liars account for f + 1 in a row: for each its own, and for the
+    /// first of them the one before, whose votes it should have gathered. The time-out grows with each view
+    /// beyond.
+    fn given_up(&mut self, growth: &Growth) {
         self.given_up_in_row = self.given_up_in_row.saturating_add(1);
-        if liars.is_none_or(|liars| self.given_up_in_row > liars + 1) {
-            self.in_time = 0;
-            self.doublings = (self.doublings + 1).min(MAX_DOUBLINGS);
+        match self.given_up_in_row > growth.in_row {
+            true => self.grow(),
+            false => self.late(growth),
         }
+    }
+
+    /// A view was not certified in time. Between two commits f liars account for 2f of them: for the own one of
+    /// each, and the one before. The time-out grows with as many and one more.
+    fn late(&mut self, growth: &Growth) {
+        self.failed = self.failed.saturating_add(1);
+        if self.failed > growth.uncommitted {
+            self.grow();
+        }
+    }
+
+    fn grow(&mut self) {
+        (self.in_time, self.failed) = (0, 0);
+        self.doublings = (self.doublings + 1).min(MAX_DOUBLINGS);
     }
 
     /// How many replicas have given up this view or later ones.
@@ -106,9 +136,34 @@ impl Pacemaker {
     }
 }
 
+/// What f liars account for without the time-out growing.
+struct Growth {
+    /// So many views given up in a row.
+    in_row: usize,
+    /// So many views not certified in time between two commits.
+    uncommitted: usize,
+    /// Whether it shrinks though nothing is committed: without a rule.
+    shrinks_uncommitted: bool,
+}
+
 impl Hotstuff {
-    /// How long this view may take: twice as long with each view given up, if more were in a row
-    /// than liars account for. [Yin19 §4.4]
+    fn growth(&self) -> Growth {
+        let liars = Byzantine::of(self.n).faulty();
+        Growth {
+            in_row: match self.config.mutated(Mutant::TimeoutGrowsWithLiars) {
+                true => 0,
+                false => liars + 1,
+            },
+            uncommitted: match self.config.mutated(Mutant::TimeoutGrowsByRowsAlone) {
+                true => usize::MAX,
+                false => 2 * liars,
+            },
+            shrinks_uncommitted: self.config.mutated(Mutant::TimeoutShrinksUncommitted),
+        }
+    }
+
+    /// How long this view may take: twice as long with each view given up in a row, and with so many since
+    /// something was last committed, beyond those that liars account for. [Yin19 §4.4]
     pub(crate) fn patience(&self) -> Duration {
         let factor = 1 << self.pacemaker.doublings.min(MAX_DOUBLINGS);
         let doubled = self.config.view_timeout.checked_mul(factor);
@@ -294,8 +349,7 @@ impl Hotstuff {
         }
     }
 
-    /// A view begins. The time-out shrinks with some that begin because the one before was
-    /// certified, and had not been given up here.
+    /// A view begins. The one before was certified in time if it had not been given up here.
     pub(crate) fn enter(
         &mut self,
         now: Time,
@@ -307,6 +361,7 @@ impl Hotstuff {
             self.pacemaker.leader_since = now;
         }
         self.view = view;
+        let growth = self.growth();
         let too_late = self.promised.timed_out.next() >= view
             && !self.config.mutated(Mutant::TimeoutShrinksTooLate);
         match &entered {
@@ -314,15 +369,11 @@ impl Hotstuff {
             // silent. Else a time-out just too short would shrink with each view certified like
             // this as much as it grows with the next, which is passed over: no two certified views
             // would ever be consecutive.
-            None if too_late => {}
+            None if too_late => self.pacemaker.late(&growth),
             None if self.config.mutated(Mutant::TimeoutNeverShrinks) => {}
-            None => self.pacemaker.certified_in_time(),
+            None => self.pacemaker.certified_in_time(&growth),
             Some(certificate) => {
-                let liars = match self.config.mutated(Mutant::TimeoutGrowsWithLiars) {
-                    true => None,
-                    false => Some(Byzantine::of(self.n).faulty()),
-                };
-                self.pacemaker.given_up(liars);
+                self.pacemaker.given_up(&growth);
                 out.persist_with_next(Record::ViewTimedOut(Box::new(certificate.clone())));
                 // No leader: its replicas would all be asked to propose again what all know.
                 out.event(Event::RegimeChanged {
@@ -344,5 +395,61 @@ impl Hotstuff {
             let certificate = Box::new(certificate);
             out.send(Dest::One(to), Message::TimedOut(certificate));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Four replicas, one of which may lie.
+    const FOUR: Growth = Growth {
+        in_row: 2,
+        uncommitted: 2,
+        shrinks_uncommitted: false,
+    };
+
+    /// How often the time-out has doubled after laps of which each has so many views that are not certified in
+    /// time, one after each that is, and then a commit.
+    fn doublings(failed: usize, laps: usize) -> u32 {
+        let mut pacemaker = Pacemaker::of(4);
+        for _ in 0..laps {
+            for _ in 0..failed {
+                pacemaker.certified_in_time(&FOUR);
+                pacemaker.given_up(&FOUR);
+            }
+            pacemaker.committed();
+        }
+        pacemaker.doublings
+    }
+
+    #[test]
+    fn the_timeout_does_not_grow_with_the_views_that_liars_account_for_and_does_with_one_more() {
+        assert_eq!(doublings(2, 100), 0);
+        assert_eq!(doublings(3, 1), 1);
+        assert_eq!(doublings(6, 1), 2);
+    }
+
+    #[test]
+    fn the_timeout_grows_with_each_view_in_a_row_beyond_those_that_liars_account_for() {
+        let mut pacemaker = Pacemaker::of(4);
+        for doublings in [0, 0, 1, 2, 3] {
+            pacemaker.given_up(&FOUR);
+            assert_eq!(pacemaker.doublings, doublings);
+        }
+    }
+
+    #[test]
+    fn the_timeout_halves_once_with_a_commit_after_eight_views_in_time() {
+        let mut pacemaker = Pacemaker::of(4);
+        pacemaker.doublings = 5;
+        for views in [7, 1, 80] {
+            for _ in 0..views {
+                pacemaker.certified_in_time(&FOUR);
+            }
+            pacemaker.committed();
+            pacemaker.committed();
+        }
+        assert_eq!(pacemaker.doublings, 3);
     }
 }

@@ -161,6 +161,21 @@ fn early_timeouts_of_liars_cost_two_timeouts_of_each_in_a_lap_and_less_and_less(
     }
 }
 
+/// Where nobody rests, they cost as much in each lap, and no more: the time-out does not grow with what they account for.
+#[test]
+fn early_timeouts_of_liars_that_lead_in_each_lap_have_no_timeout_grow() {
+    for (n, liars) in [(7, &[0, 3][..]), (10, &[0, 3, 6])] {
+        let config = Config {
+            leaders: Leaders::Rotate,
+            ..Config::default()
+        };
+        let bound = config.view_timeout * (2 * liars.len() as u32) + DELAY * (6 * n as u32);
+        let longest = laps(n, liars, &config, 60).into_iter().max();
+        println!("{n}: {longest:?} for the longest of 60 laps");
+        assert!(longest <= Some(bound), "{n}: {longest:?} in a lap");
+    }
+}
+
 /// Neither rule alone is enough.
 #[test]
 fn without_a_rule_early_timeouts_of_liars_cost_more() {
