@@ -92,11 +92,13 @@ pub struct Config {
     /// Who leads.
     pub leaders: Leaders,
     /// How long a view in which something is to be done may take before it is given up. Doubles
-    /// with each view given up after more in a row than f liars account for, and halves again
-    /// with every eighth that is not. [Yin19 §4.4]
+    /// with each view given up after more in a row, and with those that fail after more between
+    /// two commits, than f liars account for; halves again with a commit after eight that do not.
+    /// [Yin19 §4.4]
     #[serde(rename = "view_timeout_ms", with = "quorate_core::millis")]
     pub view_timeout: Duration,
-    /// The longest that it grows to.
+    /// The longest that it grows to: messages that take up to a quarter of it are waited for in
+    /// the end.
     #[serde(rename = "max_view_timeout_ms", with = "quorate_core::millis")]
     pub max_view_timeout: Duration,
     /// How long a leader of many views in a row may leave out a batch that this replica knows,

@@ -135,15 +135,27 @@ pub(crate) fn timeout(author: u8, view: u64, high: &BlockId) -> Message {
 /// A proposal by the leader of the block's view among four; views between its parent's and its own
 /// have been given up by a quorum that had no more than the parent's certificate.
 pub(crate) fn proposal(block: &Block) -> Message {
+    proposal_by((block.view().0 % 4) as u8, block)
+}
+
+/// The same by another leader.
+pub(crate) fn proposal_by(leader: u8, block: &Block) -> Message {
     let (view, parent) = (block.view().0, block.parent());
     let justified = view != parent.view.0 + 1;
-    proposal_with(block, justified.then(|| given_up(view - 1, &parent)))
+    signed_by(
+        leader,
+        block,
+        justified.then(|| given_up(view - 1, &parent)),
+    )
 }
 
 pub(crate) fn proposal_with(block: &Block, timeout: Option<TimeoutCertificate>) -> Message {
-    let leader = signer((block.view().0 % 4) as u8);
+    signed_by((block.view().0 % 4) as u8, block, timeout)
+}
+
+fn signed_by(leader: u8, block: &Block, timeout: Option<TimeoutCertificate>) -> Message {
     let certificate = certificate(&block.parent());
-    let signed = Proposal::signed(&leader, block.clone(), certificate, timeout);
+    let signed = Proposal::signed(&signer(leader), block.clone(), certificate, timeout);
     Message::Proposal(Box::new(signed))
 }
 

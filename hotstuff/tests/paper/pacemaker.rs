@@ -7,7 +7,7 @@ use quorate_hotstuff::{Block, Config, Leaders, Message, RuleSet, Status, Timer, 
 
 use crate::common::{
     HotstuffCluster, HotstuffNode, Node, block, branch, certificate, cluster, config, genesis,
-    given_up, kinds, proposal, proposals, r, timeout, two_chain,
+    given_up, kinds, proposal, proposal_by, proposals, r, timeout, two_chain,
 };
 
 /// A leader that is silent is given up by all, and the next one goes on.
@@ -54,7 +54,7 @@ fn are_given_up(node: &mut Node, views: std::ops::RangeInclusive<u64>) {
 
 /// "Time-outs grow exponentially", and shrink again when views end well: with each view given up in
 /// a row after as many as f liars account for, of four replicas two; and with each eighth that is
-/// certified in time, in a row or not. [Yin19 §4.4]
+/// certified in time, in a row or not, as soon as something is committed. [Yin19 §4.4]
 #[test]
 fn timeouts_double_when_more_views_fail_than_liars_account_for_and_shrink_with_progress() {
     let mut node = Node::of_four(3, &config());
@@ -67,27 +67,59 @@ fn timeouts_double_when_more_views_fail_than_liars_account_for_and_shrink_with_p
     assert_eq!(waits(&node), base * 8);
     let views: Vec<u64> = (6..=29).collect();
     let chain = branch(&genesis(), &views);
-    for (count, block) in chain.iter().enumerate() {
-        node.learn(&block.id());
-        let shrunk = (count as u32 + 1) / 8;
-        assert_eq!(waits(&node), base * 8 / 2u32.pow(shrunk), "{count}");
+    for (certified, block) in (0..).zip(&chain) {
+        node.follow(std::slice::from_ref(block));
+        let shrunk = certified / 8;
+        assert_eq!(waits(&node), base * 8 / 2u32.pow(shrunk), "{certified}");
+    }
+    assert!(!node.commands().is_empty());
+}
+
+/// Certificates of blocks of which none is committed say nothing of what a commit takes.
+#[test]
+fn timeouts_do_not_shrink_while_nothing_is_committed() {
+    let mut node = Node::of_four(3, &config());
+    node.propose("x");
+    are_given_up(&mut node, 1..=5);
+    let grown = waits(&node);
+    for view in 6..=60 {
+        node.learn(&block(view, &genesis(), &["x"]).id());
+    }
+    assert_eq!((waits(&node), node.commands().len()), (grown, 0));
+}
+
+/// Views that are certified now and then, and commit nothing, keep no time-out short: more of them fail between
+/// two commits than liars account for.
+#[test]
+fn timeouts_grow_with_the_views_that_fail_while_nothing_is_committed() {
+    let mut node = Node::of_four(3, &config());
+    node.propose("x");
+    let base = waits(&node);
+    for failed in 1..=9_u32 {
+        let view = u64::from(2 * failed);
+        node.learn(&block(view - 1, &genesis(), &["x"]).id());
+        are_given_up(&mut node, view..=view);
+        assert_eq!(waits(&node), base * 2u32.pow(failed / 3), "{failed}");
     }
 }
 
 /// Liars that end a view now and then keep the time-out neither from shrinking nor small.
 #[test]
 fn a_timeout_shrinks_though_single_views_fail() {
-    let mut node = Node::of_four(3, &config());
+    let mut node = Node::of_four(3, &two_chain());
     node.propose("x");
     are_given_up(&mut node, 1..=4);
     let grown = waits(&node);
     assert_eq!(grown, config().view_timeout * 4);
+    let mut tip = genesis();
     for lap in 0..4 {
-        let view = 5 + 3 * lap;
-        for certified in [view, view + 1] {
-            node.learn(&block(certified, &genesis(), &["x"]).id());
-        }
-        are_given_up(&mut node, view + 2..=view + 2);
+        // Those of which the replica is not the leader, whose own blocks they would be.
+        let view = 5 + 4 * lap;
+        let pair = branch(&tip, &[view, view + 1]);
+        tip = pair[1].id();
+        node.follow(&pair);
+        node.learn(&tip);
+        are_given_up(&mut node, view + 2..=view + 3);
     }
     assert_eq!(waits(&node), grown / 2);
 }
@@ -271,16 +303,23 @@ fn who_shows_the_certificate_late_is_not_passed_over() {
 /// Votes that came with the time-outs do not show that the view was long enough.
 #[test]
 fn the_timeout_does_not_shrink_with_a_view_that_was_given_up() {
-    let mut node = Node::of_four(3, &config());
+    let config = Config {
+        leaders: Leaders::Listed(vec![r(0)]),
+        ..config()
+    };
+    let mut node = Node::of_four(3, &config);
     node.propose("x");
     are_given_up(&mut node, 1..=3);
-    for view in 4..=11 {
+    let grown = waits(&node);
+    for block in branch(&genesis(), &(4..=19).collect::<Vec<_>>()) {
+        node.receive(r(0), proposal_by(0, &block));
         node.fire(Timer::View);
-        let given_up = block(view, &genesis(), &["x"]);
-        node.learn(&given_up.id());
+        node.learn(&block.id());
         node.take();
     }
-    assert_eq!((node.view(), waits(&node)), (12, config().view_timeout * 2));
+    assert!(!node.commands().is_empty());
+    // It has doubled with the three that were late before anything was committed.
+    assert_eq!((node.view(), waits(&node)), (20, grown * 2));
 }
 
 /// "A new leader needs no more than a linear number of messages": one of each replica to begin, one
