@@ -224,6 +224,8 @@ pub(crate) struct Tree {
     heights: BTreeMap<Slot, Vec<Digest>>,
     /// The committed chain, as far as it is known, from the last stable checkpoint on.
     committed: BTreeMap<Slot, BlockId>,
+    /// The bytes of all blocks.
+    bytes: usize,
 }
 
 impl Tree {
@@ -233,6 +235,7 @@ impl Tree {
             blocks: BTreeMap::new(),
             heights: BTreeMap::new(),
             committed: BTreeMap::from([(root.height, root)]),
+            bytes: 0,
         }
     }
 
@@ -271,11 +274,25 @@ impl Tree {
         self.blocks.len()
     }
 
+    /// The bytes of all blocks.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The blocks that are not committed, the lowest first.
+    pub(crate) fn uncommitted(&self) -> impl Iterator<Item = &Block> {
+        let above = self.heights.range(self.head().height.next()..);
+        let digests = above.flat_map(|(_, digests)| digests);
+        digests.filter_map(|digest| self.blocks.get(digest))
+    }
+
     /// Adds the block that is known as `id`; false if it was there.
     pub(crate) fn insert(&mut self, id: BlockId, block: Block) -> bool {
+        let size = block.size();
         if self.blocks.insert(id.digest, block).is_some() {
             return false;
         }
+        self.bytes += size;
         self.heights.entry(id.height).or_default().push(id.digest);
         true
     }
@@ -327,13 +344,18 @@ impl Tree {
     }
 
     fn remove(&mut self, digest: &Digest, height: Slot) {
-        self.blocks.remove(digest);
+        self.forget(digest);
         if let Some(digests) = self.heights.get_mut(&height) {
             digests.retain(|other| other != digest);
             if digests.is_empty() {
                 self.heights.remove(&height);
             }
         }
+    }
+
+    fn forget(&mut self, digest: &Digest) {
+        let size = self.blocks.remove(digest).map_or(0, |block| block.size());
+        self.bytes = self.bytes.saturating_sub(size);
     }
 
     /// Forgets all through `root`, which is committed, and in the state of a snapshot.
@@ -345,22 +367,24 @@ impl Tree {
             .values()
             .flatten()
         {
-            self.blocks.remove(digest);
+            self.forget(digest);
         }
     }
 
     /// Drops blocks of views before `view` that are not committed and not in `kept`, the lowest
-    /// first, until no more than `limit` blocks are left that are not committed.
-    pub(crate) fn bound(&mut self, limit: usize, view: View, kept: &[Digest]) {
-        let head = self.head().height;
-        let over = self.heights.range(head.next()..);
-        let over = over.map(|(_, digests)| digests.len()).sum::<usize>();
-        let idle = |block: &&Block| {
-            let id = block.id();
-            id.height > head && id.view < view && !kept.contains(&id.digest)
-        };
-        let dropped = self.blocks().filter(idle).map(Block::id);
-        let dropped: Vec<BlockId> = dropped.take(over.saturating_sub(limit)).collect();
+    /// first, until no more than `most` blocks and their bytes are left that are not committed.
+    pub(crate) fn bound(&mut self, most: (usize, usize), view: View, kept: &[Digest]) {
+        let sizes = self.uncommitted().map(Block::size);
+        let (mut count, mut bytes) = sizes.fold((0, 0), |sum, size| (sum.0 + 1, sum.1 + size));
+        let idle = |block: &&Block| block.view() < view && !kept.contains(&block.id().digest);
+        let mut dropped = Vec::new();
+        for block in self.uncommitted().filter(idle) {
+            if count <= most.0 && bytes <= most.1 {
+                break;
+            }
+            (count, bytes) = (count - 1, bytes - block.size());
+            dropped.push(block.id());
+        }
         for id in dropped {
             self.remove(&id.digest, id.height);
         }
@@ -451,7 +475,7 @@ mod tests {
         let fork = chain(main[0].id(), 4..=9);
         let mut tree = tree(&[main.clone(), fork].concat());
         let kept: Vec<Digest> = main.iter().map(|block| block.id().digest).collect();
-        tree.bound(5, View(100), &kept);
+        tree.bound((5, usize::MAX), View(100), &kept);
         assert_eq!(tree.len(), 5);
         assert!(main.iter().all(|block| tree.contains(&block.id().digest)));
     }

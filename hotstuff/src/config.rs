@@ -118,6 +118,8 @@ pub struct Config {
     /// How many blocks are kept that are not committed, beside those that are needed: on the branch
     /// of the highest certificate, and such as this replica has voted for since.
     pub max_blocks: usize,
+    /// How many bytes of them.
+    pub max_blocks_bytes: usize,
     /// The most batches of one replica's clients that another keeps until they are committed.
     pub max_waiting_batches: usize,
     /// The most bytes of them; one always fits.
@@ -145,6 +147,7 @@ impl Default for Config {
             max_block_bytes: 1 << 20,
             max_uncommitted: 64,
             max_blocks: 1024,
+            max_blocks_bytes: 64 << 20,
             max_waiting_batches: 256,
             max_waiting_bytes: 16 << 20,
             max_sync_blocks: 64,
@@ -185,6 +188,7 @@ impl Config {
             max_block_bytes,
             max_uncommitted,
             max_blocks: _,
+            max_blocks_bytes: _,
             max_waiting_batches: _,
             max_waiting_bytes: _,
             max_sync_blocks: _,
@@ -237,6 +241,7 @@ impl Config {
         above_zero(&[
             ("max_block_bytes", self.max_block_bytes),
             ("max_blocks", self.max_blocks),
+            ("max_blocks_bytes", self.max_blocks_bytes),
             ("max_waiting_batches", self.max_waiting_batches),
             ("max_waiting_bytes", self.max_waiting_bytes),
             ("max_sync_blocks", self.max_sync_blocks),

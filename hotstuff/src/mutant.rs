@@ -92,6 +92,8 @@ pub enum Mutant {
     BlockSizeUnchecked,
     /// Of what a replica has signed only the last is compared with what comes.
     LaterStatementsAlone,
+    /// Blocks that lead nowhere are counted, and their bytes are not.
+    BlockBytesUnbounded,
     /// Blocks that this replica has voted for since the highest certificate are dropped when there
     /// are many.
     OpenBlocksDropped,

@@ -438,10 +438,13 @@ impl Hotstuff {
         }
     }
 
-    /// Drops blocks that lead nowhere, if there are too many.
+    /// Drops blocks that lead nowhere, if there are too many, or too many bytes.
     fn bound_tree(&mut self) {
-        let limit = self.config.max_blocks;
-        if self.tree.len() <= limit {
+        let mut most = (self.config.max_blocks, self.config.max_blocks_bytes);
+        if self.config.mutated(Mutant::BlockBytesUnbounded) {
+            most.1 = usize::MAX;
+        }
+        if self.tree.len() <= most.0 && self.tree.bytes() <= most.1 {
             return;
         }
         let needed = [self.high.block, self.promised.voted, self.promised.locked];
@@ -453,6 +456,6 @@ impl Hotstuff {
             false => Some(self.open.values().copied()),
         };
         let kept: Vec<Digest> = kept.chain(open.into_iter().flatten()).collect();
-        self.tree.bound(limit, self.view, &kept);
+        self.tree.bound(most, self.view, &kept);
     }
 }

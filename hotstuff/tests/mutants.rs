@@ -468,6 +468,26 @@ fn a_block_dropped_by_all_who_voted_for_it_is_certified_and_lost() {
     });
 }
 
+/// A thousand blocks may have a thousand million bytes.
+#[test]
+fn blocks_that_lead_nowhere_fill_the_memory_of_who_only_counts_them() {
+    harms_only(Mutant::BlockBytesUnbounded, |config| {
+        let config = Config {
+            max_blocks_bytes: 1,
+            ..config.clone()
+        };
+        let mut node = Node::of_four(0, &config);
+        let idle = block(1, &genesis(), &["x"]);
+        let certified = block(2, &genesis(), &["x"]);
+        node.follow(&[idle.clone(), certified.clone()]);
+        let next = [3, 5].map(|view| block(view, &certified.id(), &[]));
+        node.follow(&next);
+        let (block, above) = (idle.id().digest, Slot::ZERO);
+        let given = node.answer(r(3), Message::FetchBlocks { block, above });
+        !given.is_empty()
+    });
+}
+
 /// A liar could have blocks of any size ordered.
 #[test]
 fn a_block_of_any_size_is_voted_for_by_who_does_not_look() {

@@ -4,8 +4,8 @@ use quorate_core::id::{ReplicaId, Slot};
 use quorate_hotstuff::{Block, Config, Message, Timer};
 
 use crate::common::{
-    HotstuffCluster, HotstuffNode, Node, block, branch, cluster, config, genesis, kinds, proposal,
-    r, two_chain,
+    HotstuffCluster, HotstuffNode, Node, block, branch, cluster, command, config, genesis, kinds,
+    proposal, r, two_chain,
 };
 
 /// The requests for blocks in what a node has sent.
@@ -151,6 +151,35 @@ fn a_block_voted_for_is_kept_until_a_later_view_is_certified() {
     node.follow(&[block(11, &block(9, &genesis(), &["x"]).id(), &[])]);
     node.fire(Timer::Status);
     assert!(node.answer(r(3), ask(&open[0])).is_empty());
+}
+
+/// Blocks that lead nowhere are bounded in bytes too: by so many as fit they are kept, and by one more the lowest
+/// goes.
+#[test]
+fn blocks_that_lead_nowhere_are_kept_as_long_as_their_bytes_fit() {
+    let size = command("x").size();
+    for (most, kept) in [
+        (5 * size, [true, true]),
+        (5 * size - 1, [false, true]),
+        (1, [false, false]),
+    ] {
+        let config = Config {
+            max_blocks_bytes: most,
+            ..two_chain()
+        };
+        let mut node = Node::of_four(0, &config);
+        node.follow(&[1, 3, 5, 7].map(|view| block(view, &genesis(), &["x"])));
+        let certified = block(9, &genesis(), &["x"]);
+        node.follow(&[certified.clone(), block(10, &certified.id(), &[])]);
+        node.follow(&[block(11, &certified.id(), &[])]);
+        for (view, kept) in [1, 3].into_iter().zip(kept) {
+            node.fire(Timer::Status);
+            let block = block(view, &genesis(), &["x"]).id().digest;
+            let above = Slot::ZERO;
+            let given = node.answer(r(3), Message::FetchBlocks { block, above });
+            assert_eq!(!given.is_empty(), kept, "{view} of {most}");
+        }
+    }
 }
 
 /// Blocks that were not asked for are nothing.
