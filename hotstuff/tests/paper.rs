@@ -6,6 +6,7 @@ mod paper {
     mod certificates;
     mod chains;
     mod checkpoints;
+    mod crashes;
     mod leaders;
     mod pacemaker;
     mod requests;
