@@ -25,8 +25,8 @@ pub struct Hardships {
     /// Links between replicas are cut for good, both ways or one way, such that the replicas of a
     /// quorum all hear each other: a single link, or some of those outside. Where replicas may lie,
     /// clients are to be served at those of the quorum. Otherwise any replica may lead that hears a
-    /// quorum and is heard by it, and clients are served at those that hear all of these, and are
-    /// heard by them.
+    /// quorum and is heard by it, those that answer no fetch among them, and clients are served at those
+    /// that hear all of these, and are heard by them.
     pub cuts: bool,
     /// The same, and where no replica lies also a chain, a star or a bridge: a quorum is connected
     /// through one in the middle, and clients are to be served there. It may be one that lags: it

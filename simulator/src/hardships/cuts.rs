@@ -17,10 +17,11 @@ type Pair = (ReplicaId, ReplicaId);
 
 /// Draws cuts among `usable` replicas, in any order, such that a quorum is connected; of a
 /// protocol that survives lies at most `spare` of them are left out of it. With `hubs` it may be
-/// connected through one in the middle only.
+/// connected through one in the middle only. Those that are `mute` answer no fetch, but all else: they
+/// may lead, and help others to.
 pub(super) fn drawn(
     (model, n): (FaultModel, usize),
-    usable: &[ReplicaId],
+    (usable, mute): (&[ReplicaId], &[ReplicaId]),
     (spare, hubs): (usize, bool),
     random: &mut ChaCha8Rng,
 ) -> Cuts {
@@ -46,8 +47,9 @@ pub(super) fn drawn(
         3 => chain(usable, random),
         _ => single(usable, random),
     };
+    let talking = [usable, mute].concat();
     loop {
-        let connected = connected(&links, usable, quorum);
+        let connected = connected(&links, &talking, quorum);
         if !connected.is_empty() {
             return Cuts { links, connected };
         }
@@ -57,12 +59,12 @@ pub(super) fn drawn(
 
 /// Of replicas that are heard by a quorum and hear it, any may lead: clients can be served at those
 /// that all of these hear, and that hear them.
-fn connected(links: &[Pair], usable: &[ReplicaId], quorum: usize) -> ReplicaSet {
+fn connected(links: &[Pair], talking: &[ReplicaId], quorum: usize) -> ReplicaSet {
     let may_lead = |one: &ReplicaId| {
-        let heard = usable.iter().filter(|other| hear(links, *one, **other));
+        let heard = talking.iter().filter(|other| hear(links, *one, **other));
         heard.count() >= quorum
     };
-    let leaders: Vec<ReplicaId> = usable.iter().copied().filter(may_lead).collect();
+    let leaders: Vec<ReplicaId> = talking.iter().copied().filter(may_lead).collect();
     let hears_all = |one: &ReplicaId| leaders.iter().all(|other| hear(links, *one, *other));
     leaders.iter().copied().filter(hears_all).collect()
 }
@@ -176,20 +178,39 @@ mod tests {
         assert_eq!(served(&[(3, 4)], 5), [0, 1, 2]);
     }
 
+    /// Of five, 0 and 1 do not hear 4, and 1 does not reach 2: with 3, which answers no fetch, 1 leads as
+    /// well as 0, and 2 need not hear who leads.
+    #[test]
+    fn who_answers_no_fetch_helps_others_to_lead() {
+        let cut = [(4, 0), (4, 1), (0, 4), (1, 4), (1, 2)];
+        let links = cut.map(|(a, b): (u8, u8)| (ReplicaId(a), ReplicaId(b)));
+        let served = |talking: &[u8]| -> Vec<u8> {
+            let talking: Vec<ReplicaId> = talking.iter().copied().map(ReplicaId).collect();
+            let served = connected(&links, &talking, 3);
+            served.iter().map(|replica| replica.0).collect()
+        };
+        assert_eq!(served(&[0, 1, 2, 4]), [0, 2]);
+        assert_eq!(served(&[0, 1, 2, 4, 3]), [3]);
+    }
+
     #[test]
     fn a_quorum_stays_connected_whatever_is_cut() {
         for model in [FaultModel::Crash, FaultModel::Byzantine] {
             for n in 1..=9 {
                 for taken in 0..=model.tolerated(n) {
                     let usable: Vec<ReplicaId> = ReplicaId::all(n).skip(taken).collect();
+                    let all: Vec<ReplicaId> = ReplicaId::all(n).collect();
                     let spare = model.tolerated(n) - taken;
                     let mut some = 0;
                     for seed in 0..60 {
                         let mut random = ChaCha8Rng::seed_from_u64(seed);
-                        for hubs in [true, false] {
-                            let cuts = drawn((model, n), &usable, (spare, hubs), &mut random);
+                        for (hubs, mute) in [(true, 0), (false, 0), (true, taken)] {
+                            let mute = &all[..mute];
+                            let talking = [&usable[..], mute].concat();
+                            let of = (&usable[..], mute);
+                            let cuts = drawn((model, n), of, (spare, hubs), &mut random);
                             let places = (model, n);
-                            assert!(is_connected(&cuts, places, &usable), "{n}, {seed}");
+                            assert!(is_connected(&cuts, places, &talking), "{n}, {seed}");
                             some += cuts.links.len();
                         }
                     }
@@ -209,7 +230,8 @@ mod tests {
         let usable: Vec<ReplicaId> = ReplicaId::all(5).collect();
         let mut ways = [0, 0];
         for _ in 0..40 {
-            let links = drawn((FaultModel::Crash, 5), &usable, (2, true), &mut random).links;
+            let of = (&usable[..], &[][..]);
+            let links = drawn((FaultModel::Crash, 5), of, (2, true), &mut random).links;
             for (from, to) in &links {
                 ways[usize::from(links.contains(&(*to, *from)))] += 1;
             }

@@ -29,6 +29,8 @@ struct Drawing<'a> {
     random: &'a mut ChaCha8Rng,
     /// Replicas that nothing has taken for good yet, in any order.
     free: Vec<ReplicaId>,
+    /// Those that answer no fetch for good.
+    mute: Vec<ReplicaId>,
     /// How many more may be taken.
     spare: usize,
 }
@@ -52,6 +54,7 @@ impl Plan {
             time: time.max(100),
             random,
             free,
+            mute: Vec::new(),
             spare,
         };
         let takers = [
@@ -72,8 +75,9 @@ impl Plan {
             drawing.hang_for_a_while();
         }
         if hardships.cuts || hardships.hubs {
-            let (usable, spare, hubs) = (&drawing.free, drawing.spare, hardships.hubs);
-            let drawn = cuts::drawn((model, n), usable, (spare, hubs), drawing.random);
+            let of = (&drawing.free[..], &drawing.mute[..]);
+            let (spare, hubs) = (drawing.spare, hardships.hubs);
+            let drawn = cuts::drawn((model, n), of, (spare, hubs), drawing.random);
             for (from, to) in drawn.links {
                 drawing.begins_for_good(Fault::Cut(from, to));
             }
@@ -115,6 +119,7 @@ impl Drawing<'_> {
                 for replica in taken {
                     let answers = self.drawn_patience();
                     self.begins_for_good(Fault::Mute(replica, answers));
+                    self.mute.push(replica);
                 }
             }
         }
@@ -331,6 +336,7 @@ mod tests {
                 time: TIME,
                 random: &mut random,
                 free: Vec::new(),
+                mute: Vec::new(),
                 spare: 0,
             };
             let replicas: Vec<ReplicaId> = ReplicaId::all(n - n / 2).collect();
