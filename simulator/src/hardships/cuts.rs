@@ -49,8 +49,10 @@ pub(super) fn drawn(
     };
     let talking = [usable, mute].concat();
     loop {
+        // Those that are mute must not be needed: what they alone know cannot be had of them.
+        let suffices = !connected(&links, usable, quorum).is_empty();
         let connected = connected(&links, &talking, quorum);
-        if !connected.is_empty() {
+        if suffices && !connected.is_empty() {
             return Cuts { links, connected };
         }
         links.pop();
@@ -211,6 +213,8 @@ mod tests {
                             let cuts = drawn((model, n), of, (spare, hubs), &mut random);
                             let places = (model, n);
                             assert!(is_connected(&cuts, places, &talking), "{n}, {seed}");
+                            let connected = connected(&cuts.links, &usable, n - model.tolerated(n));
+                            assert!(!connected.is_empty(), "{n}, {seed}: without the mute");
                             some += cuts.links.len();
                         }
                     }
