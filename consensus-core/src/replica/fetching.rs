@@ -4,7 +4,8 @@
 //! answer, with its connection as good as ever: so a fetch is given up when it makes no progress for
 //! [`fetch_patience`](super::Settings::fetch_patience), and the next peer is asked for the same, each once. One that makes
 //! progress is not given up; but who lies may do so without end, so after [`SLOW`] times as long another
-//! is asked as well, and the first good answer counts. The protocol judges what comes
+//! is asked as well, and the first good answer counts. If nobody gives what is wanted, the farthest of
+//! the answers that fell short is asked for again. The protocol judges what comes
 //! ([`Protocol::accepts`]), from whomever.
 
 use std::collections::BTreeMap;
@@ -27,16 +28,18 @@ use super::snapshots::Origin;
 const SLOW: u32 = 4;
 
 /// What is wanted, and who has been asked for it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Fetching {
     under_way: Option<UnderWay>,
     /// Who gave nothing of use when asked last: others are asked before.
     failed: ReplicaSet,
     /// What an answer must hold that comes after it was given up.
     at_least: Frontier,
+    /// The farthest of the good answers that fell short of what is wanted, and who gave it.
+    short: Option<Fetch>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct UnderWay {
     fetch: Fetch,
     /// Those that were asked and not given up, and when that was, or their answer last made
@@ -46,6 +49,8 @@ struct UnderWay {
     last: Time,
     /// Who has been asked for this.
     asked: ReplicaSet,
+    /// It is not what is wanted, but the farthest of what was given.
+    falls_short: bool,
 }
 
 impl Fetching {
@@ -57,15 +62,22 @@ impl Fetching {
         (others, patience): (ReplicaSet, Duration),
     ) -> Option<Fetch> {
         if let Some(under_way) = &mut self.under_way {
-            if wish.at_least.covers(&under_way.fetch.at_least) {
-                under_way.fetch.at_least = wish.at_least.clone();
-            }
+            let wait = match under_way.falls_short {
+                true => patience.saturating_mul(SLOW),
+                false => patience,
+            };
             // All have been asked, and one of them makes progress and no end of it: the others may
             // have by now what they lacked.
-            let again = others.without(under_way.asked).is_empty();
-            if !again || now < under_way.last + patience {
+            let all = others.without(under_way.asked).is_empty();
+            let again = all && now >= under_way.last + wait;
+            let wanted = again || !under_way.falls_short;
+            if wanted && wish.at_least.covers(&under_way.fetch.at_least) {
+                under_way.fetch.at_least = wish.at_least.clone();
+            }
+            if !again {
                 return None;
             }
+            under_way.falls_short = false;
             under_way.asked = under_way.heard.keys().copied().collect();
             return self.next(now, others, wish.from);
         }
@@ -74,6 +86,7 @@ impl Fetching {
             heard: BTreeMap::new(),
             last: now,
             asked: ReplicaSet::EMPTY,
+            falls_short: false,
         });
         self.next(now, others, wish.from)
     }
@@ -87,10 +100,11 @@ impl Fetching {
         let among = if good.is_empty() { left } else { good };
         let later = among.iter().find(|peer| *peer >= first);
         let Some(from) = later.or_else(|| among.iter().next()) else {
-            if under_way.heard.is_empty() {
-                self.under_way = None;
+            if !under_way.heard.is_empty() {
+                return None;
             }
-            return None;
+            self.under_way = None;
+            return self.next_best(now, others);
         };
         under_way.asked.insert(from);
         under_way.heard.insert(from, now);
@@ -98,6 +112,30 @@ impl Fetching {
         under_way.fetch.from = from;
         self.at_least.clone_from(&under_way.fetch.at_least);
         Some(under_way.fetch.clone())
+    }
+
+    /// Nobody gives what is wanted, which those that never answer may be alone to have: asks for the
+    /// farthest that there was. It brings this replica nearer to the others.
+    fn next_best(&mut self, now: Time, others: ReplicaSet) -> Option<Fetch> {
+        let short = self.short.take()?;
+        self.at_least.clone_from(&short.at_least);
+        self.under_way = Some(UnderWay {
+            heard: BTreeMap::from([(short.from, now)]),
+            last: now,
+            asked: others,
+            falls_short: true,
+            fetch: short.clone(),
+        });
+        Some(short)
+    }
+
+    /// `from` has answered with what reaches so far, which is not enough.
+    fn fell_short(&mut self, from: ReplicaId, at: &Frontier) {
+        let farther = |known: &Fetch| at.covers(&known.at_least);
+        if self.is_asked(from) && self.short.as_ref().is_none_or(farther) {
+            let at_least = at.clone();
+            self.short = Some(Fetch { from, at_least });
+        }
     }
 
     /// One that was asked gives nothing of use: whom to ask instead.
@@ -119,7 +157,7 @@ impl Fetching {
     /// A good answer has come, from whomever was asked.
     fn succeeded(&mut self, from: ReplicaId) {
         self.failed.remove(from);
-        self.under_way = None;
+        (self.under_way, self.short) = (None, None);
     }
 
     fn progressed(&mut self, now: Time, from: ReplicaId) {
@@ -179,7 +217,11 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             return;
         }
         let good = snapshot.filter(|snapshot| self.is_good(snapshot));
-        match good {
+        if let Some(good) = &good {
+            self.note_short(from, &good.id.at);
+        }
+        let enough = |good: &Snapshot| good.id.at.covers(&self.fetching.at_least);
+        match good.filter(enough) {
             Some(snapshot) => {
                 self.fetching.succeeded(from);
                 let save = self.snapshots.save_fetched(snapshot);
@@ -190,10 +232,17 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
         }
     }
 
+    /// Remembers an answer that falls short of what is wanted.
+    fn note_short(&mut self, from: ReplicaId, at: &Frontier) {
+        let enough = at.covers(&self.fetching.at_least);
+        if !enough && !self.settings.mutated(Mutant::ShortAnswersForgotten) {
+            self.fetching.fell_short(from, at);
+        }
+    }
+
     fn is_good(&self, snapshot: &Snapshot) -> bool {
         let id = &snapshot.id;
-        id.at.covers(&self.fetching.at_least)
-            && self.is_ahead(&id.at)
+        self.is_ahead(&id.at)
             && self.protocol.accepts(id)
             && Digest::of(&snapshot.body) == id.digest
     }
@@ -205,7 +254,7 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
     fn ask_peer(&mut self, ask: impl FnOnce(&mut Fetching, ReplicaSet) -> Option<Fetch>) {
         if !self.is_ahead(&self.fetching.at_least) {
             // Execution has caught up meanwhile.
-            self.fetching.under_way = None;
+            (self.fetching.under_way, self.fetching.short) = (None, None);
             return;
         }
         let others = self.others().collect();
@@ -348,6 +397,30 @@ mod tests {
         assert_eq!(asked(fail(&mut fetching, 3)), Some(0));
         fetching.succeeded(ReplicaId(2));
         assert_eq!(asked(wished(&mut fetching, 4, &wish(2, 9))), Some(2));
+    }
+
+    #[test]
+    fn the_farthest_answer_that_fell_short_is_taken_if_there_is_nothing_better() {
+        let mut fetching = Fetching::default();
+        let mut fetch = wished(&mut fetching, 0, &wish(2, 9));
+        for (from, reaches) in [(2, 4), (3, 6), (0, 5)] {
+            assert_eq!(asked(fetch), Some(from));
+            let reached = Frontier::single(Slot(reaches));
+            fetching.fell_short(ReplicaId(from), &reached);
+            fetching.fell_short(ReplicaId(1), &Frontier::single(Slot(8)));
+            fetch = fail(&mut fetching, from);
+        }
+        assert_eq!(fetch, Some(wish(3, 6)));
+        // It may take its time, as long as it makes progress; but not for ever.
+        let slow = (PATIENCE * SLOW).as_nanos() as u64 + 2;
+        assert_eq!(wished(&mut fetching, slow - 1, &wish(2, 9)), None);
+        assert_eq!(fetching.at_least, Frontier::single(Slot(6)));
+        let mut slowly = fetching.clone();
+        let again = wished(&mut slowly, slow, &wish(2, 9));
+        assert_eq!(again, Some(wish(2, 9)), "who was slow is left aside");
+        assert_eq!(asked(fail(&mut fetching, 3)), None);
+        let again = wished(&mut fetching, 4, &wish(2, 9));
+        assert_eq!(again, Some(wish(2, 9)), "better is asked for first");
     }
 
     #[test]

@@ -166,6 +166,8 @@ pub enum Mutant {
     FetchNeverGivenUp,
     /// While a peer's snapshot makes progress no other is asked.
     SlowFetchAlone,
+    /// Where nobody has all that is wanted, nothing is taken.
+    ShortAnswersForgotten,
     /// What an installed state holds stays under way.
     InstalledNotSettled,
     /// What others bring is taken, and given to a disk that hangs, without end.
