@@ -10,7 +10,7 @@
 //! | what a protocol is | [`protocol`], [`output`] |
 //! | what the application implements and calls | [`machine`], [`consensus`] |
 //! | what is ordered, and exactly once | [`request`], [`session`] |
-//! | the parts protocols share | [`window`], [`quorum`], [`checkpoint`], [`frontier`], [`crypto`], [`config`] |
+//! | the parts protocols share | [`window`], [`under_way`], [`quorum`], [`checkpoint`], [`frontier`], [`crypto`], [`config`] |
 //! | what replicas must agree on beside the log | [`epoch`] |
 //! | the driver | [`replica`] |
 //! | the edges | [`storage`], [`transport`], [`wire`], [`codec`] |
@@ -36,6 +36,7 @@ pub mod request;
 pub mod session;
 pub mod storage;
 pub mod transport;
+pub mod under_way;
 pub mod window;
 pub mod wire;
 
