@@ -40,7 +40,7 @@ pub struct Config {
     /// The most bytes of entries that a leader keeps behind a snapshot for peers that fetch an older
     /// one: what is written while they fetch and save it must fit.
     pub max_held_bytes: usize,
-    /// The most reads kept that wait for an answer; the oldest give way.
+    /// The most reads kept that wait for an answer; more are dropped, and asked again by the driver.
     pub max_pending_reads: usize,
     /// The rule that is switched off.
     #[cfg(feature = "mutants")]

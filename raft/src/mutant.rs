@@ -28,6 +28,8 @@ pub enum Mutant {
     /// A follower answers a read when the leader has, not when it has executed so far.
     /// [OngaroThesis §6.4]
     ReadBeforeExecuted,
+    /// A read that waits gives its place to the next.
+    ReadGivesWayToNext,
     /// A follower's questions are counted from the same number after each restart.
     TicketsFromZero,
     /// A candidate counts votes that it was given with another log. [Ongaro14 §5.4.1]
@@ -69,6 +71,8 @@ pub enum Mutant {
     PreVoteWithoutLoyalty,
     /// Who is told of a later term by who would not vote for it stays in its own.
     TermOfRefusalIgnored,
+    /// What is asked for again is appended again, though it is in the log and not committed.
+    AppendedWhileUnderWay,
     /// A leader that no quorum answers leads on. [OngaroThesis §6.2]
     LeadUnheard,
     /// A leader whose disk hangs leads on.

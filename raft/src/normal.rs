@@ -1,11 +1,12 @@
 //! The failure-free path: proposals, replication, commit. [Ongaro14 §5.3, §5.4]
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 
 use quorate_core::id::{EntryId, ReplicaId, ReplicaSet, Slot, Time};
 use quorate_core::protocol::{Commit, Dest};
 use quorate_core::quorum::Quorum;
 use quorate_core::request::Batch;
+use quorate_core::under_way::UnderWay;
 
 use crate::config::Config;
 use crate::log::{Entry, Log, Position, Term};
@@ -64,8 +65,10 @@ pub(crate) struct Leader {
     pub(crate) uncommitted_bytes: usize,
     /// The entries that it has not acknowledged to itself.
     unwritten: InFlight,
+    /// The requests in these.
+    under_way: UnderWay,
     /// Uncommitted entries with requests of a follower's clients.
-    pub(crate) forwarded: VecDeque<(Slot, ReplicaId)>,
+    forwarded: BTreeSet<(Slot, ReplicaId)>,
     /// Followers whose clients wait to learn of the commit index.
     pub(crate) waiting: ReplicaSet,
     /// What it has told itself: through where it has its log, and of which round it has heard.
@@ -77,8 +80,7 @@ pub(crate) struct Leader {
 impl Leader {
     fn of(n: usize, log: &Log, commit: Slot, tenure: Tenure) -> Self {
         let next = log.last().slot.next();
-        let uncommitted = log.iter_from(commit.next());
-        Leader {
+        let mut leader = Leader {
             first: next,
             knew: commit,
             matched: vec![Slot::ZERO; n],
@@ -86,13 +88,25 @@ impl Leader {
             // "When a leader first comes to power, it initializes all nextIndex values to the
             // index just after the last one in its log." [Ongaro14 §5.3]
             progress: vec![Progress::probe(next); n],
-            uncommitted_bytes: uncommitted.map(|(_, entry)| entry.size()).sum(),
+            uncommitted_bytes: 0,
             unwritten: InFlight::default(),
-            forwarded: VecDeque::new(),
+            under_way: UnderWay::default(),
+            forwarded: BTreeSet::new(),
             waiting: ReplicaSet::EMPTY,
             own: (Slot::ZERO, 0),
             reads: LeaderReads::default(),
             tenure,
+        };
+        leader.take_stock(log, commit);
+        leader
+    }
+
+    /// Counts the entries beyond the commit index.
+    fn take_stock(&mut self, log: &Log, commit: Slot) {
+        (self.uncommitted_bytes, self.under_way) = (0, UnderWay::default());
+        for (slot, entry) in log.iter_from(commit.next()) {
+            self.uncommitted_bytes += entry.size();
+            self.under_way.enter(slot, &entry.batch);
         }
     }
 }
@@ -133,10 +147,20 @@ impl Raft {
         }
     }
 
+    /// Appends requests, unless all of them are in the log already and not committed: whoever asks
+    /// again is told when they are.
     fn append_within_bounds(&mut self, proposer: ReplicaId, batch: Batch, out: &mut Out) {
-        let Role::Leader(leader) = &self.role else {
+        let Role::Leader(leader) = &mut self.role else {
             return;
         };
+        if let Some(slot) = leader.under_way.holding(&batch)
+            && !self.config.mutated(Mutant::AppendedWhileUnderWay)
+        {
+            if proposer != self.me {
+                leader.forwarded.insert((slot, proposer));
+            }
+            return;
+        }
         // Without a quorum, or without its own disk, the log must not grow for ever.
         let held = leader.uncommitted_bytes.max(leader.unwritten.bytes());
         let full = held >= self.config.max_uncommitted_bytes;
@@ -155,13 +179,14 @@ impl Raft {
         let after = self.log.last().slot;
         let slot = self.log.push(entry.clone());
         leader.unwritten.push(slot, entry.size());
+        leader.under_way.enter(slot, &entry.batch);
         if self.config.mutated(Mutant::CountOwnBeforeSync)
             && let Some(own) = leader.matched.get_mut(self.me.index())
         {
             *own = slot;
         }
         if proposer != self.me {
-            leader.forwarded.push_back((slot, proposer));
+            leader.forwarded.insert((slot, proposer));
         }
         let entries = vec![entry];
         out.persist(Record::Append { after, entries });
@@ -280,10 +305,10 @@ impl Leader {
     /// Notes who has clients that wait for an entry through `commit`. All others learn of the
     /// commit index with the next entries or heartbeat.
     fn wake(&mut self, commit: Slot) {
-        while let Some((slot, proposer)) = self.forwarded.front().copied()
+        while let Some((slot, proposer)) = self.forwarded.first().copied()
             && slot <= commit
         {
-            self.forwarded.pop_front();
+            self.forwarded.pop_first();
             self.waiting.insert(proposer);
         }
     }
@@ -291,8 +316,7 @@ impl Leader {
     /// Everything through `commit` is in a snapshot that was installed here.
     pub(crate) fn skip_to(&mut self, log: &Log, commit: Slot) {
         self.knew = commit;
-        let uncommitted = log.iter_from(commit.next());
-        self.uncommitted_bytes = uncommitted.map(|(_, entry)| entry.size()).sum();
+        self.take_stock(log, commit);
         self.wake(commit);
     }
 }
@@ -489,6 +513,9 @@ impl Raft {
                 agreed: None,
             });
             self.commit = slot;
+            if let Role::Leader(leader) = &mut self.role {
+                leader.under_way.leave(slot, &entry.batch);
+            }
         }
         self.answer_remote_reads(out);
         bytes

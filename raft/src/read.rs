@@ -7,11 +7,12 @@
 
 use std::collections::VecDeque;
 
-use quorate_core::id::{ReplicaId, Slot};
+use quorate_core::id::{ReplicaId, Slot, Time};
 use quorate_core::output::Output;
 use quorate_core::protocol::{Dest, ReadAnswer, ReadId};
 use quorate_core::quorum::Quorum;
 
+use crate::config::Config;
 use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::replica::{Out, Raft, Role};
@@ -44,16 +45,20 @@ struct Pending {
 
 impl LeaderReads {
     /// Notes a read, unless it is there already: asked again, it is answered by the round that it
-    /// waits for, which every message asks to confirm again.
-    fn ask(&mut self, asker: Asker, limit: usize) {
+    /// waits for, which every message asks to confirm again. Beyond the limit it is dropped, and asked
+    /// again: those before it stay, so that they are answered.
+    fn ask(&mut self, asker: Asker, config: &Config) {
         let known = |pending: &Pending| pending.asker == asker;
         if self.asked.contains(&asker) || self.pending.iter().any(known) {
             return;
         }
-        self.asked.push_back(asker);
-        if self.asked.len() + self.pending.len() > limit && self.pending.pop_front().is_none() {
-            self.asked.pop_front();
+        if self.asked.len() + self.pending.len() >= config.max_pending_reads {
+            let gives_way = config.mutated(Mutant::ReadGivesWayToNext);
+            if !gives_way || self.pending.pop_front().is_none() {
+                return;
+            }
         }
+        self.asked.push_back(asker);
     }
 
     /// "The leader saves its current commit index in a local variable readIndex" for all reads
@@ -76,6 +81,10 @@ impl LeaderReads {
     }
 }
 
+/// After how many election time-outs in which the driver has not asked again a read may lose its place.
+/// Drivers ask again after a second, unless they are told otherwise.
+const FORSAKEN: u32 = 4;
+
 /// The reads of a replica that does not lead.
 #[derive(Debug)]
 pub(crate) struct RemoteReads {
@@ -92,6 +101,8 @@ pub(crate) struct RemoteReads {
 struct Asked {
     id: ReadId,
     ticket: u64,
+    /// When the driver has asked last: it may have given up since.
+    at: Time,
     /// Known when the leader has answered: through where must have been executed.
     index: Option<Slot>,
 }
@@ -103,6 +114,36 @@ impl RemoteReads {
             fresh: Vec::new(),
             asked: VecDeque::new(),
         }
+    }
+
+    /// Gives each of `ids` a place and the question `ticket`, as far as there is room: those there keep
+    /// their places, so that they are answered, unless the driver has not asked for them any more for
+    /// [`FORSAKEN`] time-outs. What gets no place it asks again. False if none does.
+    fn place(&mut self, now: Time, ids: Vec<ReadId>, ticket: u64, config: &Config) -> bool {
+        let forsaken = config.election_timeout * FORSAKEN;
+        let limit = config.max_pending_reads;
+        let gives_way = config.mutated(Mutant::ReadGivesWayToNext);
+        for id in ids {
+            if self.asked.len() >= limit {
+                let by_time = self
+                    .asked
+                    .iter()
+                    .enumerate()
+                    .min_by_key(|(_, read)| read.at);
+                let oldest = by_time.filter(|(_, read)| now.since(read.at) >= forsaken);
+                let Some(place) = oldest.map(|(at, _)| at).or(gives_way.then_some(0)) else {
+                    break;
+                };
+                self.asked.remove(place);
+            }
+            self.asked.push_back(Asked {
+                id,
+                ticket,
+                at: now,
+                index: None,
+            });
+        }
+        self.asked.back().is_some_and(|last| last.ticket == ticket)
     }
 }
 
@@ -122,17 +163,16 @@ impl Raft {
     pub(crate) fn read_index(&mut self, replica: ReplicaId, ticket: u64) {
         if let Role::Leader(leader) = &mut self.role {
             let asker = Asker::Peer { replica, ticket };
-            leader.reads.ask(asker, self.config.max_pending_reads);
+            leader.reads.ask(asker, &self.config);
         }
     }
 
     /// Puts the reads of this turn on their way. Without a leader they are dropped, and the
     /// driver asks again.
-    pub(crate) fn end_turn_of_reads(&mut self, out: &mut Out) {
-        let limit = self.config.max_pending_reads;
+    pub(crate) fn end_turn_of_reads(&mut self, now: Time, out: &mut Out) {
         if let Role::Leader(leader) = &mut self.role {
             for id in self.reads.fresh.drain(..) {
-                leader.reads.ask(Asker::Own(id), limit);
+                leader.reads.ask(Asker::Own(id), &self.config);
             }
             // "The Leader Completeness Property guarantees that a leader has all committed
             // entries, but at the start of its term, it may not know which those are."
@@ -155,20 +195,17 @@ impl Raft {
         let (again, new): (Vec<ReadId>, Vec<ReadId>) = fresh
             .into_iter()
             .partition(|id| reads.asked.iter().any(|asked| asked.id == *id));
-        let open = reads.asked.iter().filter(|asked| asked.index.is_none());
-        let again = open.filter(|asked| again.contains(&asked.id));
-        let mut tickets: Vec<u64> = again.map(|asked| asked.ticket).collect();
+        let mut tickets = Vec::new();
+        for asked in &mut reads.asked {
+            if again.contains(&asked.id) {
+                asked.at = now;
+                tickets.extend(asked.index.is_none().then_some(asked.ticket));
+            }
+        }
         tickets.dedup();
-        if !new.is_empty() {
-            let ticket = reads.ticket;
+        let ticket = reads.ticket;
+        if reads.place(now, new, ticket, &self.config) {
             reads.ticket = ticket.wrapping_add(1);
-            reads.asked.extend(new.into_iter().map(|id| Asked {
-                id,
-                ticket,
-                index: None,
-            }));
-            let excess = reads.asked.len().saturating_sub(limit);
-            reads.asked.drain(..excess);
             tickets.push(ticket);
         }
         for ticket in tickets {

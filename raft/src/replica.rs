@@ -184,7 +184,7 @@ impl Raft {
     /// Sends what was held back to be sent together: one round of reads, the new entries, one
     /// acknowledgement. [OngaroThesis §10.2.2]
     fn end_of_turn(&mut self, now: Time, out: &mut Out) {
-        self.end_turn_of_reads(out);
+        self.end_turn_of_reads(now, out);
         match &mut self.role {
             Role::Follower(_) => self.acknowledge(out),
             Role::PreCandidate(_) | Role::Candidate(_) => {}

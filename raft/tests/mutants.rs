@@ -536,3 +536,43 @@ fn who_is_content_with_a_leader_that_does_not_hear_it_asks_nobody() {
         node.sent_to(r(2)).is_empty()
     });
 }
+
+/// Growth, and a wait without end: copies come faster than they can be sent.
+#[test]
+fn what_is_appended_again_while_it_is_under_way_fills_the_log() {
+    harms_only(Mutant::AppendedWhileUnderWay, |config| {
+        let mut leader = leader(config, 1);
+        for _ in 0..5 {
+            leader.propose("x");
+        }
+        leader.log_terms().len() > 2
+    });
+}
+
+/// A wait without end: two reads take turns, each sooner than the other's answer.
+#[test]
+fn a_read_that_gives_its_place_to_the_next_is_never_answered() {
+    harms_only(Mutant::ReadGivesWayToNext, |config| {
+        let config = Config {
+            max_pending_reads: 1,
+            ..config.clone()
+        };
+        let mut node = node(&config, 0, 1, &[1]);
+        node.receive(r(1), heartbeat(1, at(1, 1), 1));
+        node.take();
+        for _ in 0..9 {
+            let mut asked = Vec::new();
+            for id in [1, 2] {
+                node.read(id);
+                asked.extend(node.sent_to(r(1)));
+            }
+            // The answer to the first comes when the second has its place.
+            let Some(Message::ReadIndex { ticket }) = asked.first() else {
+                break;
+            };
+            let (ticket, index) = (*ticket, Slot(1));
+            node.receive(r(1), Message::ReadIndexReply { ticket, index });
+        }
+        node.answered().is_empty()
+    });
+}

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{
     Cluster, Node, RaftCluster, RaftNode, accepted, at, echo, heartbeat, r, request_vote,
 };
@@ -256,7 +258,7 @@ fn without_a_leader_reads_are_dropped() {
 }
 
 #[test]
-fn reads_that_wait_are_bounded_and_the_oldest_give_way() {
+fn reads_that_wait_are_bounded_and_those_before_them_stay() {
     let config = Config {
         max_pending_reads: 3,
         ..Config::default()
@@ -273,9 +275,40 @@ fn reads_that_wait_are_bounded_and_the_oldest_give_way() {
     cluster.beat(0);
     assert_eq!(
         cluster.node(0).answered(),
-        [ReadId(2), ReadId(3), ReadId(4)]
+        [ReadId(0), ReadId(1), ReadId(2)]
     );
-    assert_eq!(cluster.node(1).answered(), []);
+    for id in 0..5 {
+        cluster.node(1).read(id);
+    }
+    cluster.deliver();
+    cluster.beat(0);
+    let first = [ReadId(0), ReadId(1), ReadId(2)];
+    assert_eq!(cluster.node(1).answered(), first);
+}
+
+/// One that the driver asks for no more gives way, after a while.
+#[test]
+fn a_read_that_nobody_asks_for_any_more_gives_way() {
+    let config = Config {
+        max_pending_reads: 1,
+        ..Config::default()
+    };
+    let forsaken = config.election_timeout * 4;
+    let mut node = Node::with(0, 3, &config, common::records(1, &[1]));
+    node.receive(r(1), heartbeat(1, at(1, 1), 1));
+    node.take();
+    let asked = |node: &mut Node, id| {
+        node.read(id);
+        tickets(node)
+    };
+    let first = asked(&mut node, 5);
+    node.now = node.now + forsaken / 2;
+    assert_eq!(asked(&mut node, 5), first);
+    node.now = node.now + (forsaken - Duration::from_millis(1));
+    assert_eq!(asked(&mut node, 6), [0; 0]);
+    node.now = node.now + Duration::from_millis(1);
+    assert_eq!(asked(&mut node, 6).len(), 1);
+    assert_eq!(asked(&mut node, 5), [0; 0]);
 }
 
 #[test]

@@ -163,8 +163,8 @@ fn a_message_carries_no_more_than_its_limit() {
     };
     let mut cluster = Cluster::led_by_0(3, &config);
     let leader = cluster.node(0);
-    for _ in 0..10 {
-        leader.step(propose("some command"));
+    for number in 0..10 {
+        leader.step(propose(&format!("command {number}")));
     }
     leader.step(propose(&"x".repeat(1000)));
     leader.end_turn();

@@ -2,7 +2,7 @@
 
 use quorate_core::id::Slot;
 use quorate_core::protocol::Role;
-use quorate_raft::{Message, Term, Timer};
+use quorate_raft::{Config, Message, Term, Timer};
 
 use crate::common::{Cluster, Node, RaftCluster, RaftNode, accepted, append, at, heartbeat, r};
 
@@ -159,4 +159,37 @@ fn a_late_rejection_is_ignored() {
     leader.propose("x");
     let appends = leader.appends(r(1));
     assert_eq!((appends.len(), appends[0].previous), (1, at(3, 2)));
+}
+
+/// What is asked for again while it is in the leader's log and not committed is not appended again,
+/// whoever asks, and all who ask learn at once when it is committed.
+#[test]
+fn what_is_in_the_log_and_not_committed_is_not_appended_again() {
+    let mut cluster = Cluster::led_by_0(3, &Config::default());
+    for id in [1, 2, 2, 1] {
+        cluster.node(id).propose("x");
+    }
+    for _ in 0..3 {
+        cluster.node(0).propose("x");
+    }
+    cluster.deliver();
+    for id in [0, 1, 2] {
+        assert_eq!(cluster.node(id).executed(), ["", "x"], "at {id}");
+    }
+    cluster.propose(0, "x");
+    assert_eq!(
+        cluster.node(0).executed(),
+        ["", "x", "x"],
+        "it was committed"
+    );
+}
+
+/// The same of what a leader has from leaders before it.
+#[test]
+fn what_an_earlier_leader_has_appended_is_not_appended_again() {
+    let mut leader = Node::leader(3, 2, &[1]);
+    leader.propose("of term 1");
+    assert_eq!(leader.log_terms(), [1, 2]);
+    leader.propose("new");
+    assert_eq!(leader.log_terms(), [1, 2, 2]);
 }

@@ -23,15 +23,9 @@ pub(crate) fn hard(replicas: usize, hardships: Hardships) -> SimulationConfig<Ra
     }
 }
 
-/// "Must be well above a round trip": the time that a write takes where each message waits for the
-/// one before.
-const RETRY_AFTER: Duration = Duration::from_millis(200);
-
 /// Draws each limit of Raft by itself, so that in some world each is smaller than each other: what
 /// one lets pass must not be lost at the next.
-fn limits(random: &mut ChaCha8Rng, config: &mut Config, settings: &mut Settings) {
-    // With one message under way, entries proposed again sooner than they can be sent fill the log.
-    settings.retry_after = settings.retry_after.max(RETRY_AFTER);
+fn limits(random: &mut ChaCha8Rng, config: &mut Config, _: &mut Settings) {
     vary(
         random,
         &mut config.max_append_bytes,
