@@ -8,7 +8,7 @@ use quorate_core::id::{ReplicaId, Slot, Time};
 use quorate_core::protocol::{Dest, Fetch, SnapshotRef};
 use quorate_core::request::Batch;
 
-use crate::log::{Accepted, Proposal};
+use crate::log::{Accepted, Ballot, Proposal};
 use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::record::{self, Record};
@@ -110,10 +110,14 @@ impl MultiPaxos {
         let config = &self.config;
         let (entries, bytes) = (config.retained_entries, config.retained_bytes);
         let through = self.log.compactable(snapshot, entries, bytes);
-        let held = config.max_held_bytes;
+        let held = match config.mutated(Mutant::HeldWithoutBound) {
+            true => usize::MAX,
+            false => config.max_held_bytes,
+        };
         let farthest = self.log.compactable(snapshot, usize::MAX, held);
         self.fetching.retain(|_, held| *held >= farthest);
         let held = self.fetching.values().min().copied();
+        let held = held.filter(|_| !self.config.mutated(Mutant::CompactPastFetches));
         through.min(held.unwrap_or(through))
     }
 
@@ -199,7 +203,8 @@ impl MultiPaxos {
         (self.executed, self.snapshot) = (slot, slot);
         // A leader tells others what is chosen of what it has proposed; of these slots it cannot
         // know any more.
-        if matches!(self.role, Role::Leader(_)) {
+        let leads = matches!(self.role, Role::Leader(_));
+        if leads && !self.config.mutated(Mutant::InstalledLeaderLeadsOn) {
             self.give_up(now, out);
         }
         self.rewrite(out);
@@ -212,8 +217,19 @@ impl MultiPaxos {
     pub(crate) fn rewrite(&mut self, out: &mut Out) {
         self.rewrite_due = false;
         let max = self.config.max_message_bytes;
-        let (promised, executed) = (self.promised, self.executed);
-        out.rewrite(record::records(promised, executed, &self.log, max));
+        let promised = match self.config.mutated(Mutant::RewriteForgetsPromise) {
+            true => Ballot::ZERO,
+            false => self.promised,
+        };
+        let chosen = match self.config.mutated(Mutant::RewriteCallsAllChosen) {
+            true => self.log.last(),
+            false => self.executed,
+        };
+        let mut records = record::records(promised, chosen, &self.log, max);
+        if self.config.mutated(Mutant::RewriteForgetsUnchosen) {
+            records.retain(|record| !matches!(record, Record::Accepted { .. }));
+        }
+        out.rewrite(records);
     }
 
     /// Lets peers have the newest snapshot. All in it is chosen: one replica's word is enough.

@@ -55,7 +55,7 @@ pub struct Config {
     pub retained_entries: usize,
     /// The most bytes of values kept behind a snapshot for peers that are fetching an older one.
     pub max_held_bytes: usize,
-    /// The most reads kept that wait for an answer; the oldest give way.
+    /// The most reads kept that wait for an answer; more are dropped, and asked again by the driver.
     pub max_pending_reads: usize,
     /// The rule that is switched off.
     #[cfg(feature = "mutants")]

@@ -49,6 +49,9 @@ impl Found {
     fn beats(&self, known: &Found, config: &Config) -> bool {
         let higher = self.ballot > known.ballot;
         let lowest = config.mutated(Mutant::ValueNotFromHighestBallot);
+        if config.mutated(Mutant::ChosenBeatenByBallot) {
+            return higher;
+        }
         match (self.chosen, known.chosen) {
             (true, true) => false,
             (true, false) | (false, true) => self.chosen,
@@ -97,6 +100,10 @@ impl MultiPaxos {
         let deadline = bound.map_or(self.election.deadline, |at| at.max(self.election.deadline));
         if now < deadline {
             out.arm(Timer::Election, deadline);
+            return;
+        }
+        if !self.can_promise() {
+            out.arm(Timer::Election, now + self.config.heartbeat);
             return;
         }
         self.ask_for_pre_votes(now, out);
@@ -173,7 +180,8 @@ impl MultiPaxos {
     pub(crate) fn rejected(&mut self, now: Time, ballot: Ballot, promised: Ballot, out: &mut Out) {
         self.round = self.round.max(promised.round);
         let follows = matches!(self.role, Role::Follower(_));
-        if !follows && ballot == self.promised && promised > ballot {
+        let current = ballot == self.promised || self.config.mutated(Mutant::StaleRejectionCounted);
+        if !follows && current && promised > ballot {
             self.give_up(now, out);
         }
     }
@@ -197,6 +205,9 @@ impl MultiPaxos {
         {
             leader.offered = Some(now);
             out.send(Dest::One(successor), Message::Offer { ballot });
+            if self.config.mutated(Mutant::HandOverUnasked) {
+                self.hand_over(now, successor, ballot, out);
+            }
         }
     }
 
@@ -227,8 +238,9 @@ impl MultiPaxos {
 
     /// The leader has stepped down in this replica's favour.
     pub(crate) fn handed_over(&mut self, now: Time, ballot: Ballot, out: &mut Out) {
+        let any = self.config.mutated(Mutant::HandedOverByAnyLeader);
         let follows = match &self.role {
-            Role::Follower(follower) => follower.leader == Some(ballot),
+            Role::Follower(follower) => follower.leader == Some(ballot) || any,
             Role::Candidate(_) | Role::Leader(_) => false,
         };
         if follows && self.bound_until(now, self.me, Some(ballot)).is_none() {
@@ -250,7 +262,9 @@ impl MultiPaxos {
         }
         if ballot > self.promised {
             // The candidate asks again.
-            if self.bound_until(now, from, prepare.released).is_some() {
+            if self.bound_until(now, from, prepare.released).is_some()
+                && !self.config.mutated(Mutant::PromiseDuringLease)
+            {
                 self.round = self.round.max(ballot.round);
                 return;
             }
@@ -323,7 +337,8 @@ impl MultiPaxos {
             }
             return;
         }
-        if told.tell(promise.from, promise.through, promise.last) {
+        let part = promise.last && self.config.mutated(Mutant::PartOfPromiseCounted);
+        if told.tell(promise.from, promise.through, promise.last) || part {
             candidate.promises.count(from);
         }
         if !self.merge(promise, out) {
@@ -428,7 +443,7 @@ impl MultiPaxos {
     /// greater than n", and a proposal accepted is a ballot promised. [Lamport01 §2.2 P1a;
     /// vanRenesse15 §2]
     pub(crate) fn follow(&mut self, now: Time, ballot: Ballot, out: &mut Out) -> bool {
-        if ballot < self.promised {
+        if ballot < self.promised && !self.config.mutated(Mutant::AcceptBelowPromise) {
             self.reject(ballot.replica, ballot, out);
             return false;
         }

@@ -20,7 +20,8 @@
 //! | `election.rs` | phase 1, once for all slots, and who begins it | Lamport01 §3; vanRenesse15 §3 |
 //! | `told.rs` | of which slots an acceptor has told a candidate | Lamport01 §3 |
 //! | `prevote.rs` | whether a campaign could be won | OngaroThesis §9.6 |
-//! | `normal.rs` | proposals, phase 2, what is chosen | Lamport01 §2.2, §3; vanRenesse15 §2 |
+//! | `proposing.rs` | requests, and the slots they get | Lamport01 §3; vanRenesse15 §2 |
+//! | `normal.rs` | phase 2, what is chosen | Lamport01 §2.2, §3; vanRenesse15 §2 |
 //! | `progress.rs` | what a leader knows of each slot and each peer | vanRenesse15 §2 commanders |
 //! | `queue.rs` | requests that wait for a slot | vanRenesse15 §2 |
 //! | `log.rs` | ballots, and what was accepted in each slot | Lamport01 §3; vanRenesse15 §2 |
@@ -40,6 +41,7 @@ mod mutant;
 mod normal;
 mod prevote;
 mod progress;
+mod proposing;
 mod queue;
 mod read;
 mod record;

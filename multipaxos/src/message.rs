@@ -108,6 +108,11 @@ pub enum Message {
         /// The question.
         ticket: u64,
     },
+    /// A replica tells itself that its promise is durable.
+    Promised {
+        /// The ballot promised.
+        ballot: Ballot,
+    },
 }
 
 /// Phase 1a, for all slots from one on. [Lamport01 §3]
@@ -195,7 +200,8 @@ impl Message {
             Message::Rejected { ballot, promised } => *promised.max(ballot),
             Message::HandOver { ballot }
             | Message::Offer { ballot }
-            | Message::Willing { ballot } => *ballot,
+            | Message::Willing { ballot }
+            | Message::Promised { ballot } => *ballot,
             Message::PreVote { instead_of, .. } => instead_of.unwrap_or(Ballot::ZERO),
             Message::Learn { .. }
             | Message::Chosen { .. }
@@ -241,6 +247,7 @@ impl Message {
             | Message::ReadIndex { .. }
             | Message::Offer { .. }
             | Message::Willing { .. }
+            | Message::Promised { .. }
             | Message::HandOver { .. } => Slot::ZERO,
         }
     }
@@ -319,6 +326,7 @@ impl protocol::Message for Message {
             Message::Willing { .. } => "willing",
             Message::PreVote { .. } => "pre_vote",
             Message::PreVoteGranted { .. } => "pre_vote_granted",
+            Message::Promised { .. } => "promised",
         }
     }
 
@@ -331,6 +339,8 @@ impl protocol::Message for Message {
             Message::Promise(_) => true,
             // The leader counts on the copy.
             Message::Accepted(_) => true,
+            // Tells when the promise is durable.
+            Message::Promised { .. } => true,
             // Says what is promised now, which only rises; nobody counts on its being remembered.
             Message::Echo(_) => false,
             // A leader may forget what it has proposed: its ballot was durable before it led, so

@@ -1,13 +1,13 @@
 //! The failure-free path: proposals, phase 2, and what is chosen. [Lamport01 §2.2, §3;
 //! vanRenesse15 §2]
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use quorate_core::id::{EntryId, ReplicaId, ReplicaSet, Slot, Time};
 use quorate_core::protocol::{Commit, Dest};
 use quorate_core::quorum::{Quorum, Tally};
-use quorate_core::request::Batch;
+use quorate_core::under_way::UnderWay;
 use quorate_core::window::Window;
 
 use crate::config::ReadMode;
@@ -60,19 +60,23 @@ pub(crate) struct Leader {
     /// The slot of the first proposal that was not yet sent.
     unsent: Slot,
     /// The slots beyond those executed, before `next`.
-    in_flight: Window<InFlight>,
+    pub(crate) in_flight: Window<InFlight>,
     /// The bytes of their values.
-    unchosen_bytes: usize,
+    pub(crate) unchosen_bytes: usize,
     /// Requests that wait for the window to move on.
-    queue: Queue,
+    pub(crate) queue: Queue,
+    /// The requests in the slots under way.
+    pub(crate) under_way: UnderWay,
     /// Slots under way with requests of a follower's clients.
-    forwarded: VecDeque<(Slot, ReplicaId)>,
+    pub(crate) forwarded: BTreeSet<(Slot, ReplicaId)>,
     /// Followers that wait to learn of the watermark.
     pub(crate) waiting: ReplicaSet,
     /// A heartbeat goes to all at the end of the turn.
     pub(crate) heartbeat_due: bool,
     pub(crate) rounds: Rounds,
     standstill: Standstill,
+    /// The same of others, while none of them can follow.
+    ahead_alone: Standstill,
     /// The last round that it has acknowledged to itself.
     own_round: u64,
     /// The last round that each replica has heard of, itself included.
@@ -84,6 +88,9 @@ pub(crate) struct Leader {
     /// The reads that wait for a round of heartbeats.
     pub(crate) round_reads: RoundReads,
 }
+
+/// For how many time-outs a leader bears silence.
+const SILENCES: u32 = 2;
 
 /// As a leader.
 impl MultiPaxos {
@@ -103,11 +110,13 @@ impl MultiPaxos {
             in_flight: Window::after(executed),
             unchosen_bytes: 0,
             queue: Queue::among(self.n),
-            forwarded: VecDeque::new(),
+            under_way: UnderWay::default(),
+            forwarded: BTreeSet::new(),
             waiting: ReplicaSet::EMPTY,
             heartbeat_due: true,
             rounds: Rounds::new(),
             standstill: Standstill::borne_for(patience),
+            ahead_alone: Standstill::borne_for(patience * 2),
             own_round: 0,
             echoed: vec![0; self.n],
             heard_from: vec![None; self.n],
@@ -118,8 +127,12 @@ impl MultiPaxos {
         self.election.failures = 0;
         out.disarm(Timer::Retransmit);
         out.arm(Timer::Heartbeat, now + self.config.heartbeat);
+        // The window holds all that was found, or the campaign would have ended. Were it otherwise this
+        // replica must not lead: what it has not proposed may be chosen.
         for proposal in proposals {
-            self.propose_in_next_slot(now, self.me, proposal.batch, out);
+            if !self.propose_in_next_slot(now, self.me, proposal.batch, out) {
+                return self.give_up(now, out);
+            }
         }
     }
 
@@ -130,142 +143,68 @@ impl MultiPaxos {
         now.since(campaigned).max(self.config.election_timeout) * 2
     }
 
-    /// Shows that it leads, unless it has lost its quorum, chooses nothing, or hands over.
+    /// Shows that it leads, unless it has lost its quorum, serves nobody, or hands over.
     /// [Chandra07 §5.2]
     pub(crate) fn heartbeat_is_due(&mut self, now: Time, out: &mut Out) {
-        let patience = self.config.election_timeout * 2;
-        let Role::Leader(leader) = &mut self.role else {
+        let Role::Leader(leader) = &self.role else {
             return;
         };
         let heard = leader.rounds.confirmed.unwrap_or(leader.elected);
-        if now.since(heard) > patience {
+        let unheard = now.since(heard) > self.config.election_timeout * SILENCES;
+        if unheard && !self.config.mutated(Mutant::LeadUnheard) {
             return self.give_up(now, out);
         }
-        let (executed, beat) = (self.executed, self.config.heartbeat);
-        let waits = leader.next > executed.next();
-        if leader.standstill.is_too_long(executed, waits, beat)
-            && !self.config.mutated(Mutant::LeadWithoutChoosing)
-        {
+        if self.serves_nobody(now) {
             return self.stand_back(now, out);
         }
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
         leader.heartbeat_due = true;
         out.arm(Timer::Heartbeat, now + self.config.heartbeat);
         self.offer_to_hand_over(now, out);
         self.accept_again(now, out);
     }
 
-    /// Takes requests of this replica's clients: proposes them, or sends them to the leader.
-    /// Without one they are dropped, and the driver proposes again.
-    pub(crate) fn propose(&mut self, now: Time, batch: Batch, out: &mut Out) {
-        match &self.role {
-            Role::Leader(_) => self.propose_within_bounds(now, self.me, batch, out),
-            Role::Follower(follower) => {
-                if let Some(ballot) = follower.leader {
-                    out.send(Dest::One(ballot.replica), Message::Forward(batch));
-                }
-            }
-            Role::Candidate(_) => {}
-        }
-    }
-
-    /// Takes requests of another replica's clients. Whoever does not lead drops them, rather
-    /// than send them round in circles.
-    pub(crate) fn forwarded(&mut self, now: Time, from: ReplicaId, batch: Batch, out: &mut Out) {
-        if matches!(self.role, Role::Leader(_)) {
-            self.propose_within_bounds(now, from, batch, out);
-        }
-    }
-
-    /// Takes requests as far as there is room for them; more are dropped, for without a quorum the
-    /// log must not grow for ever. No replica goes without a place.
-    fn propose_within_bounds(
-        &mut self,
-        now: Time,
-        proposer: ReplicaId,
-        batch: Batch,
-        out: &mut Out,
-    ) {
-        let Role::Leader(leader) = &self.role else {
-            return;
-        };
-        let most = self.config.max_unchosen_bytes;
-        let room = most.saturating_sub(leader.unchosen_bytes);
-        let at_once = leader.queue.front().is_none() && room > 0;
-        if batch.is_empty()
-            || at_once && self.propose_in_next_slot(now, proposer, batch.clone(), out)
-        {
-            return;
-        }
-        if let Role::Leader(leader) = &mut self.role {
-            leader.queue.push(proposer, batch, room);
-        }
-        self.propose_queued(now, out);
-    }
-
-    /// Proposes what has waited longest, as far as the window reaches.
-    pub(crate) fn propose_queued(&mut self, now: Time, out: &mut Out) {
-        while let Role::Leader(leader) = &self.role
-            && leader.unchosen_bytes < self.config.max_unchosen_bytes
-            && let Some((proposer, batch)) = leader.queue.front().cloned()
-            && self.propose_in_next_slot(now, proposer, batch, out)
-        {
-            if let Role::Leader(leader) = &mut self.role {
-                leader.queue.pop();
-            }
-        }
-    }
-
-    /// Proposes in the next slot, if the window reaches so far; tells whether it did. The value
-    /// of a slot in this ballot never changes. [Lamport01 §2.2, §3]
-    fn propose_in_next_slot(
-        &mut self,
-        now: Time,
-        proposer: ReplicaId,
-        batch: Batch,
-        out: &mut Out,
-    ) -> bool {
-        let (ballot, window) = (self.promised, self.window());
+    /// Whether for too long it has chosen nothing of what it proposed, or nobody could execute what it
+    /// has chosen.
+    fn serves_nobody(&mut self, now: Time) -> bool {
+        let others = self.others_behind(now);
+        let (executed, beat) = (self.executed, self.config.heartbeat);
         let Role::Leader(leader) = &mut self.role else {
             return false;
         };
-        let slot = leader.next;
-        let proposal = Proposal { slot, batch };
-        let bytes = size(&proposal.batch);
-        if !self.log.accept(ballot, proposal.clone(), window) {
-            return false;
-        }
-        leader.next = slot.next();
-        leader.unchosen_bytes += bytes;
-        leader.in_flight.push(InFlight {
-            acceptors: Tally::default(),
-            sent: now,
-        });
-        if proposer != self.me {
-            leader.forwarded.push_back((slot, proposer));
-        }
-        self.persist_accepted(ballot, vec![proposal], out);
-        true
+        let waits = leader.next > executed.next();
+        let stands = leader.standstill.is_too_long(executed, waits, beat)
+            && !self.config.mutated(Mutant::LeadWithoutChoosing);
+        let furthest = others.unwrap_or_default();
+        let ahead = leader
+            .ahead_alone
+            .is_too_long(furthest, others.is_some(), beat)
+            && !self.config.mutated(Mutant::LeadAheadAlone);
+        stands || ahead
     }
 
-    /// A replica waits until all slots through one are chosen. Those that nobody has proposed in
-    /// get a no-op: what a quorum read has seen there was not chosen, or this leader would have
-    /// found it.
-    pub(crate) fn awaits(&mut self, now: Time, from: ReplicaId, through: Slot, out: &mut Out) {
-        while let Role::Leader(leader) = &self.role
-            && leader.next <= through
-        {
-            if !self.propose_in_next_slot(now, self.me, Batch::noop(), out) {
-                break;
+    /// How far the others have executed, if they could elect one of them, and none of them has executed
+    /// what is compacted here: they can have it of nobody else, and hold all that was chosen.
+    fn others_behind(&self, now: Time) -> Option<Slot> {
+        let Role::Leader(leader) = &self.role else {
+            return None;
+        };
+        let (mut heard, mut furthest) = (Tally::default(), Slot::ZERO);
+        let silence = self.config.election_timeout * SILENCES;
+        for peer in self.peers() {
+            let at = leader.heard_from.get(peer.index()).copied().flatten();
+            let progress = leader.progress.get(peer.index());
+            if let Some(progress) = progress
+                && at.is_some_and(|at| now.since(at) <= silence)
+            {
+                heard.count(peer);
+                furthest = furthest.max(progress.executed);
             }
         }
-        let executed = self.executed;
-        if let Role::Leader(leader) = &mut self.role
-            && let Some(progress) = leader.progress.get_mut(from.index())
-            && from != self.me
-        {
-            progress.awaits = through;
-            leader.wake(executed);
-        }
+        let behind = furthest < self.log.compacted() && heard.meets(&self.quorums.phase1);
+        behind.then_some(furthest)
     }
 
     /// Sends all what is new, and a heartbeat if one is due; the watermark to those who wait for
@@ -380,7 +319,8 @@ impl MultiPaxos {
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
-        if acceptance.ballot != self.promised {
+        let stale = acceptance.ballot != self.promised;
+        if stale && !self.config.mutated(Mutant::StaleAcceptanceCounted) {
             return;
         }
         for (begin, end) in acceptance.slots.ranges() {
@@ -401,9 +341,11 @@ impl MultiPaxos {
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
+        let begun = acceptance.round <= leader.rounds.last
+            || self.config.mutated(Mutant::RoundHeardBeforeBegun);
         if let Some(echoed) = leader.echoed.get_mut(from.index())
             && *echoed < acceptance.round
-            && acceptance.round <= leader.rounds.last
+            && begun
         {
             *echoed = acceptance.round;
             if let Some(heard) = leader.heard_from.get_mut(from.index()) {
@@ -411,6 +353,9 @@ impl MultiPaxos {
             }
             if let Some(confirmed) = self.quorums.phase2.reached(&leader.echoed) {
                 leader.rounds.confirm(confirmed);
+                if self.config.mutated(Mutant::LeaseFromAnswer) {
+                    leader.rounds.confirmed = Some(now);
+                }
             }
         }
         self.advance(out);
@@ -420,11 +365,11 @@ impl MultiPaxos {
 impl Leader {
     /// Notes who waits for slots through `executed`. All others learn of the watermark with the
     /// next proposals or heartbeat.
-    fn wake(&mut self, executed: Slot) {
-        while let Some((slot, proposer)) = self.forwarded.front().copied()
+    pub(crate) fn wake(&mut self, executed: Slot) {
+        while let Some((slot, proposer)) = self.forwarded.first().copied()
             && slot <= executed
         {
-            self.forwarded.pop_front();
+            self.forwarded.pop_first();
             self.waiting.insert(proposer);
         }
         for (peer, progress) in ReplicaId::all(self.progress.len()).zip(&mut self.progress) {
@@ -485,9 +430,13 @@ impl MultiPaxos {
             } else if self.log.accept(ballot, proposal.clone(), window) {
                 accepted.push(slot);
                 new.push(proposal);
+            } else if self.config.mutated(Mutant::AcknowledgedBeyondWindow) {
+                accepted.push(slot);
             }
         }
-        self.persist_accepted(ballot, new, out);
+        if !self.config.mutated(Mutant::AcceptedNotWritten) {
+            self.persist_accepted(ballot, new, out);
+        }
         accepted
     }
 
@@ -584,6 +533,7 @@ impl MultiPaxos {
             self.executed = slot;
             if let Role::Leader(leader) = &mut self.role {
                 leader.unchosen_bytes = leader.unchosen_bytes.saturating_sub(bytes);
+                leader.under_way.leave(slot, &accepted.batch);
             }
         }
         if self.executed == before {

@@ -80,7 +80,7 @@ impl MultiPaxos {
     /// The leader would hand over: asks the others whether that would leave the cluster with a
     /// leader.
     pub(crate) fn offered(&mut self, now: Time, ballot: Ballot, out: &mut Out) {
-        if self.follows(ballot) {
+        if self.follows(ballot) && self.can_promise() {
             let asked = self.new_pre_vote(now, Some(ballot));
             self.election.pre_vote = Some(asked);
             self.send_pre_vote(&asked, out);
@@ -91,9 +91,9 @@ impl MultiPaxos {
         matches!(&self.role, Role::Follower(follower) if follower.leader == Some(ballot))
     }
 
-    /// A peer hears of no leader, or is to succeed one. Whoever hears another says nothing. If what
-    /// the peer lacks is compacted here it must fetch a snapshot first: this replica's promise would
-    /// end its campaign.
+    /// A peer hears of no leader, or is to succeed one. Whoever hears another says nothing, nor who
+    /// cannot promise anything. If what the peer lacks is compacted here it must fetch a snapshot first:
+    /// this replica's promise would not count.
     pub(crate) fn pre_vote(
         &mut self,
         now: Time,
@@ -102,7 +102,8 @@ impl MultiPaxos {
         out: &mut Out,
     ) {
         let leaves = |ballot| self.follows(ballot) || self.promised == ballot && self.leads();
-        if !instead_of.is_some_and(leaves) && !self.hears_nobody(now, from) {
+        let free = instead_of.is_some_and(leaves) || self.hears_nobody(now, from);
+        if !free || !self.can_promise() {
             return;
         }
         match executed < self.log.compacted() {
@@ -119,7 +120,8 @@ impl MultiPaxos {
             true => timeout / 2,
             false => timeout,
         };
-        let quiet = |heard| now.since(heard) >= wait;
+        let loyal = !self.config.mutated(Mutant::GrantWhileLed);
+        let quiet = |heard| now.since(heard) >= wait || !loyal;
         !self.leads()
             && self.election.heard.is_none_or(quiet)
             && self.bound_until(now, candidate, None).is_none()
@@ -139,7 +141,8 @@ impl MultiPaxos {
         let Some(asked) = &mut self.election.pre_vote else {
             return;
         };
-        if asked.ticket != ticket {
+        let other = asked.ticket != ticket;
+        if other && !self.config.mutated(Mutant::GrantOfEarlierQuestion) {
             return;
         }
         asked.granted.count(from);

@@ -102,7 +102,7 @@ impl Rounds {
 }
 
 /// How long a leader has chosen nothing, though it has proposed something: whoever hears it need not
-/// be able to accept. Counted in heartbeats, so that a leader that was paused hears what has arrived
+/// be able to accept. Or how long those who hear it have executed nothing. Counted in heartbeats, so that a leader that was paused hears what has arrived
 /// meanwhile before it judges.
 #[derive(Clone, Debug)]
 pub(crate) struct Standstill {

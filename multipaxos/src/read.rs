@@ -24,7 +24,7 @@ use quorate_core::id::{ReplicaId, Slot, Time};
 use quorate_core::protocol::{Dest, ReadAnswer, ReadId};
 use quorate_core::quorum::Tally;
 
-use crate::config::ReadMode;
+use crate::config::{Config, ReadMode};
 use crate::log::Ballot;
 use crate::message::Message;
 use crate::mutant::Mutant;
@@ -67,14 +67,18 @@ enum Asker {
 }
 
 impl LeaseReads {
-    fn ask(&mut self, asker: Asker, limit: usize) {
+    /// Notes a read, as far as there is room: those before it stay.
+    fn ask(&mut self, asker: Asker, config: &Config) {
         if self.asked.contains(&asker) {
             return;
         }
-        self.asked.push_back(asker);
-        if self.asked.len() > limit {
+        if self.asked.len() >= config.max_pending_reads {
+            if !config.mutated(Mutant::ReadGivesWayToNext) {
+                return;
+            }
             self.asked.pop_front();
         }
+        self.asked.push_back(asker);
     }
 }
 
@@ -83,6 +87,10 @@ impl LeaseReads {
 pub(crate) struct RoundReads {
     asked: VecDeque<(u64, ReadId)>,
 }
+
+/// After how many election time-outs in which the driver has not asked again a read may lose its place.
+/// Drivers ask again after a second, unless they are told otherwise.
+const FORSAKEN: u32 = 4;
 
 /// The reads of this replica's clients that others were asked about.
 #[derive(Debug)]
@@ -102,6 +110,8 @@ pub(crate) struct Reads {
 struct Asked {
     ids: Vec<ReadId>,
     ticket: u64,
+    /// When the driver has asked last: it may have given up since.
+    at: Time,
     /// Who has answered.
     answers: Tally,
     /// Through where must have been executed, as far as the answers go.
@@ -120,25 +130,54 @@ impl Reads {
         }
     }
 
-    /// Names a question for the reads of this turn; those asked before are asked anew.
-    fn ask(&mut self, limit: usize) -> u64 {
-        let ids = std::mem::take(&mut self.fresh);
-        let ticket = self.ticket;
-        self.ticket = ticket.wrapping_add(1);
-        for asked in &mut self.asked {
-            asked.ids.retain(|id| !ids.contains(id));
+    /// Gives the reads of this turn a question, if there is room for it. A read asked again keeps the
+    /// one that it has: were it asked anew, the answers under way would be useless, and what it waits
+    /// for move on with what others write. Gives the questions that are to be asked: those without an
+    /// answer.
+    fn ask(&mut self, now: Time, config: &Config) -> Vec<u64> {
+        let mut ids = std::mem::take(&mut self.fresh);
+        if config.mutated(Mutant::ReadAskedAnew) {
+            self.asked
+                .retain(|asked| !asked.ids.iter().any(|id| ids.contains(id)));
         }
-        self.asked.retain(|asked| !asked.ids.is_empty());
-        self.asked.push_back(Asked {
-            ids,
-            ticket,
-            answers: Tally::default(),
-            index: Slot::ZERO,
-            settled: false,
-        });
-        let excess = self.asked.len().saturating_sub(limit);
-        self.asked.drain(..excess);
-        ticket
+        let mut tickets = Vec::new();
+        for asked in &mut self.asked {
+            if asked.ids.iter().any(|id| ids.contains(id)) {
+                asked.at = now;
+                ids.retain(|id| !asked.ids.contains(id));
+                tickets.extend((!asked.settled).then_some(asked.ticket));
+            }
+        }
+        if !ids.is_empty() && self.make_room(now, config) {
+            let ticket = self.ticket;
+            self.ticket = ticket.wrapping_add(1);
+            self.asked.push_back(Asked {
+                ids,
+                ticket,
+                at: now,
+                answers: Tally::default(),
+                index: Slot::ZERO,
+                settled: false,
+            });
+            tickets.push(ticket);
+        }
+        tickets
+    }
+
+    /// Whether there is room for another question. Those there keep their places, so that they are
+    /// answered, unless the driver has not asked for them any more for [`FORSAKEN`] time-outs.
+    fn make_room(&mut self, now: Time, config: &Config) -> bool {
+        if self.asked.len() < config.max_pending_reads {
+            return true;
+        }
+        if config.mutated(Mutant::ReadGivesWayToNext) {
+            return self.asked.pop_front().is_some();
+        }
+        let forsaken = config.election_timeout * FORSAKEN;
+        let by_time = self.asked.iter().enumerate().min_by_key(|(_, a)| a.at);
+        let oldest = by_time.filter(|(_, asked)| now.since(asked.at) >= forsaken);
+        let place = oldest.map(|(place, _)| place);
+        place.is_some_and(|place| self.asked.remove(place).is_some())
     }
 
     fn find(&mut self, ticket: u64) -> Option<&mut Asked> {
@@ -166,15 +205,13 @@ impl MultiPaxos {
             (ReadMode::Log, _) => {}
             (ReadMode::Lease, Role::Leader(leader)) => {
                 for id in self.reads.fresh.drain(..) {
-                    leader
-                        .reads
-                        .ask(Asker::Own(id), self.config.max_pending_reads);
+                    leader.reads.ask(Asker::Own(id), &self.config);
                 }
                 self.read_by_lease(now, out);
             }
-            (ReadMode::Lease, _) if is_asked => self.ask_leader(out),
+            (ReadMode::Lease, _) if is_asked => self.ask_leader(now, out),
             (ReadMode::Quorum, Role::Leader(_)) => self.ask_for_a_round(),
-            (ReadMode::Quorum, _) if is_asked => self.ask_quorum(out),
+            (ReadMode::Quorum, _) if is_asked => self.ask_quorum(now, out),
             (ReadMode::Lease | ReadMode::Quorum, _) => {}
         }
         self.answer_reads(out);
@@ -267,12 +304,13 @@ impl MultiPaxos {
 
 /// By quorum. \[Charapko19\]
 impl MultiPaxos {
-    fn ask_quorum(&mut self, out: &mut Out) {
-        let ticket = self.reads.ask(self.config.max_pending_reads);
-        out.send(Dest::Others, Message::ReadQuery { ticket });
-        // Its own answer is no promise: it need not wait for the disk.
-        let accepted = self.last_accepted();
-        self.read_query_reply(self.me, ticket, accepted);
+    fn ask_quorum(&mut self, now: Time, out: &mut Out) {
+        for ticket in self.reads.ask(now, &self.config) {
+            out.send(Dest::Others, Message::ReadQuery { ticket });
+            // Its own answer is no promise: it need not wait for the disk.
+            let accepted = self.last_accepted();
+            self.read_query_reply(self.me, ticket, accepted);
+        }
     }
 
     pub(crate) fn read_query(&self, from: ReplicaId, ticket: u64, out: &mut Out) {
@@ -292,8 +330,12 @@ impl MultiPaxos {
         let Some(asked) = self.reads.find(ticket).filter(|asked| !asked.settled) else {
             return;
         };
+        let lowest = self.config.mutated(Mutant::ReadByLowestAnswer);
+        asked.index = match lowest && !asked.answers.voters().is_empty() {
+            true => asked.index.min(accepted),
+            false => asked.index.max(accepted),
+        };
         asked.answers.count(from);
-        asked.index = asked.index.max(accepted);
         let needed = match self.config.mutated(Mutant::ReadByPhase2Quorum) {
             true => &self.quorums.phase2,
             false => &self.quorums.phase1,
@@ -316,6 +358,9 @@ impl MultiPaxos {
             return None;
         }
         let until = match (&self.role, self.grant) {
+            (Role::Leader(_), _) if self.config.mutated(Mutant::LeaderIgnoresOwnLease) => {
+                Time::ZERO
+            }
             (Role::Leader(leader), _) => leader.leased_until(self.config.usable_lease()),
             (_, Some(grant)) => {
                 // Who has handed over, or campaigns itself, reads no more by its old lease.
@@ -370,25 +415,26 @@ impl MultiPaxos {
         }
     }
 
-    fn ask_leader(&mut self, out: &mut Out) {
+    fn ask_leader(&mut self, now: Time, out: &mut Out) {
         let Some(leader) = self.leader() else {
             self.reads.fresh.clear();
             return;
         };
-        let ticket = self.reads.ask(self.config.max_pending_reads);
-        out.send(Dest::One(leader), Message::ReadIndex { ticket });
+        for ticket in self.reads.ask(now, &self.config) {
+            out.send(Dest::One(leader), Message::ReadIndex { ticket });
+        }
     }
 
     /// A follower asks for its clients.
     pub(crate) fn read_index(&mut self, replica: ReplicaId, ticket: u64) {
         if let Role::Leader(leader) = &mut self.role {
             let asker = Asker::Peer { replica, ticket };
-            leader.reads.ask(asker, self.config.max_pending_reads);
+            leader.reads.ask(asker, &self.config);
         }
     }
 
     pub(crate) fn read_index_reply(&mut self, ticket: u64, index: Slot) {
-        if let Some(asked) = self.reads.find(ticket) {
+        if let Some(asked) = self.reads.find(ticket).filter(|asked| !asked.settled) {
             asked.index = index;
             asked.settled = true;
         }

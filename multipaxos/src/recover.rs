@@ -36,7 +36,10 @@ impl MultiPaxos {
         rewrite_due |= durable.forget(&config);
         let round = durable.round(me, &config);
         let mut rng = ChaCha8Rng::from_seed(context.seed);
-        let ticket = rng.next_u64();
+        let ticket = match config.mutated(Mutant::TicketsFromZero) {
+            true => 0,
+            false => rng.next_u64(),
+        };
         Ok(MultiPaxos {
             me,
             n,
@@ -44,6 +47,7 @@ impl MultiPaxos {
             rng,
             promised: durable.promised,
             log: durable.log,
+            promising: false,
             executed: snapshot,
             snapshot,
             rewrite_due,
@@ -51,7 +55,8 @@ impl MultiPaxos {
             role: Role::Follower(Follower::default()),
             // Whoever has a past may have heard a leader just before it ended.
             election: ElectionClock {
-                heard: has_past.then_some(Time::ZERO),
+                heard: (has_past && !config.mutated(Mutant::GrantAfterRestart))
+                    .then_some(Time::ZERO),
                 ..ElectionClock::default()
             },
             grant: Grant::after_restart(

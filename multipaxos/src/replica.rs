@@ -13,6 +13,7 @@ use crate::config::{Config, Quorums};
 use crate::election::Candidate;
 use crate::log::{Ballot, Log};
 use crate::message::Message;
+use crate::mutant::Mutant;
 use crate::normal::{Follower, Leader};
 use crate::prevote::PreVote;
 use crate::read::{Grant, Reads};
@@ -32,6 +33,8 @@ pub struct MultiPaxos {
     /// Nothing is accepted in lower ballots. A candidate's and a leader's own ballot.
     pub(crate) promised: Ballot,
     pub(crate) log: Log,
+    /// That promise is not known to be durable: the disk may hang.
+    pub(crate) promising: bool,
 
     /// All through this slot is known chosen and has been handed over for execution, by this
     /// replica or inside a snapshot.
@@ -159,6 +162,9 @@ impl MultiPaxos {
                 instead_of,
             } => self.pre_vote(now, (from, ticket), (executed, instead_of), out),
             Message::PreVoteGranted { ticket } => self.pre_vote_granted(now, from, ticket, out),
+            Message::Promised { ballot } => {
+                self.promising &= from != self.me || ballot != self.promised;
+            }
         }
     }
 
@@ -184,6 +190,15 @@ impl MultiPaxos {
         self.promised = ballot;
         self.round = self.round.max(ballot.round);
         out.persist(Record::Promised(ballot));
+        self.promising = true;
+        out.send(Dest::One(self.me), Message::Promised { ballot });
+    }
+
+    /// Whether this replica's promises become durable, as far as it knows. Whose disk hangs is of no
+    /// use to candidates, and has no part in elections until it is: neither asks for nor grants
+    /// campaigns, nor ends one because of a promise that may never count.
+    pub(crate) fn can_promise(&self) -> bool {
+        !self.promising || self.config.mutated(Mutant::ElectWithoutDisk)
     }
 
     /// Becomes a follower of the leader whose ballot is given, or of none yet.
@@ -206,6 +221,9 @@ impl MultiPaxos {
 
     /// How many slots the log may hold: a window beyond those executed. [vanRenesse15 §2]
     pub(crate) fn window(&self) -> usize {
+        if self.config.mutated(Mutant::WindowWithoutBound) {
+            return usize::MAX;
+        }
         let executed = self.executed.0.saturating_sub(self.log.compacted().0);
         let executed = usize::try_from(executed).unwrap_or(usize::MAX);
         executed.saturating_add(self.config.max_window)
@@ -236,7 +254,9 @@ impl MultiPaxos {
     /// Tells the sender that its ballot is too low. It waits before it tries a higher one.
     pub(crate) fn reject(&self, to: ReplicaId, ballot: Ballot, out: &mut Out) {
         let promised = self.promised;
-        out.send(Dest::One(to), Message::Rejected { ballot, promised });
+        if self.can_promise() {
+            out.send(Dest::One(to), Message::Rejected { ballot, promised });
+        }
     }
 
     fn announce(&mut self, out: &mut Out) {

@@ -1,6 +1,7 @@
 //! Each rule of Multi-Paxos switched off, and the harm that follows: the tests would notice.
 
 mod common;
+mod scenarios;
 
 use std::time::Duration;
 
@@ -12,30 +13,7 @@ use common::{
 use quorate_core::id::Slot;
 use quorate_core::protocol::{Input, Protocol as _, Role};
 use quorate_multipaxos::{Ballot, Config, Message, Mutant, QuorumRule, ReadMode, Timer};
-
-/// With every rule, and without one: what `scenario` says of harm done.
-#[track_caller]
-fn harms_only(mutant: Mutant, scenario: impl Fn(&Config) -> bool) {
-    let mut config = Config::default();
-    assert!(!scenario(&config), "harm without {mutant:?}");
-    config.mutant = Some(mutant);
-    assert!(scenario(&config), "no harm from {mutant:?}");
-}
-
-/// Replica `me` of three, whose invariants are not checked.
-fn node(config: &Config, me: u8, promised: Ballot, held: &[(u64, Ballot, &str)]) -> Node {
-    let mut node = Node::with(me, 3, config, records(promised, held));
-    node.checks = false;
-    node
-}
-
-/// Replica 0 of three, which has just begun phase 1 in `round`.
-fn candidate(config: &Config, round: u64, held: &[(u64, Ballot, &str)]) -> Node {
-    let mut node = node(config, 0, b(round - 1, 1), held);
-    node.wait_for_campaign();
-    assert_eq!(node.ballot(), b(round, 0));
-    node
-}
+use scenarios::{candidate, harms_only, node};
 
 /// What replica 0 proposes in slot 1 when replica 1 has promised.
 fn first_proposal(config: &Config, own: &[(u64, Ballot, &str)], other: Message) -> String {

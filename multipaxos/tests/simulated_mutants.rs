@@ -10,7 +10,7 @@ mod worlds;
 use quorate_core::replica;
 use quorate_multipaxos::{MultiPaxos, Mutant, QuorumRule, ReadMode};
 use quorate_simulator::seeds::assert_violated;
-use quorate_simulator::{Rule, SimulationConfig};
+use quorate_simulator::{Hardships, Rule, SimulationConfig};
 
 /// How many seeds a mutant may take to be found.
 const SEEDS: u64 = 3_000;
@@ -97,6 +97,18 @@ fn chosen_values_forgotten_beyond_the_window() {
     assert_found(&config, &[Rule::Agreement, Rule::Invariant]);
 }
 
+/// Leases let a read see what was taught and not chosen, before it is lost.
+#[test]
+fn learn_answered_with_what_is_not_chosen() {
+    let mut config = SimulationConfig {
+        shrink_runs: 0,
+        ..worlds::with_drawn_limits(3, ReadMode::Lease)
+    };
+    config.protocol.mutant = Some(Mutant::LearnAnsweredWithUnchosen);
+    let rules = [Rule::Linearizability, Rule::Agreement, Rule::Invariant];
+    assert_found(&config, &rules);
+}
+
 /// Only quorums of unlike size tell one from the other. [Howard16 §3]
 #[test]
 fn quorum_read_settled_by_a_phase_2_quorum() {
@@ -122,4 +134,54 @@ fn read_before_the_election_point() {
     let mut config = config(3, ReadMode::Lease);
     config.protocol.mutant = Some(Mutant::ReadBeforeElectionPoint);
     assert_found(&config, &[Rule::Linearizability]);
+}
+
+/// Worlds with all hardships, and those of limits alone.
+fn hard(replicas: usize, hardships: Hardships) -> SimulationConfig<MultiPaxos> {
+    SimulationConfig {
+        shrink_runs: 0,
+        hardships,
+        ..worlds::with_drawn_limits(replicas, ReadMode::Quorum)
+    }
+}
+
+#[track_caller]
+fn assert_waits(mutant: Mutant, replicas: usize, seeds: std::ops::Range<u64>) {
+    let mut config = hard(replicas, Hardships::ALL);
+    config.protocol.mutant = Some(mutant);
+    assert_violated(&config, seeds, &[Rule::Liveness]);
+}
+
+#[test]
+fn elect_without_disk() {
+    assert_waits(Mutant::ElectWithoutDisk, 5, 0..120);
+}
+
+#[test]
+fn lead_ahead_alone() {
+    assert_waits(Mutant::LeadAheadAlone, 3, 700..720);
+}
+
+#[test]
+fn proposed_while_under_way() {
+    assert_waits(Mutant::ProposedWhileUnderWay, 5, 690..700);
+}
+
+#[test]
+fn read_that_gives_way_to_the_next() {
+    let limits = Hardships {
+        limits: true,
+        ..Hardships::NONE
+    };
+    let mut config = hard(5, limits);
+    config.protocol.mutant = Some(Mutant::ReadGivesWayToNext);
+    assert_violated(&config, 910..920, &[Rule::Liveness]);
+}
+
+/// A replica is told by one peer to fetch more than another has, and has to come near to that one.
+#[test]
+fn short_answers_forgotten() {
+    let mut config = hard(5, Hardships::ALL);
+    config.settings.mutant = Some(replica::Mutant::ShortAnswersForgotten);
+    assert_violated(&config, 550..560, &[Rule::Liveness]);
 }

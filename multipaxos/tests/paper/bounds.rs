@@ -213,3 +213,32 @@ fn requests_beyond_the_bytes_that_may_be_unchosen_are_dropped_but_for_one_of_eac
     let expected = ["under way", "waits", "forwarded"];
     assert_eq!(cluster.node(0).executed(), expected);
 }
+
+/// What is asked for again while it is proposed takes no other slot, whoever asks, and all who ask are
+/// told when it is chosen, without waiting for a heartbeat. Once it is executed, it is proposed again:
+/// drivers ask no more for what they have seen executed.
+#[test]
+fn what_is_proposed_takes_no_second_slot() {
+    let mut cluster = Cluster::led_by_0(3, &Config::default());
+    for id in [1, 2, 2, 1] {
+        cluster.node(id).propose("x");
+    }
+    for _ in 0..3 {
+        cluster.node(0).propose("x");
+    }
+    cluster.deliver();
+    for id in [0, 1, 2] {
+        assert_eq!(cluster.node(id).executed(), ["x"], "at {id}");
+    }
+    cluster.propose(0, "x");
+    assert_eq!(cluster.node(0).executed(), ["x", "x"]);
+}
+
+/// The same of what a new leader has found in its election.
+#[test]
+fn what_a_leader_has_found_is_under_way() {
+    let mut node = candidate(&Config::default());
+    node.receive(r(1), part(&[(1, b(1, 1), "x")], true, 0));
+    node.propose("x");
+    assert_eq!(proposed(&mut node), [(1, String::from("x"))]);
+}

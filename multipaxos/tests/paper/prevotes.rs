@@ -9,7 +9,7 @@ use quorate_multipaxos::{Config, Message, QuorumRule, Timer};
 
 use crate::common::{
     Ballot, Cluster, Node, PaxosCluster, PaxosNode, accept, b, heartbeat, prepare, promise, r,
-    records, snapshot,
+    records, rejected, snapshot,
 };
 
 const TIMEOUT: Duration = Duration::from_millis(300);
@@ -302,4 +302,56 @@ fn an_offer_of_another_ballot_moves_nobody() {
     }
     node.receive(r(1), Message::Offer { ballot: b(1, 1) });
     assert_eq!(asked(&mut node), None);
+}
+
+/// Whoever has promised and cannot make it durable is of no use to a candidate: it grants no campaign,
+/// begins none, and ends none of others. It does all that again when the promise is durable.
+#[test]
+fn whose_disk_hangs_has_no_part_in_elections() {
+    let mut node = Node::with(0, 3, &Config::default(), records(b(1, 1), &[]));
+    node.syncs = false;
+    assert!(node.answer(r(1), prepare(b(5, 1), 1)).is_empty());
+    node.now = node.now + TIMEOUT * 3;
+    assert!(!is_granted(&mut node, 2));
+    for _ in 0..9 {
+        node.fire(Timer::Election);
+        assert_eq!(asked(&mut node), None);
+    }
+    for lower in [prepare(b(4, 2), 1), heartbeat(b(4, 2), 0, 1)] {
+        assert!(node.answer(r(2), lower).is_empty());
+    }
+    node.syncs = true;
+    node.end_turn();
+    assert_eq!(node.sent_to(r(1)), [promise(b(5, 1), &[])]);
+    assert!(is_granted(&mut node, 2));
+    let rejects = node.answer(r(2), prepare(b(4, 2), 1));
+    assert_eq!(rejects, [rejected(b(4, 2), b(5, 1))]);
+    wait_for_question(&mut node);
+}
+
+/// The preferred replica is not handed over to while its disk hangs.
+#[test]
+fn whose_disk_hangs_takes_no_offer() {
+    let mut node = Node::with(0, 3, &Config::default(), Vec::new());
+    node.syncs = false;
+    node.receive(r(1), heartbeat(b(1, 1), 0, 1));
+    node.take();
+    let offer = Message::Offer { ballot: b(1, 1) };
+    node.receive(r(1), offer.clone());
+    assert_eq!(asked(&mut node), None);
+    node.syncs = true;
+    node.receive(r(1), heartbeat(b(1, 1), 0, 1));
+    node.receive(r(1), offer);
+    assert!(asked(&mut node).is_some());
+}
+
+/// Only a replica's own word tells it that its promise is durable.
+#[test]
+fn nobody_else_tells_that_a_promise_is_durable() {
+    let mut node = Node::with(0, 3, &Config::default(), Vec::new());
+    node.syncs = false;
+    node.receive(r(1), prepare(b(5, 1), 1));
+    node.receive(r(1), Message::Promised { ballot: b(5, 1) });
+    node.now = node.now + TIMEOUT;
+    assert!(!is_granted(&mut node, 2));
 }

@@ -386,3 +386,97 @@ fn the_reads_that_wait_for_a_round_are_bounded() {
     leader.receive(r(1), echo(b(1, 0), &[], 4, 0));
     assert_eq!(leader.answered().len(), 3);
 }
+
+/// The questions that the replica has sent to replica 1.
+fn questions(node: &mut Node) -> Vec<u64> {
+    let sent = node.sent_to(r(1)).into_iter();
+    let tickets = sent.filter_map(|message| match message {
+        Message::ReadQuery { ticket } | Message::ReadIndex { ticket } => Some(ticket),
+        _ => None,
+    });
+    tickets.collect()
+}
+
+/// A follower of replica 1, with room for so many reads.
+fn reader(reads: ReadMode, max_pending_reads: usize) -> Node {
+    let config = Config {
+        reads,
+        max_pending_reads,
+        ..Config::default()
+    };
+    let mut node = Node::with(0, 3, &config, Vec::new());
+    node.receive(r(1), heartbeat(b(1, 1), 0, 1));
+    node.take();
+    node
+}
+
+/// Asked again sooner than it can be answered, a read keeps its question and what it waits for: else
+/// others' writes would move it on for ever.
+#[test]
+fn a_read_that_is_asked_again_keeps_its_question() {
+    for reads in [ReadMode::Quorum, ReadMode::Lease] {
+        let mut node = reader(reads, 4);
+        node.read(7);
+        let first = questions(&mut node);
+        node.read(7);
+        assert_eq!(questions(&mut node), first, "{reads:?}");
+        let (ticket, slot) = (first[0], Slot(1));
+        let answer = |slot| match reads {
+            ReadMode::Lease => Message::ReadIndexReply {
+                ticket,
+                index: slot,
+            },
+            _ => Message::ReadQueryReply {
+                ticket,
+                accepted: slot,
+            },
+        };
+        node.receive(r(1), answer(slot));
+        node.read(7);
+        assert!(questions(&mut node).is_empty(), "execution is waited for");
+        node.receive(r(1), answer(Slot(9)));
+        node.receive(r(1), accept(b(1, 1), &[(1, "a")], 1));
+        assert_eq!(node.answered(), [ReadId(7)], "{reads:?}");
+    }
+}
+
+/// Reads beyond the bound are dropped, and those before them stay, so that they are answered; but not
+/// those that nobody asks for any more.
+#[test]
+fn reads_beyond_the_bound_are_dropped_until_there_is_room() {
+    let forsaken = Config::default().election_timeout * 4;
+    for reads in [ReadMode::Quorum, ReadMode::Lease] {
+        let mut node = reader(reads, 2);
+        let asked = |node: &mut Node, id| {
+            node.read(id);
+            questions(node)
+        };
+        let [first, second] = [1, 2].map(|id| asked(&mut node, id));
+        assert_eq!((first.len(), second.len()), (1, 1));
+        assert!(asked(&mut node, 3).is_empty(), "{reads:?}");
+        node.now = node.now + (forsaken - Duration::from_millis(1));
+        assert!(asked(&mut node, 3).is_empty(), "{reads:?}");
+        assert_eq!(asked(&mut node, 1), first, "{reads:?}");
+        node.now = node.now + Duration::from_millis(1);
+        assert_eq!(asked(&mut node, 3).len(), 1, "in place of 2");
+        assert_eq!(asked(&mut node, 1), first, "{reads:?}");
+        assert!(asked(&mut node, 2).is_empty(), "{reads:?}");
+    }
+}
+
+/// A leader that has no lease yet keeps the reads that it was asked for first.
+#[test]
+fn the_reads_that_wait_for_a_lease_are_bounded() {
+    let config = Config {
+        max_pending_reads: 2,
+        ..leasing()
+    };
+    let mut leader = Node::with(0, 3, &config, Vec::new());
+    leader.wait_for_campaign();
+    leader.receive(r(1), promise(b(1, 0), &[]));
+    for id in 1..=3 {
+        leader.read(id);
+    }
+    leader.receive(r(1), echo(b(1, 0), &[], 1, 0));
+    assert_eq!(leader.answered(), [ReadId(1), ReadId(2)]);
+}
