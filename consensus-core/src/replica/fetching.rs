@@ -328,7 +328,10 @@ impl<P: Protocol, S: StateMachine> Replica<P, S> {
             return self.halt(Halt::Restore(error));
         }
         let id = snapshot.id.clone();
-        self.snapshots.keep(snapshot);
+        match self.settings.mutated(Mutant::OlderSavedAfterFetched) {
+            true => self.snapshots.keep(snapshot),
+            false => self.snapshots.installed(snapshot),
+        }
         if !self.settings.mutated(Mutant::InstalledNotSettled) {
             self.settle_installed();
         }

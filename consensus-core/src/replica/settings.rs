@@ -168,6 +168,8 @@ pub enum Mutant {
     SlowFetchAlone,
     /// Where nobody has all that is wanted, nothing is taken.
     ShortAnswersForgotten,
+    /// A snapshot that was taken before a fetched one is installed is saved after it.
+    OlderSavedAfterFetched,
     /// What an installed state holds stays under way.
     InstalledNotSettled,
     /// What others bring is taken, and given to a disk that hangs, without end.

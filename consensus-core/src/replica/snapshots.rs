@@ -85,6 +85,13 @@ impl Snapshots {
         self.save(snapshot, Origin::Fetched)
     }
 
+    /// A fetched snapshot is durable and is the state. What was taken meanwhile holds less: saved now, it
+    /// would be what a restart finds beside a log that goes on from the fetched one.
+    pub(super) fn installed(&mut self, snapshot: Snapshot) {
+        self.taken.clear();
+        self.keep(snapshot);
+    }
+
     /// Begins to save `snapshot`.
     pub(super) fn save(&mut self, snapshot: Snapshot, origin: Origin) -> (Ticket, Snapshot) {
         self.issued.0 += 1;
@@ -158,6 +165,9 @@ mod tests {
         let mut snapshots = Snapshots::default();
         snapshots.take(snapshot(1));
         snapshots.save_fetched(snapshot(5));
+        assert_eq!(snapshots.due(Ticket(1), Ticket(1)), []);
+        snapshots.take(snapshot(2));
+        snapshots.installed(snapshot(5));
         assert_eq!(snapshots.due(Ticket(1), Ticket(1)), []);
     }
 }

@@ -160,6 +160,43 @@ fn none_is_taken_while_a_fetched_one_is_being_saved() {
     assert_eq!(effects.save[0].1, good());
 }
 
+/// One sync ends both saves, the replica's own and that of a fetched snapshot: what is executed in
+/// between is no longer what a snapshot is to be taken of.
+#[test]
+fn none_is_taken_between_one_of_its_own_and_a_fetched_one_that_are_durable_together() {
+    let saved = |mutant| {
+        let settings = Settings {
+            mutant,
+            ..small_snapshots()
+        };
+        let mut replica = behind(settings);
+        let executes = |replica: &mut Replica<Solo, Text>, request| {
+            propose(replica, request);
+            let append = replica.end_turn(NOW).append.unwrap();
+            replica.durable(append.ticket);
+            replica.end_turn(NOW).save
+        };
+        let own = executes(&mut replica, request(0, Operation::Open));
+        assert_eq!(own.len(), 1);
+        executes(&mut replica, request(1, Operation::Apply(b"a")));
+        replica.fetched(NOW, ReplicaId(1), Some(good()));
+        let fetched = replica.end_turn(NOW).save;
+        replica.saved(NOW, fetched[0].0);
+        assert_eq!(replica.machine().0, b"ab");
+        let turns = (0..3).map(|_| {
+            let effects = replica.end_turn(NOW);
+            let append = effects.append.map(|append| append.ticket);
+            append
+                .into_iter()
+                .for_each(|ticket| replica.durable(ticket));
+            effects.save.len()
+        });
+        turns.sum::<usize>()
+    };
+    assert_eq!(saved(None), 0);
+    assert_eq!(saved(Some(Mutant::OlderSavedAfterFetched)), 1);
+}
+
 /// Whoever orders has executed it already, and orders it no more.
 #[test]
 fn what_an_installed_state_holds_is_answered_and_not_proposed_again() {
