@@ -101,16 +101,13 @@ impl MultiPaxos {
         };
         let slot = leader.next;
         let bytes = size(&batch);
-        let proposal = Proposal {
-            slot,
-            batch: batch.clone(),
-        };
+        let proposal = Proposal { slot, batch };
         if !self.log.accept(ballot, proposal.clone(), window) {
             return false;
         }
         leader.next = slot.next();
         leader.unchosen_bytes += bytes;
-        leader.under_way.enter(slot, &batch);
+        leader.under_way.enter(slot, &proposal.batch);
         let mut acceptors = Tally::default();
         if self.config.mutated(Mutant::OwnAcceptanceCountedEarly) {
             acceptors.count(self.me);

@@ -23,7 +23,8 @@ pub enum Record {
         /// record: a restart needs nobody to learn that again.
         chosen: Slot,
     },
-    /// These values are chosen, as another replica has said.
+    /// These values are chosen, as another replica has said. They follow what was executed then: all
+    /// before them is chosen too, with the values that were held.
     Chosen(Vec<Proposal>),
 }
 
@@ -79,6 +80,9 @@ impl Durable {
                 }
             }
             Record::Chosen(proposals) => {
+                // They follow what was executed: what precedes them is chosen, with what was held.
+                let last = proposals.last().map_or(Slot::ZERO, |last| last.slot);
+                self.chosen = self.chosen.max(last);
                 for proposal in proposals {
                     self.hold(proposal, |log, proposal| log.learn(proposal, usize::MAX))?;
                 }
@@ -188,6 +192,19 @@ mod tests {
         .unwrap();
         assert_eq!(held(&durable.log), [(1, 1), (3, 4)]);
         assert_eq!((durable.promised, durable.chosen), (ballot(4), Slot(1)));
+    }
+
+    /// A restart knows that of what preceded a value that was learnt: else its log might reach beyond its
+    /// window, and no campaign of its could come to anything.
+    #[test]
+    fn what_precedes_a_learnt_value_is_chosen() {
+        let durable = Durable::fold(vec![
+            Record::Promised(ballot(1)),
+            accepted(1, &[1, 2], 0),
+            Record::Chosen(proposals(&[3, 4])),
+        ])
+        .unwrap();
+        assert_eq!(durable.chosen, Slot(4));
     }
 
     #[test]

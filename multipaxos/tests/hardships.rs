@@ -131,6 +131,20 @@ fn a_leader_that_nobody_can_follow_is_left_behind() {
     survives_seeds(5, Hardships::ALL, &[557]);
 }
 
+/// The disk ends two saves at once that hung, of a snapshot of its own and of a fetched one: a third,
+/// taken in between, was saved after the fetched one, and the log did not go on from it.
+#[test]
+fn a_replica_whose_saves_end_together_restarts() {
+    survives_seeds(3, Hardships::ALL, &[3101]);
+}
+
+/// With a window of one, the only one that could lead had learnt a slot, and forgotten in a restart that the
+/// one before was chosen: it gave up each campaign for what it held itself.
+#[test]
+fn who_has_learnt_a_slot_is_elected_after_a_restart() {
+    survives_seeds(5, Hardships::ALL, &[2164]);
+}
+
 /// A leader that is preferred, and may be the one that is lost or hears too few.
 #[test]
 fn hardships_are_survived_with_a_preferred_leader() {

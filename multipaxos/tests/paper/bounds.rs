@@ -3,10 +3,11 @@
 
 use quorate_core::id::Slot;
 use quorate_core::protocol::Role;
-use quorate_multipaxos::{Config, Message, Promise, QuorumRule, Report, Timer};
+use quorate_multipaxos::{Config, Message, Promise, QuorumRule, Record, Report, Timer};
 
 use crate::common::{
-    Ballot, Cluster, Node, PaxosCluster, PaxosNode, b, prepare, promise_from, r, records, value,
+    Ballot, Cluster, Node, PaxosCluster, PaxosNode, b, prepare, promise_from, proposal, r, records,
+    value,
 };
 
 fn window_of(max_window: usize) -> Config {
@@ -168,6 +169,21 @@ fn a_preferred_leader_a_window_behind_forgets_nothing_that_two_of_five_chose() {
     for id in [0, 1, 2, 3] {
         assert_eq!(cluster.node(id).executed(), all, "at {id}");
     }
+}
+
+/// The watermark of slot 1 was not written when slot 2 was learnt; after a restart both are executed, and
+/// the log is within its window: a candidate whose own log is not gives up each time.
+#[test]
+fn a_replica_that_has_learnt_a_slot_is_elected_after_a_restart() {
+    let config = window_of(1);
+    let mut past = records(b(1, 1), &[(1, b(1, 1), "a")]);
+    past.push(Record::Chosen(vec![proposal(2, "b")]));
+    let mut node = Node::with(0, 3, &config, past);
+    assert_eq!(node.executed(), ["a", "b"]);
+    node.wait_for_campaign();
+    let ballot = node.ballot();
+    node.receive(r(1), promise_from(ballot, 1, &[(1, b(1, 1), "a")]));
+    assert_eq!(node.role(), Role::Leader);
 }
 
 /// What comes when the window is full waits for it to move, in the order in which it came: whoever
