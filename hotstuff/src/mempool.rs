@@ -184,7 +184,7 @@ impl Mempool {
 
     /// What the others are to be told of now: the oldest own batches, as many as they have room for; of
     /// those that are `proposed` just now they hear anyway, if they were not here before.
-    pub(crate) fn to_tell(&mut self, proposed: &[Digest], config: &Config) -> Vec<Batch> {
+    pub(crate) fn take_untold(&mut self, proposed: &[Digest], config: &Config) -> Vec<Batch> {
         let Some((first, _)) = self.own.untold.first_key_value() else {
             return Vec::new();
         };

@@ -20,7 +20,7 @@ use crate::standing::Step;
 impl Hotstuff {
     /// Takes requests of this replica's clients. At the end of the turn they are proposed, or all
     /// are told of them.
-    pub(crate) fn take_requests(&mut self, now: Time, batch: Batch) {
+    pub(crate) fn take_requests(&mut self, now: Time, batch: &Batch) {
         if batch.is_empty() {
             return;
         }
@@ -28,7 +28,7 @@ impl Hotstuff {
         let seen = self.tree.head().height;
         if !self.mempool.tell_again(&digest) {
             self.mempool
-                .add(now, me, (&batch, digest), seen, &self.config);
+                .add(now, me, (batch, digest), seen, &self.config);
         }
     }
 
@@ -41,7 +41,7 @@ impl Hotstuff {
 
     fn tell_requests(&mut self, proposed: &[Digest], out: &mut Out) {
         let seen = self.tree.head().height;
-        for batch in self.mempool.to_tell(proposed, &self.config) {
+        for batch in self.mempool.take_untold(proposed, &self.config) {
             let to = match self.config.mutated(Mutant::RequestsToLeaderOnly) {
                 true => Dest::One(self.leader_of(self.view).unwrap_or(self.me)),
                 false => Dest::Others,

@@ -124,7 +124,7 @@ impl Hotstuff {
             Input::Timer(Timer::View) => self.view_timed_out(now, out),
             Input::Timer(Timer::Proposal) => self.proposal_is_due(out),
             Input::Timer(Timer::Status) => self.status_is_due(now, out),
-            Input::Propose { batch, keys: _ } => self.take_requests(now, batch),
+            Input::Propose { batch, keys: _ } => self.take_requests(now, &batch),
             Input::Read { id, keys: _ } => self.read(id, out),
             Input::EndOfTurn => self.end_turn(out),
             Input::Snapshotted(snapshot) => self.snapshotted(&snapshot, out),
