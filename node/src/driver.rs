@@ -478,3 +478,6 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

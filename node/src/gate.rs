@@ -248,9 +248,11 @@ impl<P: Protocol> Drop for Connection<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quorate_core::crypto::Digest;
+    use crate::lanes::LIMITS;
+    use quorate_core::crypto::{Admission, Digest, GroupId, Members};
     use quorate_core::frontier::Frontier;
     use quorate_core::id::Slot;
+    use quorate_core::request::{Operation, Request};
 
     #[test]
     fn a_snapshot_survives_the_journey_and_a_short_one_is_refused() {
@@ -270,5 +272,74 @@ mod tests {
         assert_eq!(unpack(&packed), Some(snapshot));
         assert_eq!(unpack(&packed.slice(..10)), None);
         assert_eq!(unpack(&Bytes::from_static(&[0xff; 9])), None);
+    }
+
+    type Raft = quorate_raft::Raft;
+
+    /// Hears nothing.
+    struct Deaf;
+
+    impl FrameSink for Deaf {
+        fn send(&self, _: Bytes) -> bool {
+            true
+        }
+    }
+
+    fn gate() -> Gate<Raft> {
+        let keys = [0, 1, 2].map(|n| PublicKey([n; 32]));
+        let members = Members::new(GroupId(1), keys);
+        Gate {
+            envelope: Envelope::new(members.group(), 0),
+            verifier: Verifier::new(members).admitting(Admission::Anyone),
+            own: keys[0],
+            inbox: Arc::new(Inbox::new(LIMITS)),
+            offer: Arc::default(),
+            connections: AtomicU64::new(0),
+            peers: keys.map(|_| Mutex::new(Budget::new(GATE))).into(),
+        }
+    }
+
+    /// Where no replica lies nobody signs: nothing else keeps one client from using another's session.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_speaks_for_its_own_sessions_only() {
+        let gate = gate();
+        let [own, other] = [7, 8].map(|n| PublicKey([n; 32]));
+        let service = gate.client(own, Arc::new(Deaf)).unwrap();
+        for client in [own, other] {
+            let request = Request {
+                session: SessionId { client, number: 1 },
+                sequence: 1,
+                answered: 0,
+                operation: Operation::Apply(b"x"),
+            };
+            let asks = [Ask::Propose(Batch::of_one(request))];
+            for frame in client_wire::seal(&asks).unwrap() {
+                service.deliver(frame).await;
+            }
+        }
+        let mut taken = Vec::new();
+        gate.inbox.take(&mut taken, 100, |_| true);
+        let proposed = taken.iter().filter_map(|happening| match happening {
+            Happening::Propose(_, batch) => batch.requests().next(),
+            _ => None,
+        });
+        assert!(proposed.map(|request| request.session.client).eq([own]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_sends_what_is_rejected_waits() {
+        let gate = gate();
+        let client = gate.client(PublicKey([7; 32]), Arc::new(Deaf)).unwrap();
+        let garbage = Bytes::from_static(b"garbage");
+        let begun = tokio::time::Instant::now();
+        for _ in 0..200 {
+            gate.deliver(ReplicaId(1), garbage.clone()).await;
+        }
+        let peer = begun.elapsed();
+        for _ in 0..200 {
+            client.deliver(garbage.clone()).await;
+        }
+        let least = Duration::from_secs(5);
+        assert!(peer > least && begun.elapsed() - peer > least, "{peer:?}");
     }
 }

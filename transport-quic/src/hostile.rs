@@ -24,6 +24,7 @@ use crate::quic::{Peer, QuicConfig, QuicEndpoint, QuicTransport};
 use crate::settings::{Settings, Trust};
 
 mod bulk;
+mod frames;
 mod handshakes;
 mod lives;
 
@@ -470,31 +471,6 @@ async fn a_client_that_goes_while_the_service_has_it_wait_is_noticed() {
     world.expect(9, "wait").await;
     connection.close(Close::Done.varint(), b"");
     world.expect(9, "gone").await;
-}
-
-/// One that claims all the room there is and sends nothing holds up other large frames for as long
-/// as it may take, and no small ones.
-#[tokio::test]
-async fn a_large_frame_of_a_client_that_does_not_come_gives_its_room_back() {
-    let mut world = World::new();
-    let (slow, mut stalled) = world.dial(&key(50), Caller::Client).await.unwrap();
-    let claim = (FRAME_LIMIT as u32).to_be_bytes();
-    stalled.sending.write_all(&claim).await.unwrap();
-    stalled.sending.write_all(&[0; 100]).await.unwrap();
-    let (_other, mut opened) = world.dial(&key(51), Caller::Client).await.unwrap();
-    opened.sending.write_all(b"\0\0\0\x05small").await.unwrap();
-    world.expect(9, "small").await;
-    let large = vec![7; 1 << 20];
-    let length = (large.len() as u32).to_be_bytes();
-    opened.sending.write_all(&length).await.unwrap();
-    opened.sending.write_all(&large).await.unwrap();
-    assert_eq!(close_of(&slow.closed().await), Close::BadFrame);
-    let (_, mut frame) = world.frames.recv().await.unwrap();
-    // That the slow one has gone may be noticed before or after.
-    if frame == b"gone"[..] {
-        (_, frame) = world.frames.recv().await.unwrap();
-    }
-    assert!(frame == large, "{} bytes", frame.len());
 }
 
 #[tokio::test]
