@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::close::Close;
 use crate::frame::FRAME_LIMIT;
-use crate::identity::{self, Caller, SERVER_NAME};
+use crate::identity::{self, Caller};
 use crate::link::{Credentials, LIFE_BYTES, Opened, Terms};
 use crate::outbox::QueueLimit;
 use crate::peer::{call, dial};
