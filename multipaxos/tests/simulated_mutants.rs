@@ -5,9 +5,9 @@
 //! broke: a promise forgotten does harm only if two leaders meet at one acceptor within a restart; a
 //! lease overstayed, only within the last tenth of it; a read by an earlier round, only if an echo is on
 //! its way for longer than an election takes, which 3,000 worlds with drawn limits, and 650 with
-//! elections as short as messages, did not have. That reads give way to each other, begin anew, and
-//! that what is under way is proposed again shows in a world now and then only, where it fills or empties
-//! the smallest limits; Raft's worlds show the first and the last.
+//! elections as short as messages, did not have. That reads give way to each other, that they begin anew,
+//! and that what is under way is proposed again, 2,000 worlds each did not show; those of Raft show the
+//! first and the last.
 
 mod worlds;
 
