@@ -14,6 +14,7 @@
 //! | `replica.rs` | the state, and `step` | Castro99 §4 |
 //! | `normal.rs` | requests, pre-prepare, prepare, commit, execution | Castro99 §4.1, §4.2 |
 //! | `waiting.rs` | the requests that a replica waits to see executed | Castro99 §4.4 |
+//! | `fronts.rs` | which of them the primary is judged by | Castro99 §4.4, Clement09 §4 |
 //! | `queue.rs` | what waits at the primary for a slot, a share each | Clement09 §4 |
 //! | `ordered.rs` | which slot a batch has | |
 //! | `patience.rs` | how long it waits before it asks for another primary | Castro99 §4.5.2 |
@@ -33,6 +34,7 @@ mod checkpoint;
 mod config;
 mod early;
 mod entry;
+mod fronts;
 mod invariants;
 mod log;
 mod message;

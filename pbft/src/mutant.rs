@@ -54,6 +54,19 @@ pub enum Mutant {
     /// A replica that others are ahead of does not ask for another primary, however long ago it has come
     /// to where they were when what it waits for was due.
     AlwaysBehind,
+    /// What a primary has executed of others says nothing for it when a batch waits for long.
+    /// [Castro99 §4.4]
+    OthersCountNot,
+    /// A primary that has others' requests executed may leave one out for as long as it does.
+    /// [Clement09 §4]
+    OthersCountForEver,
+    /// A batch that comes to the front has been waited for since the one before it came there.
+    /// [Castro99 §4.4]
+    FrontKeepsTime,
+    /// The primary is told of more than it has room for, which it drops.
+    ToldWithoutRoom,
+    /// Who comes on by what it is sent again is sent more only when it has stopped. [Castro02 §5.2]
+    HelpPauses,
     /// Any snapshot is believed. [Castro99 §4.3]
     SnapshotWithoutCertificate,
 }

@@ -136,7 +136,7 @@ impl Pbft {
                 return self.keep_early(from, Message::PrePrepare { proposal, entry });
             }
             _ if !self.is_timely(now, &entry.moment) => {
-                return self.await_refused(now, (from, slot), &entry.batch, out);
+                return self.await_refused(now, (from, slot), &entry.batch);
             }
             _ => {
                 self.accept(proposal, entry, out);
@@ -156,15 +156,9 @@ impl Pbft {
 
     /// Waits for requests whose time was refused: they are as good as any that a client has sent,
     /// and a primary with a wrong clock is to be replaced. [Castro99 §4.4]
-    fn await_refused(
-        &mut self,
-        now: Time,
-        (from, slot): (ReplicaId, Slot),
-        batch: &Batch,
-        out: &mut Out,
-    ) {
+    fn await_refused(&mut self, now: Time, (from, slot): (ReplicaId, Slot), batch: &Batch) {
         if slot > self.executed && !batch.is_empty() {
-            self.await_execution(now, (from, batch.digest()), batch, out);
+            self.await_execution(now, (from, batch.digest()), batch);
         }
     }
 
@@ -349,7 +343,7 @@ impl Pbft {
             self.ordered.note(slot, &batch);
             self.primary.queue.executed(slot);
             self.note_progress(slot);
-            self.waiting.executed(&batch);
+            self.waiting.executed(&batch, self.me);
             out.commit(Commit {
                 id: EntryId::single(slot),
                 batch,

@@ -10,6 +10,7 @@ use quorate_core::id::{ReplicaId, Slot, Time};
 
 use crate::certificate::CheckpointCertificate;
 use crate::config::Config;
+use crate::fronts::Rule;
 use crate::mutant::Mutant;
 use crate::replica::{Out, Pbft, Timer};
 use crate::status::QUIET;
@@ -39,6 +40,13 @@ const MISSED: u32 = 2;
 
 /// By how much shorter the wait for a primary is that is not heard.
 const SILENT: u32 = 4;
+
+/// How many shares of the primary's queue each replica has, each of which has its turn before any has
+/// another: see [`crate::queue`].
+const SHARES: usize = 2;
+
+/// By how much longer the turns of all others may last than a primary may do nothing.
+const TURNS_LAST: u32 = 4;
 
 /// For how long a replica must say nothing to count as not heard.
 fn silence(config: &Config) -> Duration {
@@ -89,6 +97,27 @@ impl Pbft {
         let factor = 1 << self.patience.attempts.min(16);
         let doubled = self.config.request_timeout.checked_mul(factor);
         doubled.unwrap_or(Duration::MAX)
+    }
+
+    /// What the primary of this view is judged by.
+    pub(crate) fn rule(&self) -> Rule {
+        let patience = self.patience();
+        if self.config.mutated(Mutant::OthersCountForEver) {
+            return Rule {
+                patience,
+                turns: usize::MAX,
+                most: Duration::MAX,
+            };
+        }
+        let most = match self.config.mutated(Mutant::OthersCountNot) {
+            true => patience,
+            false => patience.saturating_mul(TURNS_LAST),
+        };
+        Rule {
+            patience,
+            turns: SHARES * self.n,
+            most,
+        }
     }
 
     /// How long the primary of the next view may take to begin it: less if it says nothing at all.
@@ -144,7 +173,6 @@ impl Pbft {
         self.patience.executed = self.executed;
         self.waiting.restart(now);
         self.stop_watching(out);
-        self.watch(out);
     }
 
     /// Whether this replica could not have executed what it waits for, whatever the primary does: it
@@ -164,8 +192,10 @@ impl Pbft {
         let others = self.peers.executed_by(self.weak());
         let catches_up = self.executed > self.patience.executed;
         let is_behind = proved > self.executed || catches_up && others > self.executed;
-        let due = (now, self.patience());
+        let rule = self.rule();
         let come = (self.executed, proved.max(others));
-        is_behind && (self.waiting.may_come(due, come) || self.config.mutated(Mutant::AlwaysBehind))
+        is_behind
+            && (self.waiting.may_come((now, &rule), come)
+                || self.config.mutated(Mutant::AlwaysBehind))
     }
 }

@@ -1,7 +1,7 @@
 //! What waits at the primary for a slot, by who told it of it. Each has a share, and its turn: a liar
 //! that forwards without end stands in nobody's way. [Clement09 §4]
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use quorate_core::crypto::Digest;
 use quorate_core::id::{ReplicaId, Slot};
@@ -27,7 +27,8 @@ impl Source {
 #[derive(Debug)]
 pub(crate) struct Queue {
     shares: Vec<Share>,
-    digests: BTreeSet<Digest>,
+    /// In which shares a batch is.
+    places: BTreeMap<Digest, Vec<usize>>,
     /// Whose turn it is.
     turn: usize,
     /// Whose batches the slots hold that have been given out and not executed.
@@ -46,22 +47,29 @@ impl Queue {
     pub(crate) fn of(n: usize) -> Queue {
         Queue {
             shares: vec![Share::default(); 2 * n],
-            digests: BTreeSet::new(),
+            places: BTreeMap::new(),
             turn: 0,
             given: BTreeMap::new(),
         }
     }
 
-    /// Queues a batch, unless it is here or its source has too many here.
+    /// Queues a batch, unless its source has too many here. What another replica has passed on is
+    /// queued once more where its own has told of it: it may have its turn sooner there.
     pub(crate) fn add(&mut self, source: Source, batch: Batch, config: &Config) {
-        let Some(share) = self.shares.get_mut(source.index()) else {
+        let index = source.index();
+        let Some(share) = self.shares.get_mut(index) else {
             return;
         };
         let bytes = share.bytes + batch.size();
         let full = share.batches.len() >= config.max_queued_batches
             || share.bytes > 0 && bytes > config.max_queued_bytes;
         let digest = batch.digest();
-        if !full && self.digests.insert(digest) {
+        let known = match self.places.get(&digest) {
+            Some(places) => source.relayed || places.contains(&index),
+            None => false,
+        };
+        if !full && !known {
+            self.places.entry(digest).or_default().push(index);
             share.bytes = bytes;
             share.batches.push_back((digest, batch));
         }
@@ -83,10 +91,14 @@ impl Queue {
     /// Takes the batch whose turn it is for `slot`.
     pub(crate) fn take_next(&mut self, slot: Slot) -> Option<Batch> {
         let share = self.shares.get_mut(self.turn)?;
-        let (digest, batch) = share.batches.pop_front()?;
-        share.bytes = share.bytes.saturating_sub(batch.size());
+        let (digest, batch) = share.batches.front().cloned()?;
         share.under_way += 1;
-        self.digests.remove(&digest);
+        for index in self.places.remove(&digest).unwrap_or_default() {
+            if let Some(share) = self.shares.get_mut(index) {
+                share.batches.retain(|(other, _)| *other != digest);
+                share.bytes = share.bytes.saturating_sub(batch.size());
+            }
+        }
         self.given.insert(slot, self.turn);
         self.turn += 1;
         Some(batch)
@@ -194,5 +206,20 @@ mod tests {
             queue.add(source(from, false), batch(7, 1), &config);
         }
         assert_eq!(taken(&mut queue, &config, 1), [7]);
+    }
+
+    /// Passed on by another, it may stand behind all that this other has passed on.
+    #[test]
+    fn a_batch_has_its_turn_where_its_own_replica_told_of_it() {
+        let (mut queue, config) = (Queue::of(4), config());
+        for number in 0..3 {
+            queue.add(source(3, true), batch(number, 1), &config);
+        }
+        queue.add(source(1, false), batch(2, 1), &config);
+        queue.add(source(2, true), batch(2, 1), &config);
+        assert_eq!(taken(&mut queue, &config, 1), [2, 0, 1]);
+        queue.executed(Slot(3));
+        queue.add(source(3, true), batch(4, 1), &config);
+        assert_eq!(taken(&mut queue, &config, 4), [4], "nothing is left of it");
     }
 }

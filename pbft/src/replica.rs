@@ -134,6 +134,9 @@ impl Pbft {
             Input::Snapshotted(snapshot) => self.snapshotted(now, &snapshot, out),
             Input::Installed(snapshot) => self.installed(now, &snapshot, out),
         }
+        self.waiting.settle(now, &self.config);
+        self.tell_primary(now, out);
+        self.watch(out);
         self.end_quiet(now, out);
         self.announce(out);
     }

@@ -37,8 +37,10 @@ struct Peer {
     complete: Slot,
     /// What it last said, and how many rounds ago.
     said: Option<(Said, u32)>,
-    /// How often it has said the same since it said anything else.
+    /// How often it has said the same since it came on by itself.
     stuck: u32,
+    /// Through which slot it was last sent again what it lacked.
+    resent: Slot,
     /// It has had its answer for this round: nobody can ask for more.
     answered: bool,
     /// It has been shown in this round how the view began.
@@ -114,14 +116,22 @@ impl Peers {
         said.map_or(Slot::ZERO, |(said, _)| said.executed)
     }
 
+    /// A replica was sent again what it lacked through this slot.
+    fn note_resent(&mut self, to: ReplicaId, through: Slot) {
+        if let Some(peer) = self.known.get_mut(to.index()) {
+            peer.resent = through;
+        }
+    }
+
     /// Whether a replica may be shown how the view began: once a round.
     pub(crate) fn may_be_shown(&mut self, to: ReplicaId) -> bool {
         let peer = self.known.get_mut(to.index());
         peer.is_some_and(|peer| !std::mem::replace(&mut peer.shown, true))
     }
 
-    /// Takes a status; gives how often the replica has said the same, unless it has had its answer.
-    fn heard(&mut self, from: ReplicaId, status: &Status) -> Option<u32> {
+    /// Takes a status; gives how often the replica has said the same, unless it has had its answer. One
+    /// that has come on by what it was sent again, and no further, needs more of it.
+    fn heard(&mut self, from: ReplicaId, status: &Status, pauses: bool) -> Option<u32> {
         let peer = self.known.get_mut(from.index())?;
         peer.said = Some((Said::by(status), 0));
         if std::mem::replace(&mut peer.answered, true) {
@@ -129,10 +139,11 @@ impl Peers {
         }
         let same = (peer.executed, peer.complete) == (status.executed, status.complete);
         (peer.executed, peer.complete) = (status.executed, status.complete);
-        peer.stuck = if same {
-            peer.stuck.saturating_add(1)
-        } else {
-            0
+        let helped = status.executed.min(status.complete) <= peer.resent;
+        peer.stuck = match same {
+            true => peer.stuck.saturating_add(1),
+            false if helped && !pauses => peer.stuck,
+            false => 0,
         };
         Some(peer.stuck)
     }
@@ -204,7 +215,8 @@ impl Pbft {
     /// Sends a replica what it lacks: mostly when it has said the same twice, for it may be on its
     /// way. What anyone can show, the primary shows first.
     pub(crate) fn status(&mut self, from: ReplicaId, status: &Status, out: &mut Out) {
-        let Some(stuck) = self.peers.heard(from, status) else {
+        let pauses = self.config.mutated(Mutant::HelpPauses);
+        let Some(stuck) = self.peers.heard(from, status, pauses) else {
             return;
         };
         if self.owes_view_change(&status.view_changes) {
@@ -235,6 +247,8 @@ impl Pbft {
             let after = status.executed.min(status.complete);
             let limit = self.config.max_resent_slots;
             self.send_again(Dest::One(from), (after, limit), shows, out);
+            let through = Slot(after.0.saturating_add(limit as u64));
+            self.peers.note_resent(from, through.min(self.log.last()));
         }
     }
 

@@ -5,8 +5,6 @@
 mod lies;
 mod worlds;
 
-use std::time::Duration;
-
 use lies::Lies;
 use quorate_pbft::{Config, Pbft};
 use quorate_simulator::seeds::from_first;
@@ -24,7 +22,7 @@ fn drawn(seed: u64) -> SimulationConfig<Pbft> {
         request_timeout: REQUEST_TIMEOUT,
         checkpoint_every,
         window: checkpoint_every * one_of(&[2, 3, 7]) as u64,
-        // With one byte, each command waits for a checkpoint of its own, and all for too long.
+        // With one byte each command waits for a checkpoint of its own: `one_byte_of_window`.
         max_window_bytes: one_of(&[300, 700, 3_000, 1 << 20]),
         max_slots_under_way: one_of(&[1, 3, 32]),
         max_queued_batches: one_of(&[1, 3, 256]),
@@ -33,9 +31,7 @@ fn drawn(seed: u64) -> SimulationConfig<Pbft> {
         max_waiting_bytes: one_of(&[1, 700, 1 << 20]),
         max_early_messages: one_of(&[1, 4, 64]),
         max_early_bytes: one_of(&[1, 700, 1 << 20]),
-        // With one slot a round and a checkpoint every other slot, a replica that lags never catches up
-        // with what its own clients ask for.
-        max_resent_slots: one_of(&[4, 8, 32]),
+        max_resent_slots: one_of(&[1, 4, 8, 32]),
         max_resent_bytes: one_of(&[1, 700, 1 << 20]),
         ..Config::default()
     };
@@ -45,8 +41,6 @@ fn drawn(seed: u64) -> SimulationConfig<Pbft> {
         ..world(4, Faults::All)
     };
     config.protocol = protocol;
-    // With limits of one, some serve a request at a time: what they must not do is stop.
-    config.recovery_limit = Duration::from_secs(30);
     config.settings.max_batch_bytes = one_of(&[1, 700, 1 << 18]);
     config.settings.max_batches_in_flight = Some(one_of(&[1, 4]));
     config.settings.snapshot_every_bytes = one_of(&[1, 1_500, 1 << 20]) as u64;
@@ -67,5 +61,17 @@ fn seeds_that_failed_once_pass() {
 fn four_replicas_survive_all_faults_whatever_the_limits() {
     for seed in from_first(seeds(20)) {
         quorate_simulator::seeds::survive(&drawn(seed), seed..seed + 1);
+    }
+}
+
+/// With a window of one byte each command waits for a checkpoint of its own.
+#[test]
+#[ignore = "not mended: each replica orders each read that a client asks all for, and again when it is \
+            asked again, which alone fills such a window"]
+fn one_byte_of_window() {
+    for seed in [27, 33] {
+        let mut config = drawn(seed);
+        config.protocol.max_window_bytes = 1;
+        quorate_simulator::seeds::survive(&config, seed..seed + 1);
     }
 }
