@@ -379,3 +379,27 @@ fn a_replica_that_lacks_a_proved_state_asks_for_no_other_primary() {
     }
     assert_eq!(node.view(), 1);
 }
+
+/// Whether a backup asks for another primary that is always two slots behind all others, and comes on.
+fn asks_though_kept_behind(mutant: Option<Mutant>) -> bool {
+    let mut node = backup(mutant);
+    node.propose("left out");
+    (1..=60).any(|slot| {
+        for from in [0, 2, 3] {
+            node.receive(r(from), status(slot + 2));
+        }
+        pass(&mut node, t() / 4);
+        let asks = node.view() > 0;
+        if !asks {
+            order(&mut node, slot, &slot.to_string());
+        }
+        asks
+    })
+}
+
+/// Else a primary that keeps its backups behind could leave a request out for good. [Clement09 §4]
+#[test]
+fn who_is_kept_behind_asks_for_another_primary_all_the_same() {
+    assert!(asks_though_kept_behind(None));
+    assert!(!asks_though_kept_behind(Some(Mutant::AlwaysBehind)));
+}
