@@ -138,36 +138,81 @@ impl Durable {
 }
 
 /// The memory of a replica's directory.
+///
+/// Who writes holds the file, and what is known only to copy it: what is told must not wait for a
+/// disk, even one that has stopped answering.
 #[derive(Debug)]
 pub struct Memory {
     own: Life,
     durable: Durable,
+    known: Mutex<Known>,
     kept: Mutex<Kept>,
+}
+
+/// What is known of the others.
+#[derive(Debug)]
+struct Known {
+    /// Each in a life that the file has, and with what was told since.
+    met: BTreeMap<u64, Met>,
+    /// Something was told that the file does not say.
+    news: bool,
+}
+
+impl Known {
+    /// What is to be remembered before another replica is let in, in this life.
+    fn next(&self, peer: u64, life: Life) -> Result<News, Refusal> {
+        let before = self.met.get(&peer).copied();
+        let met = Met::next(before, life)?;
+        if before == Some(met) {
+            return Ok(News::None);
+        }
+        let mut all = self.met.clone();
+        all.insert(peer, met);
+        Ok(News::Met(met, all))
+    }
+}
+
+enum News {
+    /// It was met already, in the same life.
+    None,
+    /// It is met in this one, and then these are known.
+    Met(Met, BTreeMap<u64, Met>),
 }
 
 #[derive(Debug)]
 struct Kept {
+    /// What the file says.
     lives: Lives,
     /// None once the directory is given up.
     file: Option<DiskFile>,
-    /// Something was told that the file does not say.
-    news: bool,
 }
 
 impl Kept {
     /// Writes what is known, in the place of what was written the time before the last.
     fn write(&mut self, lives: Lives) -> Result<(), StorageError> {
+        // One that failed is tried again in its place: the other one has what was written last.
+        let turn = self.lives.turn + 1;
+        self.put(Lives { turn, ..lives })
+    }
+
+    fn write_met(&mut self, met: BTreeMap<u64, Met>) -> Result<(), StorageError> {
+        let Lives { number, nonce, .. } = self.lives;
+        self.write(Lives {
+            turn: 0,
+            number,
+            nonce,
+            met,
+        })
+    }
+
+    fn put(&mut self, lives: Lives) -> Result<(), StorageError> {
         let Some(file) = &mut self.file else {
             return Ok(());
         };
-        // One that failed is tried again in its place: the other one has what was written last.
-        let turn = self.lives.turn + 1;
-        let lives = Lives { turn, ..lives };
-        file.seek(turn % 2 * BLOCK as u64)?;
+        file.seek(lives.turn % 2 * BLOCK as u64)?;
         file.write(&lives.encode())?;
         file.sync()?;
         self.lives = lives;
-        self.news = false;
         Ok(())
     }
 }
@@ -175,38 +220,33 @@ impl Kept {
 impl Memory {
     /// Begins another life, with a log that is durable to `start`.
     pub(crate) fn begin(disk: &Disk, start: Position) -> Result<Memory, StorageError> {
-        let before = Lives::load(disk)?;
-        if before.is_none() {
-            let temporary = format!("{NAME}.tmp");
-            let mut file = disk.create(&temporary)?;
-            file.write(&Lives::default().encode())?;
-            file.write(&[0; BLOCK])?;
-            file.sync()?;
-            disk.rename(&temporary, NAME)?;
-            disk.sync()?;
-        }
-        let before = before.unwrap_or_default();
-        let (number, nonce) = (before.number + 1, RandomState::new().hash_one(NAME));
-        let own = Life {
-            number,
-            nonce,
-            start,
-        };
-        let lives = Lives {
-            number,
-            nonce,
-            ..before.clone()
+        let before = match Lives::load(disk)? {
+            Some(before) => before,
+            None => make(disk)?,
         };
         let mut kept = Kept {
-            lives: before,
+            lives: Lives::default(),
             file: Some(disk.open(NAME)?),
-            news: false,
         };
-        kept.write(lives)?;
-        tracing::info!(path = %disk.display(), start = number, log = %own.start, "a life begins");
+        // What was found may be in the system's cache and not on the disk, after a sync that failed
+        // [Rebello20]: what is written next takes the place of what is there.
+        kept.put(before.clone())?;
+        let own = Life {
+            number: before.number + 1,
+            nonce: RandomState::new().hash_one(NAME),
+            start,
+        };
+        let met = before.met.clone();
+        kept.write(Lives {
+            number: own.number,
+            nonce: own.nonce,
+            ..before
+        })?;
+        tracing::info!(path = %disk.display(), start = own.number, log = %start, "a life begins");
         Ok(Memory {
             own,
             durable: Durable::at(start),
+            known: Mutex::new(Known { met, news: false }),
             kept: Mutex::new(kept),
         })
     }
@@ -222,9 +262,27 @@ impl Memory {
         self.kept().file = None;
     }
 
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the disk.
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Makes the file, of a replica that has had no life and met nobody.
+fn make(disk: &Disk) -> Result<Lives, StorageError> {
+    let none = Lives::default();
+    let temporary = format!("{NAME}.tmp");
+    let mut file = disk.create(&temporary)?;
+    file.write(&none.encode())?;
+    file.write(&[0; BLOCK])?;
+    file.sync()?;
+    disk.rename(&temporary, NAME)?;
+    disk.sync()?;
+    Ok(none)
 }
 
 impl Acquaintances for Memory {
@@ -237,35 +295,48 @@ impl Acquaintances for Memory {
     }
 
     fn meet(&self, peer: ReplicaId, life: Life) -> Result<(), Refusal> {
-        let mut kept = self.kept();
         let peer = u64::from(peer.0);
-        let before = kept.lives.met.get(&peer).copied();
-        let met = Met::next(before, life)?;
-        if before == Some(met) {
+        // Whoever was met, and whoever is refused, need not wait for the disk.
+        if let News::None = self.known().next(peer, life)? {
             return Ok(());
         }
-        let mut lives = kept.lives.clone();
-        lives.met.insert(peer, met);
-        Ok(kept.write(lives)?)
+        let mut kept = self.kept();
+        let news = self.known().next(peer, life)?;
+        if let News::Met(met, all) = news {
+            kept.write_met(all)?;
+            let mut known = self.known();
+            let told = known
+                .met
+                .get(&peer)
+                .map_or(met.position, |met| met.position);
+            let position = met.position.max(told);
+            known.met.insert(peer, Met { position, ..met });
+        }
+        Ok(())
     }
 
     fn told(&self, peer: ReplicaId, position: Position) {
-        let mut kept = self.kept();
-        if let Some(met) = kept.lives.met.get_mut(&u64::from(peer.0))
+        let mut known = self.known();
+        if let Some(met) = known.met.get_mut(&u64::from(peer.0))
             && position > met.position
         {
             met.position = position;
-            kept.news = true;
+            known.news = true;
         }
     }
 
     fn keep(&self) {
         let mut kept = self.kept();
-        if kept.news {
-            let lives = kept.lives.clone();
-            if let Err(error) = kept.write(lives) {
-                tracing::warn!(%error, "how far the others' logs are durable cannot be kept");
+        let met = {
+            let mut known = self.known();
+            if !std::mem::take(&mut known.news) {
+                return;
             }
+            known.met.clone()
+        };
+        if let Err(error) = kept.write_met(met) {
+            self.known().news = true;
+            tracing::warn!(%error, "how far the others' logs are durable cannot be kept");
         }
     }
 }
@@ -408,5 +479,54 @@ mod tests {
         assert_eq!(disk(&home).read(NAME).unwrap(), sound);
         let lives = Lives::load(&disk(&home)).unwrap().unwrap();
         assert_eq!(lives.met[&2].position, Position(11));
+    }
+
+    /// One whose sync failed may be read again, and not be on the disk.
+    #[test]
+    fn what_may_not_be_on_the_disk_is_made_durable_before_what_is_there_is_written_over() {
+        let home = tempfile::tempdir().unwrap();
+        let faults = Faults::default();
+        let disk = Disk::new(home.path(), faults.clone());
+        let memory = Memory::begin(&disk, Position(0)).unwrap();
+        let durable = Lives::load(&disk).unwrap().unwrap();
+        faults.fail_syncs_after(0);
+        memory.meet(PEER, life(3, 10)).unwrap_err();
+        drop(memory);
+        assert_eq!(Lives::load(&disk).unwrap().unwrap().turn, durable.turn + 1);
+        Memory::begin(&disk, Position(0)).unwrap_err();
+        let places = disk.read(NAME).unwrap();
+        let mut places = places.chunks(BLOCK).filter_map(Lives::decode);
+        assert!(places.any(|place| place == durable));
+    }
+
+    /// A disk that does not answer holds up who would be met, and nobody else.
+    #[test]
+    fn what_is_told_and_who_is_known_do_not_wait_for_the_disk() {
+        let home = tempfile::tempdir().unwrap();
+        let memory = Arc::new(Memory::begin(&disk(&home), Position(0)).unwrap());
+        memory.meet(PEER, life(3, 10)).unwrap();
+        let writing = memory.kept();
+        let (sender, done) = std::sync::mpsc::channel();
+        let other = memory.clone();
+        std::thread::spawn(move || {
+            other.told(PEER, Position(30));
+            let known = other.meet(PEER, life(3, 10));
+            let refused = other.meet(PEER, life(2, 10));
+            sender.send((known, refused)).unwrap();
+            other.meet(PEER, life(4, 40)).unwrap();
+            sender.send((Ok(()), Ok(()))).unwrap();
+        });
+        let limit = std::time::Duration::from_secs(10);
+        let earlier = Refusal::Earlier { number: 2, met: 3 };
+        assert_eq!(done.recv_timeout(limit), Ok((Ok(()), Err(earlier))));
+        assert_eq!(memory.known().met[&2].number, 3, "it is not met yet");
+        memory.told(PEER, Position(40));
+        drop(writing);
+        assert_eq!(done.recv_timeout(limit), Ok((Ok(()), Ok(()))));
+        let met = memory.known().met[&2];
+        assert_eq!((met.number, met.position), (4, Position(40)));
+        memory.close();
+        let lives = Lives::load(&disk(&home)).unwrap().unwrap();
+        assert_eq!(lives.met[&2], met);
     }
 }

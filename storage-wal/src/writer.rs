@@ -60,7 +60,7 @@ pub(crate) struct Writer {
     pub(crate) made: Receiver<Segment>,
     pub(crate) reporter: Reporter,
     pub(crate) stats: WalStats,
-    /// Where it is said how far all is durable, bases to their ends.
+    /// Where it is said how far all is durable.
     pub(crate) durable: Durable,
     pub(crate) mark_after: Duration,
     /// The log's identity.
@@ -238,6 +238,7 @@ impl Writer {
             Err(TryRecvError::Empty) => {
                 self.sync()?;
                 if let Some(written) = self.written.take() {
+                    self.durable.reach(self.segment.durable());
                     self.reporter.durable(written)?;
                 }
                 self.made.recv().map_err(|_| self.segment.file.no_next())?

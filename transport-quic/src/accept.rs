@@ -230,24 +230,31 @@ async fn receive_replica(
         Ok(opened)
     };
     let outcome: Result<Result<Opened, End>, _> = timeout(limit, accepting).await;
-    drop(handshake);
     match outcome {
         Ok(Ok(_)) if knocks => {
             Close::CallBack.apply(&connection);
             peer.knock();
         }
-        Ok(Ok(opened)) => run_link(shared, peer, connection, opened).await,
+        Ok(Ok(opened)) => {
+            drop(handshake);
+            run_link(shared, peer, connection, opened).await;
+        }
         Ok(Err(End::Differs(differences))) => {
             peer.differs(shared.me, &differences);
             Close::Differs.apply(&connection);
         }
         Ok(Err(End::Forgot(reason))) => {
             peer.forgot(shared.me, &reason);
+            // The other end closes when it has read why. Were this one to, it might not read it.
+            let _ = timeout(limit, connection.closed()).await;
             Close::Forgot.apply(&connection);
         }
         Ok(Err(end)) => {
             tracing::warn!(peer = %peer.id, reason = %end, "a member's call failed");
-            Close::BadFrame.apply(&connection);
+            match end {
+                End::Unready(_) => Close::Unready.apply(&connection),
+                _ => Close::BadFrame.apply(&connection),
+            }
         }
         Err(_) => Close::BadFrame.apply(&connection),
     }

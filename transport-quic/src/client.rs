@@ -105,9 +105,11 @@ impl Connector for QuicConnector {
             tracing::debug!(replica = %to, reason = %end, "the connection has ended");
             reader.close(match end {
                 End::Malformed(_) => Close::BadFrame,
-                End::Closed(_) | End::Differs(_) | End::Forgot(_) | End::Forgotten(_) => {
-                    Close::Done
-                }
+                End::Closed(_)
+                | End::Differs(_)
+                | End::Forgot(_)
+                | End::Forgotten(_)
+                | End::Unready(_) => Close::Done,
             });
             replies.closed(to);
         });

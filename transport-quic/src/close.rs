@@ -27,9 +27,11 @@ pub(crate) enum Close {
     Differs,
     /// The replica has lost what it had said to be durable.
     Forgot,
+    /// This replica's disk cannot keep that the other one was met.
+    Unready,
 }
 
-const ALL: [Close; 10] = [
+const ALL: [Close; 11] = [
     Close::Done,
     Close::NotMember,
     Close::NotAdmitted,
@@ -40,6 +42,7 @@ const ALL: [Close; 10] = [
     Close::Busy,
     Close::Differs,
     Close::Forgot,
+    Close::Unready,
 ];
 
 impl Close {
@@ -55,6 +58,7 @@ impl Close {
             Close::Busy => 7,
             Close::Differs => 8,
             Close::Forgot => 9,
+            Close::Unready => 10,
         }
     }
 
@@ -70,6 +74,7 @@ impl Close {
             Close::Busy => "too many connections",
             Close::Differs => "configured otherwise",
             Close::Forgot => "this replica's data directory is older than what it has said",
+            Close::Unready => "whoever comes cannot be remembered now",
         }
     }
 

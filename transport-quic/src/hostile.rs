@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use crate::close::Close;
 use crate::frame::FRAME_LIMIT;
 use crate::identity::{self, Caller};
-use crate::link::{Credentials, LIFE_BYTES, Opened, Terms};
+use crate::link::{Credentials, LIFE_BYTES, Opened};
 use crate::outbox::QueueLimit;
 use crate::peer::{call, dial};
 use crate::quic::{Peer, QuicConfig, QuicEndpoint, QuicTransport};
@@ -147,13 +147,6 @@ fn forgetful() -> Arc<dyn Acquaintances> {
     Arc::new(Forgetful::default())
 }
 
-fn credentials(epoch: Epoch, acquaintances: Arc<dyn Acquaintances>) -> Credentials {
-    Credentials {
-        terms: Terms::from(epoch),
-        acquaintances,
-    }
-}
-
 impl World {
     fn new() -> World {
         World::of(config, forgetful())
@@ -206,7 +199,7 @@ impl World {
         caller: Caller,
     ) -> Result<(Connection, Opened), TransportError> {
         let tls = self.tls(own, &key(1), caller, GROUP);
-        let own = credentials(epoch(), forgetful());
+        let own = Credentials::new(epoch(), forgetful());
         let own = (caller == Caller::Replica).then_some(&own);
         self.dial_with(tls, own).await
     }
@@ -280,7 +273,7 @@ async fn a_caller_that_expects_another_key_ends_the_handshake() {
     let tls = world.tls(&key(0), &key(8), Caller::Replica, GROUP);
     let reason = refusal(
         world
-            .dial_with(tls, Some(&credentials(epoch(), forgetful())))
+            .dial_with(tls, Some(&Credentials::new(epoch(), forgetful())))
             .await,
     );
     assert!(reason.contains(&key(8).public().to_string()), "{reason}");
@@ -355,7 +348,7 @@ async fn a_member_with_other_settings_is_refused_and_each_end_knows_in_what_they
     // One that is called, and one that is to call back.
     for id in [0, 2] {
         let tls = world.tls(&key(id), &key(1), Caller::Replica, GROUP);
-        let own = credentials(other_epoch(), forgetful());
+        let own = Credentials::new(other_epoch(), forgetful());
         let said = differences(world.dial_with(tls, Some(&own)).await);
         assert_eq!(said, "settings.lease_ms is 300 here and absent there");
 
@@ -403,7 +396,7 @@ async fn two_that_differ_in_the_order_of_members_do_not_wait_for_each_other() {
     let tls = world.tls(&key(2), &key(1), Caller::Replica, GROUP);
     let said = differences(
         world
-            .dial_with(tls, Some(&credentials(swapped, forgetful())))
+            .dial_with(tls, Some(&Credentials::new(swapped, forgetful())))
             .await,
     );
     assert!(said.contains("member.00 is "), "{said}");

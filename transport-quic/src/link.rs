@@ -17,8 +17,8 @@ use bytes::Bytes;
 use quinn::{Connection, ConnectionError, ReadError, ReadExactError, RecvStream, SendStream};
 use quorate_core::crypto::Digest;
 use quorate_core::epoch::{Epoch, TEXT_LIMIT};
-use quorate_core::id::ReplicaId;
-use quorate_core::life::{Acquaintances, Life, Position};
+use quorate_core::id::{MAX_REPLICAS, ReplicaId};
+use quorate_core::life::{Acquaintances, Life, Position, Refusal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout_at;
 
@@ -167,17 +167,40 @@ impl Terms {
 /// Who this replica is to the others, and what it remembers of them.
 pub(crate) struct Credentials {
     pub(crate) terms: Terms,
-    pub(crate) acquaintances: Arc<dyn Acquaintances>,
+    acquaintances: Arc<dyn Acquaintances>,
+    /// One for each replica, held while it is being met.
+    meetings: Vec<Arc<Semaphore>>,
 }
 
 impl Credentials {
+    pub(crate) fn new(epoch: Epoch, acquaintances: Arc<dyn Acquaintances>) -> Self {
+        let meetings = (0..MAX_REPLICAS).map(|_| Arc::new(Semaphore::new(1)));
+        Credentials {
+            terms: Terms::from(epoch),
+            acquaintances,
+            meetings: meetings.collect(),
+        }
+    }
+
+    pub(crate) fn acquaintances(&self) -> Arc<dyn Acquaintances> {
+        self.acquaintances.clone()
+    }
+
     /// Lets a replica in that comes in this life, unless it has forgotten something. What is
-    /// remembered of it is durable then.
+    /// remembered of it is durable then. A disk that does not answer keeps one thread for each
+    /// replica, however often it comes.
     async fn meet(&self, peer: ReplicaId, life: Life) -> Result<(), End> {
+        let meeting = self.meetings.get(peer.index()).cloned();
+        let turn = meeting.ok_or(End::Closed(None))?.acquire_owned().await;
         let acquaintances = self.acquaintances.clone();
-        let meeting = tokio::task::spawn_blocking(move || acquaintances.meet(peer, life));
+        let meeting = tokio::task::spawn_blocking(move || {
+            let met = acquaintances.meet(peer, life);
+            drop(turn);
+            met
+        });
         match meeting.await {
             Ok(Ok(())) => Ok(()),
+            Ok(Err(refusal @ Refusal::Unwritable(_))) => Err(End::Unready(refusal.to_string())),
             Ok(Err(refusal)) => Err(End::Forgot(refusal.to_string())),
             Err(_) => Err(End::Closed(None)),
         }
@@ -219,6 +242,8 @@ pub(crate) enum End {
     Forgot(String),
     /// The other end says so of this one.
     Forgotten(String),
+    /// Whoever comes cannot be remembered now: that is no fault of the other end's.
+    Unready(String),
 }
 
 impl fmt::Display for End {
@@ -228,7 +253,7 @@ impl fmt::Display for End {
             End::Closed(None) => f.write_str("the other end has finished"),
             End::Malformed(reason) => f.write_str(reason),
             End::Differs(what) => write!(f, "it is configured otherwise: {what}"),
-            End::Forgot(what) => f.write_str(what),
+            End::Forgot(what) | End::Unready(what) => f.write_str(what),
             End::Forgotten(what) => write!(f, "it says of this replica: {what}"),
         }
     }
@@ -452,8 +477,6 @@ impl Opened {
             let said = reason.as_bytes();
             self.write_text(said.get(..REASON_LIMIT).unwrap_or(said))
                 .await?;
-            // It is told when the other end has ended the stream, or the time for this is up.
-            let _ = self.inlet.read::<1>().await;
         }
         met
     }

@@ -199,7 +199,7 @@ pub(crate) async fn run_link(
     let positioned = connection.clone();
     let serving = bulk::serve(tasks, service, (peer.id, patience), connection);
     let _bulk = shared.tasks.spawn_scoped(serving);
-    let acquaintances = shared.credentials.acquaintances.clone();
+    let acquaintances = shared.credentials.acquaintances();
     let telling = positions::exchange(positioned, peer.id, acquaintances);
     let _telling = shared.tasks.spawn_scoped(telling);
     match deliver_all(shared, peer, inlet).await {

@@ -20,7 +20,7 @@ use crate::accept::{Clients, Complaints, Reception, keep_accepting};
 use crate::bulk;
 use crate::close::{Close, unreachable};
 use crate::identity::{self, Caller};
-use crate::link::{Credentials, Terms};
+use crate::link::Credentials;
 use crate::peer::{PeerState, Shared, keep_calling, keep_knocking};
 use crate::positions;
 use crate::settings::{Settings, Trust};
@@ -96,10 +96,7 @@ impl QuicEndpoint {
         let shared = Arc::new(Shared {
             me,
             settings,
-            credentials: Credentials {
-                terms: Terms::from(epoch),
-                acquaintances: acquaintances.clone(),
-            },
+            credentials: Credentials::new(epoch, acquaintances.clone()),
             service,
             tasks: Arc::default(),
         });

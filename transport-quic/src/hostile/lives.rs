@@ -1,9 +1,10 @@
 //! Members whose data directories were put back to older copies, or copied.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use quorate_core::life::{Life, Met, Position, Refusal};
+use quorate_core::storage::StorageError;
 
 use super::*;
 
@@ -62,7 +63,7 @@ fn life(number: u64, nonce: u64, start: u64) -> Life {
 
 async fn comes(world: &World, id: u8, memory: Arc<Memory>) -> Result<(), TransportError> {
     let tls = world.tls(&key(id), &key(1), Caller::Replica, GROUP);
-    let own = credentials(epoch(), memory);
+    let own = Credentials::new(epoch(), memory);
     world.dial_with(tls, Some(&own)).await.map(drop)
 }
 
@@ -145,5 +146,98 @@ async fn members_tell_each_other_how_far_their_logs_are_durable() {
     };
     while !reached(&at_target, ReplicaId(0), 80) || !reached(&at_zero, ME, 70) {
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Whoever closes first, before the other has read why, or waits for the other for ever.
+#[tokio::test]
+async fn one_that_does_not_end_a_call_that_was_refused_is_told_why_it_is_ended() {
+    let memory = Memory::of(life(1, 1, 0));
+    let world = World::remembering(memory.clone());
+    let met = Met::next(None, life(5, 50, 500)).unwrap();
+    memory.met.lock().unwrap().insert(ReplicaId(0), met);
+    let (connection, mut sending, _unread) = world.stream(0).await;
+    let own = life(4, 40, 0);
+    let numbers = [own.number, own.nonce, own.start.0].map(u64::to_be_bytes);
+    let hello = [&[1], &epoch().digest().0[..], numbers.as_flattened()].concat();
+    sending.write_all(&hello).await.unwrap();
+    assert_eq!(close_of(&connection.closed().await), Close::Forgot);
+}
+
+/// A memory whose disk does not answer, or fails.
+struct Stuck {
+    own: Life,
+    hangs: AtomicBool,
+    waiting: AtomicU64,
+    answers: Mutex<Result<(), Refusal>>,
+}
+
+impl Stuck {
+    fn new() -> Arc<Stuck> {
+        Arc::new(Stuck {
+            own: life(1, 1, 0),
+            hangs: AtomicBool::new(false),
+            waiting: AtomicU64::new(0),
+            answers: Mutex::new(Ok(())),
+        })
+    }
+}
+
+impl Acquaintances for Stuck {
+    fn own(&self) -> Life {
+        self.own
+    }
+
+    fn position(&self) -> Position {
+        self.own.start
+    }
+
+    fn meet(&self, _: ReplicaId, _: Life) -> Result<(), Refusal> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        while self.hangs.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.answers.lock().unwrap().clone()
+    }
+
+    fn told(&self, _: ReplicaId, _: Position) {}
+
+    fn keep(&self) {}
+}
+
+/// However often it calls, and whoever else does.
+#[tokio::test]
+async fn a_disk_that_does_not_answer_holds_one_thread_for_a_replica() {
+    let memory = Stuck::new();
+    let world = World::remembering(memory.clone());
+    memory.hangs.store(true, Ordering::Relaxed);
+    let patience = Duration::from_millis(100);
+    for id in [0, 0, 0, 2, 2, 0] {
+        let coming = comes(&world, id, Memory::of(life(1, 1, 0)));
+        let _ = tokio::time::timeout(patience, coming).await;
+    }
+    let waiting = memory.waiting.load(Ordering::Relaxed);
+    memory.hangs.store(false, Ordering::Relaxed);
+    assert_eq!(waiting, 2);
+    comes(&world, 0, Memory::of(life(1, 1, 0))).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_cannot_be_remembered_is_not_said_to_have_forgotten() {
+    let memory = Stuck::new();
+    let failed = StorageError::Io {
+        action: "sync",
+        path: String::from("lives"),
+        reason: String::from("broken"),
+    };
+    *memory.answers.lock().unwrap() = Err(failed.into());
+    let world = World::remembering(memory);
+    for id in [0, 2] {
+        let refused = comes(&world, id, Memory::of(life(1, 1, 0))).await;
+        let Err(TransportError::Unreachable { reason, .. }) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(reason.contains("cannot be remembered"), "{reason}");
     }
 }
