@@ -142,7 +142,6 @@ fn live(home: TempDir, told: &mut Told, random: &mut Sequence, case: &str) -> Te
         } else {
             Duration::MAX
         },
-        ..options()
     };
     let end = random.next(5);
     match end {
