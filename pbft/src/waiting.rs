@@ -250,7 +250,7 @@ impl Waiting {
     /// What the primary is to be told of now, as it has room: what it has no room for it would drop, and
     /// give the place to what comes later. It is told no more of a replica's clients than it
     /// holds for one, and no more of those of all others.
-    fn to_tell(&mut self, now: Time, me: ReplicaId, config: &Config) -> Vec<(ReplicaId, Batch)> {
+    fn take_due(&mut self, now: Time, me: ReplicaId, config: &Config) -> Vec<(ReplicaId, Batch)> {
         if self.untold == 0 {
             return Vec::new();
         }
@@ -262,14 +262,14 @@ impl Waiting {
             }
             due.extend((!told).then_some(digest));
         }
-        due.extend(self.to_relay(me, config));
+        due.extend(self.due_of_others(me, config));
         due.iter()
             .filter_map(|digest| self.tell(now, digest, me))
             .collect()
     }
 
     /// Of the others each has its turn.
-    fn to_relay(&mut self, me: ReplicaId, config: &Config) -> Vec<Digest> {
+    fn due_of_others(&mut self, me: ReplicaId, config: &Config) -> Vec<Digest> {
         let n = self.bytes.len().max(1);
         let (count, bytes) = self.relayed;
         let (mut room, mut due) = (Room { count, bytes }, Vec::new());
@@ -384,7 +384,7 @@ impl Pbft {
         let Some(primary) = self.leader().filter(|primary| *primary != self.me) else {
             return;
         };
-        for (origin, batch) in self.waiting.to_tell(now, self.me, &self.config) {
+        for (origin, batch) in self.waiting.take_due(now, self.me, &self.config) {
             let relayed = origin != self.me;
             out.send(Dest::One(primary), Message::Forward { batch, relayed });
         }
