@@ -171,7 +171,7 @@ fn assert_waits(mutant: Mutant, replicas: usize, seeds: std::ops::Range<u64>) {
 
 #[test]
 fn elect_without_disk() {
-    assert_waits(Mutant::ElectWithoutDisk, 5, 0..120);
+    assert_waits(Mutant::ElectWithoutDisk, 5, 0..SEEDS);
 }
 
 #[test]
@@ -184,5 +184,5 @@ fn lead_ahead_alone() {
 fn short_answers_forgotten() {
     let mut config = hard(5);
     config.settings.mutant = Some(replica::Mutant::ShortAnswersForgotten);
-    assert_violated(&config, 550..560, &[Rule::Liveness]);
+    assert_violated(&config, 0..SEEDS, &[Rule::Liveness]);
 }
