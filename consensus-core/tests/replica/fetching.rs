@@ -7,10 +7,10 @@ use quorate_core::replica::{Mutant, Replica, Settings};
 use quorate_core::request::Operation;
 use quorate_core::storage::{Snapshot, Stored};
 
+use crate::snapshots::{small_snapshots, snapshotted};
 use crate::solo::{
     CONFIG, Config, NOW, Solo, Text, answers, apply, propose, replica, request, settle,
 };
-use crate::{small_snapshots, snapshotted};
 
 const SECOND: Duration = Duration::from_secs(1);
 
