@@ -6,13 +6,15 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
+use ed25519_dalek::{SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
+mod scheme;
 mod verifier;
 
+pub use scheme::Scheme;
 #[cfg(feature = "mutants")]
 pub use verifier::Unchecked;
 pub use verifier::{Admission, AdmittedKeys, Claim, Members, Verifier};
@@ -245,6 +247,7 @@ pub struct BadSignature;
 pub struct Signer {
     key: SecretKey,
     group: GroupId,
+    scheme: Scheme,
     made: Arc<AtomicU64>,
 }
 
@@ -254,8 +257,14 @@ impl Signer {
         Signer {
             key,
             group,
+            scheme: Scheme::default(),
             made: Arc::default(),
         }
+    }
+
+    /// Signs by `scheme`.
+    pub fn by(self, scheme: Scheme) -> Self {
+        Signer { scheme, ..self }
     }
 
     /// The key that others check with.
@@ -267,7 +276,7 @@ impl Signer {
     pub fn sign(&self, domain: Domain, bytes: &[u8]) -> Signature {
         self.made.fetch_add(1, Ordering::Relaxed);
         let statement = statement(self.group, domain, bytes);
-        Signature::from_dalek(&self.key.0.sign(&statement))
+        self.scheme.sign(&self.key.0, &statement)
     }
 
     /// How many signatures have been made.
@@ -304,6 +313,25 @@ mod tests {
         assert_eq!(check(7, 1, "voteview", b" 3"), Err(BadSignature));
         assert_eq!(check(7, 1, "vote", b"view 4"), Err(BadSignature));
         assert_eq!(signer.made(), 1);
+    }
+
+    #[test]
+    fn what_anybody_can_forge_counts_only_where_that_is_the_scheme() {
+        let signers = [0, 1].map(|n| Signer::new(key(n), GroupId(7)));
+        let forgeable = signers.clone().map(|signer| signer.by(Scheme::Forgeable));
+        let lax = || verifier(7).by(Scheme::Forgeable);
+        let check = |verifier: Verifier, signer: &Signer, bytes: &[u8]| {
+            let signature = signer.sign(Domain("vote"), b"view 3");
+            verifier.verify(ReplicaId(1), Domain("vote"), bytes, &signature)
+        };
+        assert_eq!(check(lax(), &forgeable[1], b"view 3"), Ok(()));
+        assert_eq!(check(lax(), &forgeable[1], b"view 4"), Err(BadSignature));
+        assert_eq!(check(lax(), &forgeable[0], b"view 3"), Err(BadSignature));
+        assert_eq!(check(lax(), &signers[1], b"view 3"), Err(BadSignature));
+        assert_eq!(
+            check(verifier(7), &forgeable[1], b"view 3"),
+            Err(BadSignature)
+        );
     }
 
     #[test]

@@ -5,7 +5,9 @@ mod worlds;
 use std::time::Duration;
 
 use quorate_hotstuff::{Config, Hotstuff, RuleSet};
-use quorate_simulator::seeds::{assert_covered, assert_repeatable, from_first};
+use quorate_simulator::seeds::{
+    assert_covered, assert_repeatable, assert_same_with_ed25519, from_first,
+};
 use quorate_simulator::{Conditions, Faults, Plan, Scenario, SimulationConfig, World};
 use worlds::{seeds, survive, world};
 
@@ -60,6 +62,11 @@ fn as_simulated(replicas: usize) -> SimulationConfig<Hotstuff> {
         shrink_runs: 0,
         ..SimulationConfig::new(replicas, Config::cramped())
     }
+}
+
+#[test]
+fn worlds_go_the_same_way_with_signatures_that_nobody_can_forge() {
+    assert_same_with_ed25519(&as_simulated(4), 0..5);
 }
 
 /// Seeds that did not serve again in time: a liar that led a view in four, and let two time-outs

@@ -8,7 +8,9 @@ use quorate_core::id::ReplicaId;
 use quorate_core::replica::Mutant;
 use quorate_pbft::{Config, Pbft};
 use quorate_simulator::register::Change;
-use quorate_simulator::seeds::{assert_covered, assert_violated, from_first, survive};
+use quorate_simulator::seeds::{
+    assert_covered, assert_same_with_ed25519, assert_violated, from_first, survive,
+};
 use quorate_simulator::{Conditions, Faults, Rule, Scenario, SimulationConfig, World};
 use worlds::{seeds, world};
 
@@ -46,6 +48,11 @@ fn four_replicas_survive_all_faults() {
 #[test]
 fn seven_replicas_survive_all_faults() {
     survive_and_meet_all(7, seeds(SEEDS) / 3);
+}
+
+#[test]
+fn worlds_go_the_same_way_with_signatures_that_nobody_can_forge() {
+    assert_same_with_ed25519(&SimulationConfig::<Pbft>::new(4, Config::cramped()), 0..5);
 }
 
 #[test]

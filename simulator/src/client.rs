@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use quorate_core::consensus::{ProposeError, ReadError};
-use quorate_core::crypto::{Admission, PublicKey, SecretKey, Signer};
+use quorate_core::crypto::{Admission, PublicKey, Scheme, SecretKey, Signer};
 use quorate_core::id::{ReplicaId, ReplicaSet};
 use quorate_core::replica::ReadToken;
 use quorate_core::request::{Batch, Operation, Request, SessionId};
@@ -52,7 +52,11 @@ pub(crate) struct Requested {
 
 impl Requested {
     /// A command; without one, the request that opens the session.
-    pub(crate) fn new(session: SessionId, sequence: u64, command: Option<&[u8]>) -> Self {
+    pub(crate) fn new(
+        (session, sequence): (SessionId, u64),
+        command: Option<&[u8]>,
+        scheme: Scheme,
+    ) -> Self {
         let request = Request {
             session,
             sequence,
@@ -61,7 +65,7 @@ impl Requested {
         };
         Requested {
             sequence,
-            batch: Batch::of_one(request).signed(&SIGNER),
+            batch: Batch::of_one(request).signed(&SIGNER.clone().by(scheme)),
         }
     }
 }
@@ -72,9 +76,11 @@ static SIGNER: LazyLock<Signer> =
 
 static CLIENT: LazyLock<PublicKey> = LazyLock::new(|| SIGNER.public());
 
+static ADMITTED: LazyLock<Admission> = LazyLock::new(|| Admission::of([*CLIENT]));
+
 /// The clients that replicas admit.
 pub(crate) fn admitted() -> Admission {
-    Admission::of([*CLIENT])
+    ADMITTED.clone()
 }
 
 /// What a replica tells a client.
@@ -138,6 +144,7 @@ pub(crate) struct Client {
     doing: Doing,
     /// Who has said what about the operation under way, as long as it is not believed.
     tally: Vec<(Told, ReplicaSet)>,
+    pub(crate) signatures: Scheme,
     /// How many of a hundred operations are on [`SHARED`], if it has a register of its own.
     pub(crate) conflicts: Option<u32>,
     /// What it last saw in the registers.
@@ -200,6 +207,7 @@ impl Client {
             waiting: 0,
             doing: Doing::Opening { since: 0 },
             tally: Vec::new(),
+            signatures: Scheme::default(),
             conflicts: None,
             seen: BTreeMap::new(),
         }
@@ -330,7 +338,7 @@ impl Client {
     }
 
     fn request(&self, command: Option<&[u8]>) -> Requested {
-        Requested::new(self.session(), self.sequence, command)
+        Requested::new((self.session(), self.sequence), command, self.signatures)
     }
 
     /// Sends what it is doing; from the second time on to another replica.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use quorate_core::crypto::Scheme;
 use quorate_core::protocol::{FaultModel, Protocol};
 use quorate_core::replica::Settings;
 use rand::SeedableRng as _;
@@ -43,6 +44,9 @@ pub struct SimulationConfig<P: Protocol> {
     pub liar_patience: Duration,
     /// Lies that take knowledge of the protocol, beside those that do not.
     pub tamper: Option<TamperMaker<P>>,
+    /// How replicas and clients sign. With [`Scheme::Forgeable`] worlds go the same way as with
+    /// Ed25519, and those of protocols that sign are several times as fast.
+    pub signatures: Scheme,
     /// How many clients there are.
     pub clients: usize,
     /// How many of a hundred operations are on one register that all clients share; the others are
@@ -100,6 +104,7 @@ impl<P: Protocol> SimulationConfig<P> {
             },
             liar_patience: Duration::from_millis(200),
             tamper: None,
+            signatures: Scheme::Forgeable,
             clients: 5,
             conflicts: None,
             operations: 120,

@@ -34,7 +34,9 @@ mod cluster;
 mod node;
 
 use bytes::Bytes;
-use quorate_core::crypto::{Admission, Digest, GroupId, Members, SecretKey, Signer, Verifier};
+use quorate_core::crypto::{
+    Admission, Digest, GroupId, Members, Scheme, SecretKey, Signer, Verifier,
+};
 use quorate_core::frontier::Frontier;
 use quorate_core::id::{ReplicaId, Slot, UnixTime};
 use quorate_core::protocol::{Context, SnapshotRef};
@@ -56,9 +58,12 @@ pub fn secret(index: ReplicaId) -> SecretKey {
     SecretKey::from_seed([index.0 + 1; 32])
 }
 
+/// How replicas and clients of the bench sign, as those of [`SimulationConfig::new`](crate::SimulationConfig::new) do.
+const SCHEME: Scheme = Scheme::Forgeable;
+
 /// Signs for replica `index`, whether it may say that or not.
 pub fn signer(index: u8) -> Signer {
-    Signer::new(secret(r(index)), GroupId(1))
+    Signer::new(secret(r(index)), GroupId(1)).by(SCHEME)
 }
 
 /// The replicas of a cluster of `n`.
@@ -69,7 +74,8 @@ pub fn members(n: usize) -> Members {
 
 /// Checks what replicas and clients of a cluster of `n` have signed; every client is admitted.
 pub fn verifier(n: usize) -> Verifier {
-    Verifier::new(members(n)).admitting(Admission::Anyone)
+    let verifier = Verifier::new(members(n)).by(SCHEME);
+    verifier.admitting(Admission::Anyone)
 }
 
 /// What replica `me` of `n` is told when it comes to life; `seed` is where its randomness is from.
@@ -77,7 +83,7 @@ pub fn context(me: ReplicaId, n: usize, seed: u8) -> Context {
     let members = members(n);
     Context {
         me,
-        signer: Signer::new(secret(me), members.group()),
+        signer: signer(me.0),
         verifier: verifier(n),
         members,
         seed: [seed; 32],
@@ -87,7 +93,7 @@ pub fn context(me: ReplicaId, n: usize, seed: u8) -> Context {
 
 /// A batch of one command, signed by its client, and the only one with this text: the session follows from it.
 pub fn command(text: &str) -> Batch {
-    let signer = Signer::new(SecretKey::from_seed([99; 32]), GroupId(1));
+    let signer = Signer::new(SecretKey::from_seed([99; 32]), GroupId(1)).by(SCHEME);
     let client = signer.public();
     let Digest([a, b, c, d, e, f, g, h, ..]) = Digest::of(text.as_bytes());
     Batch::of_one(Request {

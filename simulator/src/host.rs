@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_core::crypto::{GroupId, Members, SecretKey, Signer, Verifier};
+use quorate_core::crypto::{GroupId, Members, Scheme, SecretKey, Signer, Verifier};
 use quorate_core::id::{ReplicaId, ReplicaSet, Time, UnixTime};
 use quorate_core::ledger::Ledger;
 use quorate_core::protocol::{Context, FaultModel, Protocol, Verified};
@@ -97,6 +97,7 @@ pub(crate) struct Host<P: Protocol> {
     spent: Ledger,
     members: Members,
     key: SecretKey,
+    scheme: Scheme,
     verifier: Verifier,
     envelope: Envelope,
     rate: u64,
@@ -129,7 +130,7 @@ impl<P: Protocol> Default for Turn<P> {
 
 /// The machines of a cluster of `n`.
 pub(crate) fn cluster<P: Protocol>(
-    n: usize,
+    (n, scheme): (usize, Scheme),
     conditions: &Conditions,
     random: &mut ChaCha8Rng,
 ) -> Vec<Host<P>> {
@@ -143,6 +144,7 @@ pub(crate) fn cluster<P: Protocol>(
     let hosts = ReplicaId::all(n).zip(keys).map(|(id, key)| {
         let rate = 1000 - conditions.drift + random.random_range(0..=2 * conditions.drift);
         let mut host = machine((id, key), members.clone(), conditions, rate);
+        host.sign_by(scheme);
         host.wall_clock = EPOCH + Duration::from_nanos(clocks.random_range(0..=conditions.skew));
         host
     });
@@ -154,6 +156,7 @@ pub(crate) fn second<P: Protocol>(first: &Host<P>, conditions: &Conditions) -> H
     let (id, key) = (first.id, first.key.clone());
     let mut second = machine((id, key), first.members.clone(), conditions, first.rate);
     second.wall_clock = first.wall_clock;
+    second.sign_by(first.scheme);
     second
 }
 
@@ -179,9 +182,10 @@ fn machine<P: Protocol>(
         reading: BTreeSet::new(),
         distrusts: ReplicaSet::EMPTY,
         spent: Ledger::default(),
-        verifier: verifier(&members),
+        verifier: Verifier::new(members.clone()),
         members,
         key,
+        scheme: Scheme::default(),
         envelope: Envelope::new(GROUP, 0),
         rate,
         wall_clock: EPOCH,
@@ -189,11 +193,18 @@ fn machine<P: Protocol>(
     }
 }
 
-fn verifier(members: &Members) -> Verifier {
-    Verifier::new(members.clone()).admitting(client::admitted())
-}
-
 impl<P: Protocol> Host<P> {
+    fn sign_by(&mut self, scheme: Scheme) {
+        self.scheme = scheme;
+        self.verifier = self.verifier();
+    }
+
+    /// One that remembers nothing yet.
+    fn verifier(&self) -> Verifier {
+        let verifier = Verifier::new(self.members.clone()).by(self.scheme);
+        verifier.admitting(client::admitted())
+    }
+
     /// Makes the replica from what its disk holds. It has yet to start.
     pub(crate) fn recover(
         &mut self,
@@ -202,7 +213,7 @@ impl<P: Protocol> Host<P> {
         settings: &Settings,
         random: &mut ChaCha8Rng,
     ) -> Result<(), Halt> {
-        self.verifier = verifier(&self.members);
+        self.verifier = self.verifier();
         let context = self.context(random.random(), now);
         let stored = self.disk.stored();
         let machine = Register::default();
@@ -217,7 +228,7 @@ impl<P: Protocol> Host<P> {
         Context {
             me: self.id,
             members: self.members.clone(),
-            signer: Signer::new(self.key.clone(), GROUP),
+            signer: Signer::new(self.key.clone(), GROUP).by(self.scheme),
             verifier: self.verifier.clone(),
             seed,
             wall_clock: self.shown(now),

@@ -10,6 +10,7 @@
 
 use std::ops::Range;
 
+use quorate_core::crypto::Scheme;
 use quorate_core::protocol::Protocol;
 
 use crate::config::SimulationConfig;
@@ -135,4 +136,19 @@ pub fn assert_repeatable<P: Protocol>(config: &SimulationConfig<P>, seed: u64) {
     assert_eq!(one.summary, again.summary);
     assert_eq!(one.history, again.history);
     assert_ne!(one.trace_hash, next.trace_hash);
+}
+
+/// Expects that worlds go the same way with signatures that nobody can forge.
+#[track_caller]
+pub fn assert_same_with_ed25519<P: Protocol>(config: &SimulationConfig<P>, seeds: Range<u64>) {
+    let ed25519 = SimulationConfig {
+        signatures: Scheme::Ed25519,
+        ..config.clone()
+    };
+    for seed in seeds {
+        let [usual, signed] = [config, &ed25519].map(|config| simulate(seed, config));
+        assert_ne!(usual.trace_hash, signed.trace_hash, "seed {seed}");
+        assert_eq!(usual.summary, signed.summary, "seed {seed}");
+        assert_eq!(usual.history, signed.history, "seed {seed}");
+    }
 }

@@ -136,7 +136,8 @@ impl<P: Protocol> World<P> {
 
     fn empty(seed: u64, config: SimulationConfig<P>, conditions: Conditions) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let hosts = host::cluster(config.replicas, &conditions, &mut random);
+        let machines = (config.replicas, config.signatures);
+        let hosts = host::cluster(machines, &conditions, &mut random);
         World {
             network: Network::new(config.replicas, &conditions),
             trace: Trace::new(config.record),

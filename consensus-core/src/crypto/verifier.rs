@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ed25519_dalek::{VerifyingKey, verify_batch};
+use ed25519_dalek::VerifyingKey;
 
+use super::scheme::{Equation, Scheme};
 use super::{BadSignature, Digest, Digester, Domain, GroupId, PublicKey, Signature, statement};
 use crate::id::ReplicaId;
 
@@ -136,6 +137,7 @@ pub struct Claim<'a> {
 pub struct Verifier {
     members: Members,
     admission: Admission,
+    scheme: Scheme,
     checked: Arc<AtomicU64>,
     known: Arc<Mutex<Known>>,
     /// The statements of each member that were found good, each by itself.
@@ -198,6 +200,7 @@ impl Verifier {
             statements: members.ids().map(|_| Mutex::default()).collect(),
             members,
             admission: Admission::nobody(),
+            scheme: Scheme::default(),
             checked: Arc::default(),
             known: Arc::default(),
             #[cfg(feature = "mutants")]
@@ -239,6 +242,11 @@ impl Verifier {
         Verifier { admission, ..self }
     }
 
+    /// Checks by `scheme`.
+    pub fn by(self, scheme: Scheme) -> Self {
+        Verifier { scheme, ..self }
+    }
+
     /// The members.
     pub fn members(&self) -> &Members {
         &self.members
@@ -275,7 +283,7 @@ impl Verifier {
         &self,
         claims: impl IntoIterator<Item = Claim<'a>>,
     ) -> Result<(), BadSignature> {
-        let mut batch = Equation::default();
+        let mut batch = Equation::new(self.scheme);
         for claim in claims {
             if self.overlooks(&claim) {
                 continue;
@@ -285,7 +293,7 @@ impl Verifier {
             batch.add(key, statement, claim.signature);
         }
         self.checked
-            .fetch_add(batch.keys.len() as u64, Ordering::Relaxed);
+            .fetch_add(batch.len() as u64, Ordering::Relaxed);
         batch.holds()
     }
 
@@ -295,14 +303,14 @@ impl Verifier {
         domain: Domain,
         claims: &[(PublicKey, Vec<u8>, Signature)],
     ) -> Result<(), BadSignature> {
-        let mut batch = Equation::default();
+        let mut batch = Equation::new(self.scheme);
         for (key, bytes, signature) in claims {
             let key = self.checking(key)?;
             let statement = statement(self.members.group, domain, bytes);
             batch.add(&key, statement, signature);
         }
         self.checked
-            .fetch_add(batch.keys.len() as u64, Ordering::Relaxed);
+            .fetch_add(batch.len() as u64, Ordering::Relaxed);
         batch.holds()
     }
 
@@ -325,33 +333,5 @@ impl Verifier {
     /// How many signatures have been checked.
     pub fn checked(&self) -> u64 {
         self.checked.load(Ordering::Relaxed)
-    }
-}
-
-/// Signatures that are checked together.
-#[derive(Default)]
-struct Equation {
-    keys: Vec<VerifyingKey>,
-    statements: Vec<Vec<u8>>,
-    signatures: Vec<ed25519_dalek::Signature>,
-}
-
-impl Equation {
-    fn add(&mut self, key: &VerifyingKey, statement: Vec<u8>, signature: &Signature) {
-        self.keys.push(*key);
-        self.statements.push(statement);
-        self.signatures.push(signature.to_dalek());
-    }
-
-    fn holds(&self) -> Result<(), BadSignature> {
-        let checked = match (&self.keys[..], &self.statements[..], &self.signatures[..]) {
-            ([], ..) => return Ok(()),
-            ([key], [statement], [signature]) => key.verify_strict(statement, signature),
-            (keys, statements, signatures) => {
-                let statements: Vec<&[u8]> = statements.iter().map(Vec::as_slice).collect();
-                verify_batch(&statements, signatures, keys)
-            }
-        };
-        checked.map_err(|_| BadSignature)
     }
 }

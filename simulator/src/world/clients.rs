@@ -20,6 +20,7 @@ impl<P: Protocol> World<P> {
         let sizes = self.sizes();
         for number in 0..count {
             let mut client = Client::new(number, sizes, each, idle);
+            client.signatures = self.config.signatures;
             client.conflicts = self.config.conflicts;
             self.clients.push(client);
             self.queue.schedule(0, Event::Wake(number, 0));
@@ -42,6 +43,7 @@ impl<P: Protocol> World<P> {
         for replica in self.served.iter() {
             let number = self.clients.len();
             let mut probe = Client::probe(number, self.sizes(), replica);
+            probe.signatures = self.config.signatures;
             probe.conflicts = self.config.conflicts;
             self.clients.push(probe);
             self.unfinished += 1;

@@ -117,7 +117,8 @@ impl<P: Protocol> World<P> {
         let submission = self.script.next();
         let session = client::session(SCRIPT, 0);
         let command = command(submission).map(|command| command.encode());
-        let request = Requested::new(session, submission.0, command.as_deref());
+        let scheme = self.config.signatures;
+        let request = Requested::new((session, submission.0), command.as_deref(), scheme);
         self.script.requests.insert(submission, request.clone());
         self.ask_arrives(SCRIPT as usize, at, Ask::Request(request));
         submission

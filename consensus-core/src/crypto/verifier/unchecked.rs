@@ -29,7 +29,7 @@ impl Verifier {
             let mut keys = self.members.ids().flat_map(|id| self.members.checking(id));
             let statement = || statement(self.members.group, claim.domain, claim.bytes);
             keys.any(|key| {
-                let mut one = Equation::default();
+                let mut one = Equation::new(self.scheme);
                 one.add(key, statement(), claim.signature);
                 one.holds().is_ok()
             })
