@@ -44,8 +44,8 @@ pub struct SimulationConfig<P: Protocol> {
     pub liar_patience: Duration,
     /// Lies that take knowledge of the protocol, beside those that do not.
     pub tamper: Option<TamperMaker<P>>,
-    /// How replicas and clients sign. With [`Scheme::Forgeable`] worlds go the same way as with
-    /// Ed25519, and those of protocols that sign are several times as fast.
+    /// How replicas and clients sign. With [`Scheme::Forgeable`] worlds of protocols that sign are several
+    /// times as fast as with Ed25519, and go the same way, unless a choice hangs on a digest of what is signed.
     pub signatures: Scheme,
     /// How many clients there are.
     pub clients: usize,

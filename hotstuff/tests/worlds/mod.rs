@@ -7,8 +7,7 @@ use quorate_hotstuff::{Config, Hotstuff, RuleSet};
 use quorate_simulator::seeds::{self, told};
 use quorate_simulator::{Faults, Rule, SimulationConfig, Summary};
 
-/// How many seeds are tried for a cluster of four; `QUORATE_HOTSTUFF_SEEDS` says another number, for
-/// a world with signatures costs a hundred times one without.
+/// How many seeds are tried for a cluster of four; `QUORATE_HOTSTUFF_SEEDS` says another number.
 pub(crate) fn seeds() -> u64 {
     told("QUORATE_HOTSTUFF_SEEDS").unwrap_or(20)
 }

@@ -10,7 +10,7 @@ use quorate_simulator::{Faults, Hardships, SimulationConfig, vary};
 use rand_chacha::ChaCha8Rng;
 
 /// How many seeds are tried for clusters of four; `QUORATE_PBFT_SEEDS` says another number than is
-/// usual, for a world with signatures costs a hundred times one without.
+/// usual.
 pub(crate) fn seeds(usual: u64) -> u64 {
     told("QUORATE_PBFT_SEEDS").unwrap_or(usual)
 }
