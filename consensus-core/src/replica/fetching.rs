@@ -77,6 +77,10 @@ impl Fetching {
             if !again {
                 return None;
             }
+            // Who makes progress and no end of it must not keep this replica from what others give.
+            if !under_way.falls_short && self.short.is_some() {
+                return self.next_best(now, others);
+            }
             under_way.falls_short = false;
             under_way.asked = under_way.heard.keys().copied().collect();
             return self.next(now, others, wish.from);
@@ -424,6 +428,26 @@ mod tests {
         assert_eq!(asked(fail(&mut fetching, 3)), None);
         let again = wished(&mut fetching, 4, &wish(2, 9));
         assert_eq!(again, Some(wish(2, 9)), "better is asked for first");
+    }
+
+    #[test]
+    fn what_falls_short_is_taken_though_one_that_was_asked_comes_to_no_end() {
+        let mut fetching = Fetching::default();
+        wished(&mut fetching, 0, &wish(2, 9));
+        fetching.fell_short(ReplicaId(2), &Frontier::single(Slot(4)));
+        assert_eq!(asked(fail(&mut fetching, 2)), Some(3));
+        assert_eq!(asked(fetching.as_well(Time(3), others())), Some(0));
+        let later = Time(3) + PATIENCE;
+        fetching.progressed(later, ReplicaId(0));
+        assert_eq!(wished(&mut fetching, later.0 - 1, &wish(2, 9)), None);
+        let nearer = wished(&mut fetching, later.0, &wish(2, 9));
+        assert_eq!(nearer, Some(wish(2, 4)));
+        // After it all are asked for what is wanted again.
+        fetching.succeeded(ReplicaId(2));
+        assert_eq!(
+            wished(&mut fetching, later.0, &wish(2, 9)),
+            Some(wish(2, 9))
+        );
     }
 
     #[test]
