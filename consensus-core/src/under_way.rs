@@ -1,16 +1,22 @@
 //! Requests under way in a leader's log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::id::Slot;
 use crate::request::{Batch, SessionId};
 
-/// The requests in slots that are not decided yet. One that is asked for again needs no other slot:
-/// where many are asked for sooner than they can be decided, copies of them would be all there is.
+/// How many decided requests are remembered for those that have not seen them decided.
+const REMEMBERED: usize = 16_384;
+
+/// The requests in slots that are not decided yet, or that those who asked may not know to be. One
+/// that is asked for again needs no other slot: where many are asked for sooner than they can be
+/// decided or heard of, copies of them would be all there is.
 #[derive(Clone, Debug, Default)]
 pub struct UnderWay {
     /// The last slot that holds each.
     slots: BTreeMap<(SessionId, u64), Slot>,
+    /// Those of them that are decided, the latest last.
+    decided: VecDeque<((SessionId, u64), Slot)>,
 }
 
 impl UnderWay {
@@ -21,21 +27,41 @@ impl UnderWay {
         }
     }
 
-    /// `slot` is decided, with `batch`.
+    /// `slot` is decided, with `batch`, and who asked for it knows.
     pub fn leave(&mut self, slot: Slot, batch: &Batch) {
         for request in batch.requests() {
+            self.forget((request.session, request.sequence), slot);
+        }
+    }
+
+    /// `slot` is decided, with `batch`, which others asked for: they may ask again before they know.
+    pub fn remember(&mut self, slot: Slot, batch: &Batch) {
+        for request in batch.requests() {
             let known = (request.session, request.sequence);
-            if self.slots.get(&known) == Some(&slot) {
-                self.slots.remove(&known);
+            self.decided.push_back((known, slot));
+            if self.decided.len() > REMEMBERED
+                && let Some((oldest, slot)) = self.decided.pop_front()
+            {
+                self.forget(oldest, slot);
             }
         }
     }
 
-    /// If all of `batch` is under way, the slot with which the last of it is decided.
-    pub fn holding(&self, batch: &Batch) -> Option<Slot> {
+    fn forget(&mut self, known: (SessionId, u64), slot: Slot) {
+        if self.slots.get(&known) == Some(&slot) {
+            self.slots.remove(&known);
+        }
+    }
+
+    /// If all of `batch` is in slots after `seen`, the last of them: who has seen what is decided
+    /// through `seen` is going to see all of it decided.
+    pub fn holding(&self, batch: &Batch, seen: Slot) -> Option<Slot> {
         let mut last = None;
         for request in batch.requests() {
             let slot = self.slots.get(&(request.session, request.sequence))?;
+            if *slot <= seen {
+                return None;
+            }
             last = last.max(Some(*slot));
         }
         last
@@ -76,11 +102,12 @@ mod tests {
             (&[3, 4], None),
             (&[], None),
         ] {
-            assert_eq!(under_way.holding(&batch(sequences)), slot.map(Slot));
+            let holding = under_way.holding(&batch(sequences), Slot::ZERO);
+            assert_eq!(holding, slot.map(Slot));
         }
         under_way.leave(Slot(4), &batch(&[1, 2]));
-        assert_eq!(under_way.holding(&batch(&[2])), None);
-        assert_eq!(under_way.holding(&batch(&[3])), Some(Slot(5)));
+        assert_eq!(under_way.holding(&batch(&[2]), Slot::ZERO), None);
+        assert_eq!(under_way.holding(&batch(&[3]), Slot::ZERO), Some(Slot(5)));
     }
 
     #[test]
@@ -89,8 +116,37 @@ mod tests {
         under_way.enter(Slot(4), &batch(&[1, 2]));
         under_way.enter(Slot(6), &batch(&[2, 3]));
         under_way.leave(Slot(4), &batch(&[1, 2]));
-        assert_eq!(under_way.holding(&batch(&[2])), Some(Slot(6)));
+        assert_eq!(under_way.holding(&batch(&[2]), Slot::ZERO), Some(Slot(6)));
         under_way.leave(Slot(6), &batch(&[2, 3]));
         assert!(under_way.slots.is_empty());
+    }
+
+    #[test]
+    fn what_is_decided_is_remembered_for_those_that_have_not_seen_it() {
+        let mut under_way = UnderWay::default();
+        under_way.enter(Slot(4), &batch(&[1]));
+        under_way.remember(Slot(4), &batch(&[1]));
+        let again = batch(&[1]);
+        assert_eq!(under_way.holding(&again, Slot(3)), Some(Slot(4)));
+        assert_eq!(under_way.holding(&again, Slot(4)), None, "it was in vain");
+        under_way.enter(Slot(5), &again);
+        assert_eq!(under_way.holding(&again, Slot(4)), Some(Slot(5)));
+    }
+
+    #[test]
+    fn so_much_is_remembered_and_no_more() {
+        let mut under_way = UnderWay::default();
+        for number in 0..REMEMBERED as u64 {
+            under_way.enter(Slot(number + 1), &batch(&[number]));
+            under_way.remember(Slot(number + 1), &batch(&[number]));
+        }
+        let first = batch(&[0]);
+        assert_eq!(under_way.holding(&first, Slot::ZERO), Some(Slot(1)));
+        let next = Slot(REMEMBERED as u64 + 1);
+        under_way.enter(next, &batch(&[REMEMBERED as u64]));
+        under_way.remember(next, &batch(&[REMEMBERED as u64]));
+        assert_eq!(under_way.holding(&first, Slot::ZERO), None);
+        let sizes = (under_way.slots.len(), under_way.decided.len());
+        assert_eq!(sizes, (REMEMBERED, REMEMBERED));
     }
 }

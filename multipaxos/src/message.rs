@@ -46,7 +46,12 @@ pub enum Message {
         through: Slot,
     },
     /// Requests that came in at a follower.
-    Forward(Batch),
+    Forward {
+        /// What the sender has seen decided: all slots through this one.
+        seen: Slot,
+        /// The requests.
+        batch: Batch,
+    },
     /// The sender waits until all slots through this one are chosen, and wants to be told. The
     /// leader fills them if they are empty: a quorum read has seen something there that no
     /// leader has proposed since.
@@ -206,7 +211,7 @@ impl Message {
             Message::Learn { .. }
             | Message::Chosen { .. }
             | Message::SnapshotNeeded { .. }
-            | Message::Forward(_)
+            | Message::Forward { .. }
             | Message::Await { .. }
             | Message::ReadQuery { .. }
             | Message::ReadQueryReply { .. }
@@ -239,10 +244,10 @@ impl Message {
             Message::SnapshotNeeded { through } | Message::Await { through } => *through,
             Message::ReadQueryReply { accepted, .. } => *accepted,
             Message::ReadIndexReply { index, .. } => *index,
+            Message::Forward { seen, .. } => *seen,
             Message::PreVote { executed, .. } => *executed,
             Message::PreVoteGranted { .. }
             | Message::Rejected { .. }
-            | Message::Forward(_)
             | Message::ReadQuery { .. }
             | Message::ReadIndex { .. }
             | Message::Offer { .. }
@@ -315,7 +320,7 @@ impl protocol::Message for Message {
             Message::Learn { .. } => "learn",
             Message::Chosen { .. } => "chosen",
             Message::SnapshotNeeded { .. } => "snapshot_needed",
-            Message::Forward(_) => "forward",
+            Message::Forward { .. } => "forward",
             Message::Await { .. } => "await",
             Message::ReadQuery { .. } => "read_query",
             Message::ReadQueryReply { .. } => "read_query_reply",
@@ -360,7 +365,7 @@ impl protocol::Message for Message {
             Message::Offer { .. } => false,
             Message::PreVote { .. }
             | Message::Learn { .. }
-            | Message::Forward(_)
+            | Message::Forward { .. }
             | Message::Await { .. }
             | Message::ReadQuery { .. }
             | Message::ReadIndex { .. } => false,

@@ -101,6 +101,8 @@ pub enum Mutant {
     WindowWithoutBound,
     /// What is asked for again is proposed again, though it is proposed and not chosen.
     ProposedWhileUnderWay,
+    /// What is decided is ordered again for whoever has not heard of it yet.
+    DecidedForgotten,
     /// A leader that is heard leads on, though nothing of what it proposes is chosen.
     LeadWithoutChoosing,
     /// A leader leads on that alone has executed what it has compacted.

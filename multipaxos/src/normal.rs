@@ -7,6 +7,7 @@ use std::time::Duration;
 use quorate_core::id::{EntryId, ReplicaId, ReplicaSet, Slot, Time};
 use quorate_core::protocol::{Commit, Dest};
 use quorate_core::quorum::{Quorum, Tally};
+use quorate_core::request::Batch;
 use quorate_core::under_way::UnderWay;
 use quorate_core::window::Window;
 
@@ -363,6 +364,14 @@ impl MultiPaxos {
 }
 
 impl Leader {
+    /// A slot is chosen. Replicas that asked for what is in it may not know so for a while.
+    fn decided(&mut self, slot: Slot, batch: &Batch) {
+        match self.forwarded.first() {
+            Some((first, _)) if *first == slot => self.under_way.remember(slot, batch),
+            _ => self.under_way.leave(slot, batch),
+        }
+    }
+
     /// Notes who waits for slots through `executed`. All others learn of the watermark with the
     /// next proposals or heartbeat.
     pub(crate) fn wake(&mut self, executed: Slot) {
@@ -533,7 +542,7 @@ impl MultiPaxos {
             self.executed = slot;
             if let Role::Leader(leader) = &mut self.role {
                 leader.unchosen_bytes = leader.unchosen_bytes.saturating_sub(bytes);
-                leader.under_way.leave(slot, &accepted.batch);
+                leader.decided(slot, &accepted.batch);
             }
         }
         if self.executed == before {

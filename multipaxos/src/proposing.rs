@@ -17,10 +17,13 @@ impl MultiPaxos {
     /// Without one they are dropped, and the driver proposes again.
     pub(crate) fn propose(&mut self, now: Time, batch: Batch, out: &mut Out) {
         match &self.role {
-            Role::Leader(_) => self.propose_within_bounds(now, self.me, batch, out),
+            Role::Leader(_) => {
+                self.propose_within_bounds(now, (self.me, self.executed), batch, out);
+            }
             Role::Follower(follower) => {
                 if let Some(ballot) = follower.leader {
-                    out.send(Dest::One(ballot.replica), Message::Forward(batch));
+                    let (leader, seen) = (ballot.replica, self.executed);
+                    out.send(Dest::One(leader), Message::Forward { seen, batch });
                 }
             }
             Role::Candidate(_) => {}
@@ -29,7 +32,13 @@ impl MultiPaxos {
 
     /// Takes requests of another replica's clients. Whoever does not lead drops them, rather
     /// than send them round in circles.
-    pub(crate) fn forwarded(&mut self, now: Time, from: ReplicaId, batch: Batch, out: &mut Out) {
+    pub(crate) fn forwarded(
+        &mut self,
+        now: Time,
+        from: (ReplicaId, Slot),
+        batch: Batch,
+        out: &mut Out,
+    ) {
         if matches!(self.role, Role::Leader(_)) {
             self.propose_within_bounds(now, from, batch, out);
         }
@@ -37,18 +46,22 @@ impl MultiPaxos {
 
     /// Takes requests as far as there is room for them; more are dropped, for without a quorum the
     /// log must not grow for ever. No replica goes without a place. Whoever asks again for what is
-    /// proposed is told when it is chosen.
+    /// proposed, and not chosen as far as it has seen, is told when it is.
     fn propose_within_bounds(
         &mut self,
         now: Time,
-        proposer: ReplicaId,
+        (proposer, seen): (ReplicaId, Slot),
         batch: Batch,
         out: &mut Out,
     ) {
+        let seen = match self.config.mutated(Mutant::DecidedForgotten) {
+            true => self.executed,
+            false => seen,
+        };
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
-        if let Some(slot) = leader.under_way.holding(&batch)
+        if let Some(slot) = leader.under_way.holding(&batch, seen)
             && !self.config.mutated(Mutant::ProposedWhileUnderWay)
         {
             if proposer != self.me {

@@ -145,7 +145,7 @@ impl MultiPaxos {
             Message::Learn { from: slot } => self.learn(from, slot, out),
             Message::Chosen { proposals } => self.chosen(proposals, out),
             Message::SnapshotNeeded { through } => self.snapshot_needed(from, through, out),
-            Message::Forward(batch) => self.forwarded(now, from, batch, out),
+            Message::Forward { seen, batch } => self.forwarded(now, (from, seen), batch, out),
             Message::Await { through } => self.awaits(now, from, through, out),
             Message::ReadQuery { ticket } => self.read_query(from, ticket, out),
             Message::ReadQueryReply { ticket, accepted } => {

@@ -5,8 +5,8 @@ mod scenarios;
 
 use bytes::Bytes;
 use common::{
-    Cluster, Node, PaxosCluster, PaxosNode, accept, b, echo, heartbeat, prepare, promise, r,
-    rejected, snapshot,
+    Cluster, Node, PaxosCluster, PaxosNode, accept, b, command, echo, heartbeat, prepare, promise,
+    r, rejected, snapshot,
 };
 use quorate_core::id::Slot;
 use quorate_core::protocol::{Input, ReadId, Role};
@@ -87,6 +87,32 @@ fn what_is_proposed_again_while_it_is_under_way_fills_the_window() {
             .node(0)
             .proposed(r(1))
             .contains(&(2, String::from("y")))
+    });
+}
+
+/// Growth, and a wait without end: whoever hears late of what it asked for fills the log.
+#[test]
+fn what_is_chosen_is_proposed_again_for_who_has_not_heard_of_it() {
+    harms_only(Mutant::DecidedForgotten, |config| {
+        let mut cluster = Cluster::led_by_0(3, config);
+        cluster.node(1).propose("x");
+        cluster.deliver();
+        let asks = |seen| {
+            let (seen, batch) = (Slot(seen), command("x"));
+            Message::Forward { seen, batch }
+        };
+        let (chosen, length) = (
+            cluster.node(0).committed(),
+            cluster.node(0).durable_log().len(),
+        );
+        cluster.node(0).receive(r(1), asks(chosen - 1));
+        let grown = cluster.node(0).durable_log().len() > length;
+        cluster.node(0).receive(r(1), asks(chosen));
+        assert!(
+            cluster.node(0).durable_log().len() > length,
+            "it was in vain"
+        );
+        grown
     });
 }
 

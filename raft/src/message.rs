@@ -97,7 +97,12 @@ pub enum Message {
         moves: u32,
     },
     /// Requests that came in at a follower. [OngaroThesis §6.2]
-    Forward(Batch),
+    Forward {
+        /// What the sender has seen decided: all slots through this one.
+        seen: Slot,
+        /// The requests.
+        batch: Batch,
+    },
     /// A follower asks how far it must have executed to read. [OngaroThesis §6.4]
     ReadIndex {
         /// Names the question.
@@ -169,7 +174,7 @@ impl Message {
             Message::AppendEntries(append) => Some(append.term),
             Message::PreVote { .. }
             | Message::PreVoteReply { .. }
-            | Message::Forward(_)
+            | Message::Forward { .. }
             | Message::ReadIndex { .. }
             | Message::ReadIndexReply { .. } => None,
         }
@@ -185,11 +190,11 @@ impl Message {
             Message::Rejected { previous, hint, .. } => hint.slot.max(*previous),
             Message::SnapshotNeeded { through, .. } => *through,
             Message::ReadIndexReply { index, .. } => *index,
+            Message::Forward { seen, .. } => *seen,
             Message::PreVoteReply { .. }
             | Message::Echo { .. }
             | Message::Unheard { .. }
             | Message::TimeoutNow { .. }
-            | Message::Forward(_)
             | Message::ReadIndex { .. } => Slot::ZERO,
         }
     }
@@ -237,7 +242,7 @@ impl protocol::Message for Message {
             Message::SnapshotNeeded { .. } => "snapshot_needed",
             Message::Unheard { .. } => "unheard",
             Message::TimeoutNow { .. } => "timeout_now",
-            Message::Forward(_) => "forward",
+            Message::Forward { .. } => "forward",
             Message::ReadIndex { .. } => "read_index",
             Message::ReadIndexReply { .. } => "read_index_reply",
         }
@@ -268,9 +273,9 @@ impl protocol::Message for Message {
             Message::Rejected { .. } => false,
             // Hearsay. Whoever campaigns does so in its own name.
             Message::Unheard { .. } | Message::TimeoutNow { .. } => false,
-            Message::Forward(_) | Message::ReadIndex { .. } | Message::ReadIndexReply { .. } => {
-                false
-            }
+            Message::Forward { .. }
+            | Message::ReadIndex { .. }
+            | Message::ReadIndexReply { .. } => false,
         }
     }
 

@@ -73,6 +73,8 @@ pub enum Mutant {
     TermOfRefusalIgnored,
     /// What is asked for again is appended again, though it is in the log and not committed.
     AppendedWhileUnderWay,
+    /// What is decided is ordered again for whoever has not heard of it yet.
+    DecidedForgotten,
     /// A leader that no quorum answers leads on. [OngaroThesis §6.2]
     LeadUnheard,
     /// A leader whose disk hangs leads on.

@@ -129,10 +129,11 @@ impl Raft {
     /// they are dropped, and the driver proposes again. [OngaroThesis §6.2]
     pub(crate) fn propose(&mut self, batch: Batch, out: &mut Out) {
         match &self.role {
-            Role::Leader(_) => self.append_within_bounds(self.me, batch, out),
+            Role::Leader(_) => self.append_within_bounds((self.me, self.commit), batch, out),
             Role::Follower(follower) => {
                 if let Some(leader) = follower.leader {
-                    out.send(Dest::One(leader), Message::Forward(batch));
+                    let seen = self.commit;
+                    out.send(Dest::One(leader), Message::Forward { seen, batch });
                 }
             }
             Role::PreCandidate(_) | Role::Candidate(_) => {}
@@ -141,19 +142,28 @@ impl Raft {
 
     /// Takes requests of another replica's clients. Whoever does not lead drops them, rather
     /// than send them round in circles.
-    pub(crate) fn forwarded(&mut self, from: ReplicaId, batch: Batch, out: &mut Out) {
+    pub(crate) fn forwarded(&mut self, from: (ReplicaId, Slot), batch: Batch, out: &mut Out) {
         if matches!(self.role, Role::Leader(_)) {
             self.append_within_bounds(from, batch, out);
         }
     }
 
-    /// Appends requests, unless all of them are in the log already and not committed: whoever asks
-    /// again is told when they are.
-    fn append_within_bounds(&mut self, proposer: ReplicaId, batch: Batch, out: &mut Out) {
+    /// Appends requests, unless all of them are in the log already, and not committed as far as the
+    /// proposer has seen: whoever asks again is told when they are.
+    fn append_within_bounds(
+        &mut self,
+        (proposer, seen): (ReplicaId, Slot),
+        batch: Batch,
+        out: &mut Out,
+    ) {
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
-        if let Some(slot) = leader.under_way.holding(&batch)
+        let seen = match self.config.mutated(Mutant::DecidedForgotten) {
+            true => self.commit,
+            false => seen,
+        };
+        if let Some(slot) = leader.under_way.holding(&batch, seen)
             && !self.config.mutated(Mutant::AppendedWhileUnderWay)
         {
             if proposer != self.me {
@@ -302,6 +312,14 @@ impl Raft {
 }
 
 impl Leader {
+    /// An entry is committed. Followers that asked for it may not know so for a while.
+    fn decided(&mut self, slot: Slot, batch: &Batch) {
+        match self.forwarded.first() {
+            Some((first, _)) if *first == slot => self.under_way.remember(slot, batch),
+            _ => self.under_way.leave(slot, batch),
+        }
+    }
+
     /// Notes who has clients that wait for an entry through `commit`. All others learn of the
     /// commit index with the next entries or heartbeat.
     fn wake(&mut self, commit: Slot) {
@@ -514,7 +532,7 @@ impl Raft {
             });
             self.commit = slot;
             if let Role::Leader(leader) = &mut self.role {
-                leader.under_way.leave(slot, &entry.batch);
+                leader.decided(slot, &entry.batch);
             }
         }
         self.answer_remote_reads(out);

@@ -139,7 +139,7 @@ impl Raft {
             } => self.snapshot_needed(now, (from, heard), (through, round), out),
             Message::Unheard { replica, .. } => self.told_of_unheard(from, replica),
             Message::TimeoutNow { moves, .. } => self.timeout_now(now, moves, out),
-            Message::Forward(batch) => self.forwarded(from, batch, out),
+            Message::Forward { seen, batch } => self.forwarded((from, seen), batch, out),
             Message::ReadIndex { ticket } => self.read_index(from, ticket),
             Message::ReadIndexReply { ticket, index } => self.read_index_reply(ticket, index, out),
         }
@@ -174,7 +174,7 @@ impl Raft {
             | Message::Rejected { .. }
             | Message::Unheard { .. }
             | Message::TimeoutNow { .. }
-            | Message::Forward(_)
+            | Message::Forward { .. }
             | Message::ReadIndex { .. }
             | Message::ReadIndexReply { .. } => return,
         };

@@ -4,8 +4,8 @@ mod common;
 
 use bytes::Bytes;
 use common::{
-    Cluster, Node, RaftCluster, RaftNode, accepted, append, at, context, echo, heartbeat, pre_vote,
-    pre_vote_hearing, pre_vote_reply, r, records, request_vote, snapshot, vote,
+    Cluster, Node, RaftCluster, RaftNode, accepted, append, at, command, context, echo, heartbeat,
+    pre_vote, pre_vote_hearing, pre_vote_reply, r, records, request_vote, snapshot, vote,
 };
 use quorate_core::codec;
 use quorate_core::id::Slot;
@@ -546,6 +546,26 @@ fn what_is_appended_again_while_it_is_under_way_fills_the_log() {
             leader.propose("x");
         }
         leader.log_terms().len() > 2
+    });
+}
+
+/// Growth, and a wait without end: whoever hears late of what it asked for fills the log.
+#[test]
+fn what_is_committed_is_appended_again_for_who_has_not_heard_of_it() {
+    harms_only(Mutant::DecidedForgotten, |config| {
+        let mut leader = leader(config, 1);
+        let asks = |seen| {
+            let (seen, batch) = (Slot(seen), command("x"));
+            Message::Forward { seen, batch }
+        };
+        leader.receive(r(1), asks(0));
+        leader.receive(r(2), accepted(1, 2));
+        assert_eq!(leader.committed(), 2);
+        leader.receive(r(1), asks(1));
+        let grown = leader.log_terms().len() > 2;
+        leader.receive(r(1), asks(2));
+        assert!(leader.log_terms().len() > 2, "it was in vain");
+        grown
     });
 }
 

@@ -8,6 +8,7 @@ use common::{
     Cluster, Node, RaftCluster, RaftNode, accepted, append, at, command, context, heartbeat, r,
     request_vote, text, vote,
 };
+use quorate_core::id::Slot;
 use quorate_core::machine::Keys;
 use quorate_core::protocol::{Input, Recovered, Role};
 use quorate_raft::{Config, Message, Raft, Timer};
@@ -17,6 +18,11 @@ fn propose(text: &str) -> Input<Raft> {
         batch: command(text),
         keys: Keys::All,
     }
+}
+
+fn forward(text: &str) -> Message {
+    let (seen, batch) = (Slot::ZERO, command(text));
+    Message::Forward { seen, batch }
 }
 
 #[test]
@@ -212,7 +218,7 @@ fn without_a_leader_proposals_are_dropped() {
     let mut node = Node::candidate(3, 2, &[]);
     node.take();
     node.propose("x");
-    node.receive(r(1), Message::Forward(command("y")));
+    node.receive(r(1), forward("y"));
     assert_eq!((node.take().len(), node.log_terms().len()), (0, 0));
 }
 
@@ -221,7 +227,7 @@ fn a_replica_that_does_not_lead_passes_no_forwarded_proposal_on() {
     let mut node = Node::follower(0, 3, 1, &[]);
     node.receive(r(1), heartbeat(1, at(0, 0), 0));
     node.take();
-    node.receive(r(2), Message::Forward(command("x")));
+    node.receive(r(2), forward("x"));
     assert_eq!(node.take(), []);
 }
 
