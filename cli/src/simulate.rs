@@ -48,8 +48,8 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = "all", value_parser = arguments::one_of::<Faults>(&FAULTS))]
     faults: Faults,
 
-    /// Which hardships are met besides: none, all, or some of lost, cuts, hubs, mute, hangs, full,
-    /// limits and clocks, separated by commas
+    /// Which hardships are met besides: none, all (but rollbacks), or some of lost, cuts, hubs, mute, hangs, full,
+    /// limits, clocks and rollbacks, separated by commas
     #[arg(long, value_name = "KINDS", default_value = "none")]
     hardships: Hardships,
 

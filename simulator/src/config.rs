@@ -35,6 +35,9 @@ pub struct SimulationConfig<P: Protocol> {
     pub faults: Faults,
     /// Which hardships are met besides.
     pub hardships: Hardships,
+    /// Whether replicas refuse one that comes back with less than it said to be durable. Without, worlds show what
+    /// a disk that was put back does.
+    pub remembers: bool,
     /// Draws the limits of a seed, if [`Hardships::limits`] says so: called after the driver's were
     /// drawn.
     pub limits: Option<Limits<P>>,
@@ -97,6 +100,7 @@ impl<P: Protocol> SimulationConfig<P> {
             },
             faults: Faults::All,
             hardships: Hardships::NONE,
+            remembers: true,
             limits: None,
             liars: match P::FAULTS {
                 FaultModel::Crash => 0,

@@ -1,5 +1,6 @@
 //! A replica's disk: what is given to it is durable only some time later.
 
+use quorate_core::life::{Life, Position};
 use quorate_core::storage::{
     Append, MemoryStorage, Snapshot, Storage as _, Stored, Survival, Ticket,
 };
@@ -31,6 +32,9 @@ const DEEPEST: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Disk {
     storage: MemoryStorage,
+    /// In which life of its directory it is, and how many syncs of its log there have been.
+    life: u64,
+    position: Position,
     appends: Sync,
     saves: Sync,
     /// How many times slower than usual.
@@ -70,6 +74,8 @@ impl Disk {
     pub(crate) fn new(conditions: &Conditions) -> Self {
         Disk {
             storage: MemoryStorage::default(),
+            life: 0,
+            position: Position(0),
             appends: Sync::new(conditions.sync),
             saves: Sync::new(conditions.save),
             factor: 1,
@@ -114,6 +120,7 @@ impl Disk {
 
     /// Ends a sync.
     pub(crate) fn synced(&mut self, lane: Lane, ticket: Ticket) {
+        self.position.0 += u64::from(lane == Lane::Appends);
         match lane {
             Lane::Appends => self.storage.sync_appends(ticket),
             Lane::Saves => self.storage.sync_saves(ticket),
@@ -148,6 +155,40 @@ impl Disk {
         }
     }
 
+    /// A copy of what is durable.
+    pub(crate) fn copy(&self) -> Copy {
+        let mut storage = self.storage.clone();
+        storage.crash(Survival::default());
+        Copy {
+            storage,
+            life: self.life,
+            position: self.position,
+        }
+    }
+
+    /// Is as it was when the copy was made.
+    pub(crate) fn put_back(&mut self, copy: Copy) {
+        self.storage = copy.storage;
+        (self.life, self.position) = (copy.life, copy.position);
+        self.appends.restart();
+        self.saves.restart();
+    }
+
+    /// Begins another life of the directory.
+    pub(crate) fn begin_life(&mut self, nonce: u64) -> Life {
+        self.life += 1;
+        Life {
+            number: self.life,
+            nonce,
+            start: self.position,
+        }
+    }
+
+    /// How far its log is durable.
+    pub(crate) fn position(&self) -> Position {
+        self.position
+    }
+
     /// What a restart finds.
     pub(crate) fn stored(&self) -> Stored {
         self.storage.stored()
@@ -164,6 +205,14 @@ impl Disk {
             Lane::Saves => &mut self.saves,
         }
     }
+}
+
+/// What was durable on a disk at some time; by default, of one on which nothing was ever written.
+#[derive(Debug, Default)]
+pub(crate) struct Copy {
+    storage: MemoryStorage,
+    life: u64,
+    position: Position,
 }
 
 /// What a crash did to a disk.

@@ -10,6 +10,7 @@ use std::str::FromStr;
 mod cuts;
 mod drawing;
 pub(crate) mod limits;
+mod rollbacks;
 
 /// Which hardships a world meets besides its faults. Each is drawn from a random stream of its own:
 /// switching one on leaves the other faults of a seed as they are.
@@ -46,6 +47,10 @@ pub struct Hardships {
     /// Wall clocks are ahead or behind, of all replicas alike or of each differently, and are set
     /// right at a restart, all by the time the faults end.
     pub clocks: bool,
+    /// Replicas crash and come back with an older copy of their disks, or with empty ones. One that lacks what it
+    /// said is refused by the others from then on, and counts as lost. Not part of
+    /// [`ALL`](Hardships::ALL): the seeds that are kept were found without it.
+    pub rollbacks: bool,
 }
 
 impl Hardships {
@@ -59,9 +64,10 @@ impl Hardships {
         full: false,
         limits: false,
         clocks: false,
+        rollbacks: false,
     };
 
-    /// All of them.
+    /// All of them but `rollbacks`.
     pub const ALL: Hardships = Hardships {
         lost: true,
         cuts: true,
@@ -71,9 +77,10 @@ impl Hardships {
         full: true,
         limits: true,
         clocks: true,
+        rollbacks: false,
     };
 
-    fn named(&mut self) -> [(&'static str, &mut bool); 8] {
+    fn named(&mut self) -> [(&'static str, &mut bool); 9] {
         [
             ("lost", &mut self.lost),
             ("cuts", &mut self.cuts),
@@ -83,6 +90,7 @@ impl Hardships {
             ("full", &mut self.full),
             ("limits", &mut self.limits),
             ("clocks", &mut self.clocks),
+            ("rollbacks", &mut self.rollbacks),
         ]
     }
 }
@@ -103,7 +111,7 @@ impl fmt::Display for Hardships {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "unknown hardship '{0}': it must be none, all, or some of lost, cuts, hubs, mute, hangs, full, \
-     limits and clocks, separated by commas"
+     limits, clocks and rollbacks, separated by commas; all leaves out rollbacks"
 )]
 pub struct UnknownHardship(String);
 
@@ -116,7 +124,10 @@ impl FromStr for Hardships {
             "all" => return Ok(Hardships::ALL),
             _ => {}
         }
-        let mut hardships = Hardships::NONE;
+        let (mut hardships, words) = match words.strip_prefix("all,") {
+            Some(besides) => (Hardships::ALL, besides),
+            None => (Hardships::NONE, words),
+        };
         for word in words.split(',') {
             let mut named = hardships.named().into_iter();
             match named.find(|(name, _)| *name == word) {
@@ -140,7 +151,12 @@ mod tests {
             ..Hardships::NONE
         };
         assert_eq!(some.to_string(), "lost,clocks");
-        for hardships in [Hardships::NONE, Hardships::ALL, some] {
+        let besides = Hardships {
+            rollbacks: true,
+            ..Hardships::ALL
+        };
+        assert_eq!("all,rollbacks".parse(), Ok(besides));
+        for hardships in [Hardships::NONE, Hardships::ALL, some, besides] {
             assert_eq!(hardships.to_string().parse(), Ok(hardships));
         }
         let unknown = "lost,rain".parse::<Hardships>().unwrap_err();

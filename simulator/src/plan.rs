@@ -136,6 +136,8 @@ pub enum Fault {
     Hang(Victim),
     /// The victim's disk has no room for snapshots, nor for what its log will need next.
     Full(Victim),
+    /// The replica crashes at the end, and finds its disk as it was at the beginning, or empty.
+    RolledBack(ReplicaId, bool),
     /// The replica's wall clock is so many milliseconds ahead, or behind if negative, when it starts.
     WrongClock(ReplicaId, i64),
 }
@@ -169,6 +171,8 @@ impl fmt::Display for Fault {
             }
             Fault::Hang(victim) => write!(f, "syncs of {victim} hang"),
             Fault::Full(victim) => write!(f, "the disk of {victim} is full"),
+            Fault::RolledBack(replica, false) => write!(f, "the disk of {replica} is put back"),
+            Fault::RolledBack(replica, true) => write!(f, "the disk of {replica} is emptied"),
             Fault::WrongClock(replica, error) => {
                 write!(f, "the wall clock of {replica} is {error} ms ahead")
             }

@@ -129,6 +129,10 @@ pub struct Summary {
     pub disks_full: u64,
     /// Wall clocks that were wrong.
     pub wrong_clocks: u64,
+    /// Disks that were put back to older copies.
+    pub rollbacks: u64,
+    /// Replicas that were refused because of it.
+    pub refused: u64,
     /// Snapshots that replicas took of their own state.
     pub snapshots_taken: u64,
     /// Snapshots fetched from peers and installed.
@@ -175,6 +179,8 @@ impl Summary {
             (&mut self.syncs_hung, other.syncs_hung),
             (&mut self.disks_full, other.disks_full),
             (&mut self.wrong_clocks, other.wrong_clocks),
+            (&mut self.rollbacks, other.rollbacks),
+            (&mut self.refused, other.refused),
             (&mut self.snapshots_taken, other.snapshots_taken),
             (&mut self.snapshots_installed, other.snapshots_installed),
             (&mut self.snapshots_recovered, other.snapshots_recovered),
@@ -208,7 +214,7 @@ impl fmt::Display for Summary {
             f,
             "operations {} ok, {} failed, {} unknown; entries {}; campaigns {}, leaders {}; \
              crashes {} ({} with loss, {} torn); pauses {}; partitions {}; for good {} lost, {} \
-             links cut; {} fetches unanswered, {} syncs hung, {} disks full, {} clocks wrong; snapshots {} taken, \
+             links cut; {} fetches unanswered, {} syncs hung, {} disks full, {} clocks wrong, {} rolled back ({} refused); snapshots {} taken, \
              {} installed, {} recovered from; messages {} ({} B), {} frames lost; lies {}; {:.3} s",
             self.ok,
             self.failed,
@@ -227,6 +233,8 @@ impl fmt::Display for Summary {
             self.syncs_hung,
             self.disks_full,
             self.wrong_clocks,
+            self.rollbacks,
+            self.refused,
             self.snapshots_taken,
             self.snapshots_installed,
             self.snapshots_recovered,

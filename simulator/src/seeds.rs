@@ -106,6 +106,7 @@ pub fn assert_hardships(sum: &Summary, hardships: Hardships) {
         (hardships.hangs, "hung syncs", sum.syncs_hung),
         (hardships.full, "full disks", sum.disks_full),
         (hardships.clocks, "wrong clocks", sum.wrong_clocks),
+        (hardships.rollbacks, "refused replicas", sum.refused),
     ];
     for (on, what, count) in all {
         assert!(!on || count > 0, "the worlds saw no {what}: {sum:?}");

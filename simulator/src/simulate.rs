@@ -18,6 +18,9 @@ const PLANNING: u64 = 1;
 /// The stream that hardships are drawn from.
 const HARDSHIPS: u64 = 2;
 
+/// The stream that disks put back to older copies are drawn from.
+const ROLLBACKS: u64 = 5;
+
 /// Runs the world of `seed` to its end. The same seed and configuration give the same report.
 pub fn simulate<P: Protocol>(seed: u64, config: &SimulationConfig<P>) -> Report {
     let (conditions, plan) = drawn(seed, config);
@@ -50,12 +53,13 @@ pub fn drawn<P: Protocol>(seed: u64, config: &SimulationConfig<P>) -> (Condition
     let mut plan = Plan::drawn(config.faults, sizes, time, &mut random);
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     random.set_stream(HARDSHIPS);
-    plan.harden(
-        config.hardships,
-        (P::FAULTS, config.replicas),
-        time,
-        &mut random,
-    );
+    let of = (P::FAULTS, config.replicas);
+    let left = plan.harden(config.hardships, of, time, &mut random);
+    if config.hardships.rollbacks {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        random.set_stream(ROLLBACKS);
+        plan.roll_back(of, left, time, &mut random);
+    }
     (conditions, plan)
 }
 

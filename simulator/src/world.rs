@@ -30,9 +30,11 @@ mod clients;
 mod ending;
 mod faults;
 mod liars;
+mod lives;
 mod script;
 mod turns;
 
+use lives::Past;
 pub use script::{Answered, Submission};
 
 /// Something that happens.
@@ -107,6 +109,7 @@ pub struct World<P: Protocol> {
     network: Network,
     plan: Plan,
     active: BTreeMap<usize, Active>,
+    past: Past,
     healed_at: Option<u64>,
     /// Where clients are to be served, once the faults have ended.
     served: ReplicaSet,
@@ -150,6 +153,7 @@ impl<P: Protocol> World<P> {
             adversaries: BTreeMap::new(),
             plan: Plan::default(),
             active: BTreeMap::new(),
+            past: Past::default(),
             healed_at: None,
             served: ReplicaSet::EMPTY,
             clients: Vec::new(),

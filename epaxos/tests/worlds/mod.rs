@@ -1,5 +1,7 @@
 //! The worlds that EPaxos is tried in.
 
+#![allow(dead_code, reason = "each test file tries its own worlds")]
+
 use std::time::Duration;
 
 use quorate_core::replica::Settings;

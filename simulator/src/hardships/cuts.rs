@@ -13,7 +13,7 @@ pub(super) struct Cuts {
     pub(super) connected: ReplicaSet,
 }
 
-type Pair = (ReplicaId, ReplicaId);
+pub(super) type Pair = (ReplicaId, ReplicaId);
 
 /// Draws cuts among `usable` replicas, in any order, such that a quorum is connected; of a
 /// protocol that survives lies at most `spare` of them are left out of it. With `hubs` it may be
@@ -61,7 +61,7 @@ pub(super) fn drawn(
 
 /// Of replicas that are heard by a quorum and hear it, any may lead: clients can be served at those
 /// that all of these hear, and that hear them.
-fn connected(links: &[Pair], talking: &[ReplicaId], quorum: usize) -> ReplicaSet {
+pub(super) fn connected(links: &[Pair], talking: &[ReplicaId], quorum: usize) -> ReplicaSet {
     let may_lead = |one: &ReplicaId| {
         let heard = talking.iter().filter(|other| hear(links, *one, **other));
         heard.count() >= quorum
@@ -74,6 +74,16 @@ fn connected(links: &[Pair], talking: &[ReplicaId], quorum: usize) -> ReplicaSet
 /// Whether both hear each other.
 fn hear(links: &[Pair], one: ReplicaId, other: ReplicaId) -> bool {
     !links.contains(&(one, other)) && !links.contains(&(other, one))
+}
+
+/// Whether so many of these all hear each other.
+pub(super) fn hear_each_other(links: &[Pair], replicas: &[ReplicaId], count: usize) -> bool {
+    let Some((first, later)) = replicas.split_first() else {
+        return count == 0;
+    };
+    let heard = later.iter().copied().filter(|r| hear(links, *first, *r));
+    let heard: Vec<ReplicaId> = heard.collect();
+    count == 0 || hear_each_other(links, &heard, count - 1) || hear_each_other(links, later, count)
 }
 
 /// All pairs of these.

@@ -20,6 +20,18 @@ enum Taker {
     Hang,
 }
 
+/// What the hardships of a plan have left alone.
+pub(crate) struct Left {
+    /// Replicas that nothing takes for good, in any order.
+    pub(crate) free: Vec<ReplicaId>,
+    /// Those that answer no fetch for good.
+    pub(crate) mute: Vec<ReplicaId>,
+    /// How many more may be taken.
+    pub(crate) spare: usize,
+    /// Whether those of a quorum may be connected through one in the middle only.
+    pub(crate) hubs: bool,
+}
+
 /// A plan in the making.
 struct Drawing<'a> {
     plan: &'a mut Plan,
@@ -43,7 +55,7 @@ impl Plan {
         (model, n): (FaultModel, usize),
         time: u64,
         random: &mut ChaCha8Rng,
-    ) {
+    ) -> Left {
         let liars = self.liars;
         let free = ReplicaId::all(n).filter(|replica| !liars.contains(*replica));
         let free = shuffled(free.collect(), random);
@@ -88,6 +100,12 @@ impl Plan {
         }
         if hardships.full {
             drawing.fill_for_a_while();
+        }
+        Left {
+            free: drawing.free,
+            mute: drawing.mute,
+            spare: drawing.spare,
+            hubs: hardships.hubs,
         }
     }
 }

@@ -6,7 +6,7 @@ use quorate_core::protocol::Protocol;
 use super::{Active, Event, World};
 use crate::disk::Lane;
 use crate::host::Item;
-use crate::plan::{FOR_GOOD, Fault, Planned, Victim};
+use crate::plan::{Direction, FOR_GOOD, Fault, Planned, Victim};
 use crate::trace::Happening;
 
 impl<P: Protocol> World<P> {
@@ -60,6 +60,7 @@ impl<P: Protocol> World<P> {
                     self.summary.lost += 1;
                 }
                 Fault::Hang(_) => self.host(victim).disk.hangs = true,
+                Fault::RolledBack(_, emptied) => self.copy_disk(number, victim, emptied),
                 Fault::Full(_) => {
                     self.summary.disks_full += 1;
                     self.host(victim).disk.full = true;
@@ -89,7 +90,9 @@ impl<P: Protocol> World<P> {
             | Fault::Hang(victim)
             | Fault::Full(victim)
             | Fault::Isolate(victim, _) => victim,
-            Fault::Lost(replica) | Fault::WrongClock(replica, _) => Victim::Replica(replica),
+            Fault::Lost(replica)
+            | Fault::WrongClock(replica, _)
+            | Fault::RolledBack(replica, _) => Victim::Replica(replica),
             Fault::Split(_)
             | Fault::SlowLink(..)
             | Fault::Storm(_)
@@ -116,6 +119,7 @@ impl<P: Protocol> World<P> {
                 Fault::SlowDisk(..) => self.host(victim).disk.factor = 1,
                 Fault::Hang(_) | Fault::Full(_) => self.go_on_syncing(victim),
                 Fault::WrongClock(..) => self.set_clock_right(victim),
+                Fault::RolledBack(..) => self.put_disk_back(number, victim),
                 Fault::Pause(_)
                 | Fault::Isolate(..)
                 | Fault::Split(_)
@@ -176,6 +180,7 @@ impl<P: Protocol> World<P> {
         let is_served = |replica: &ReplicaId| {
             self.is_correct(*replica)
                 && !self.is_lost(*replica)
+                && !self.past.refused.contains(*replica)
                 && !self.active.values().any(|active| hangs(active, *replica))
                 && self.is_connected(*replica)
         };
@@ -227,8 +232,12 @@ impl<P: Protocol> World<P> {
                 | Fault::Mute(..)
                 | Fault::Hang(_)
                 | Fault::Full(_)
+                | Fault::RolledBack(..)
                 | Fault::WrongClock(..) => {}
             }
+        }
+        for refused in self.past.refused.iter() {
+            self.network.isolate(refused, Direction::Both);
         }
     }
 

@@ -25,6 +25,7 @@ impl<P: Protocol> World<P> {
         if self.is_lost(self.member(replica)) {
             return;
         }
+        self.begin_life(replica);
         let now = self.now;
         let host = &mut self.hosts[replica.index()];
         let (config, settings) = (&self.config.protocol, &self.config.settings);
@@ -106,6 +107,9 @@ impl<P: Protocol> World<P> {
         }
         if let Some(halt) = effects.halt {
             return self.halted(replica, &halt);
+        }
+        if !effects.send.is_empty() || !effects.answers.is_empty() || !effects.reads.is_empty() {
+            self.speaks(replica);
         }
         self.executed(replica, installed, &effects.executed);
         self.happened(replica, &effects.events);
