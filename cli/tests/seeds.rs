@@ -34,3 +34,9 @@ fn what_is_asked_for_again_before_it_is_heard_of_is_not_ordered_again() {
 fn what_falls_short_is_taken_while_others_trickle() {
     survives("epaxos", "5", "2848", ALL);
 }
+
+/// The leader and another had executed what three had not, and gave them nothing or gave it late.
+#[test]
+fn a_majority_that_cannot_follow_elects_one_of_its_own() {
+    survives("multipaxos", "5", "1812", ALL);
+}

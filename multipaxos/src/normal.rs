@@ -76,8 +76,8 @@ pub(crate) struct Leader {
     pub(crate) heartbeat_due: bool,
     pub(crate) rounds: Rounds,
     standstill: Standstill,
-    /// The same of others, while none of them can follow.
-    ahead_alone: Standstill,
+    /// The same of others, while those that cannot follow could elect one of them.
+    others_behind: Standstill,
     /// The last round that it has acknowledged to itself.
     own_round: u64,
     /// The last round that each replica has heard of, itself included.
@@ -117,7 +117,7 @@ impl MultiPaxos {
             heartbeat_due: true,
             rounds: Rounds::new(),
             standstill: Standstill::borne_for(patience),
-            ahead_alone: Standstill::borne_for(patience * 2),
+            others_behind: Standstill::borne_for(patience * 2),
             own_round: 0,
             echoed: vec![0; self.n],
             heard_from: vec![None; self.n],
@@ -180,32 +180,32 @@ impl MultiPaxos {
             && !self.config.mutated(Mutant::LeadWithoutChoosing);
         let furthest = others.unwrap_or_default();
         let ahead = leader
-            .ahead_alone
+            .others_behind
             .is_too_long(furthest, others.is_some(), beat)
             && !self.config.mutated(Mutant::LeadAheadAlone);
         stands || ahead
     }
 
-    /// How far the others have executed, if they could elect one of them, and none of them has executed
-    /// what is compacted here: they can have it of nobody else, and hold all that was chosen.
+    /// How far those others have executed that have not executed what is compacted here, if they could
+    /// elect one of them: they hold all that was chosen, and need not get what they lack of anybody.
     fn others_behind(&self, now: Time) -> Option<Slot> {
         let Role::Leader(leader) = &self.role else {
             return None;
         };
-        let (mut heard, mut furthest) = (Tally::default(), Slot::ZERO);
+        let (mut behind, mut furthest) = (Tally::default(), Slot::ZERO);
         let silence = self.config.election_timeout * SILENCES;
         for peer in self.peers() {
             let at = leader.heard_from.get(peer.index()).copied().flatten();
             let progress = leader.progress.get(peer.index());
             if let Some(progress) = progress
+                && progress.executed < self.log.compacted()
                 && at.is_some_and(|at| now.since(at) <= silence)
             {
-                heard.count(peer);
+                behind.count(peer);
                 furthest = furthest.max(progress.executed);
             }
         }
-        let behind = furthest < self.log.compacted() && heard.meets(&self.quorums.phase1);
-        behind.then_some(furthest)
+        behind.meets(&self.quorums.phase1).then_some(furthest)
     }
 
     /// Sends all what is new, and a heartbeat if one is due; the watermark to those who wait for

@@ -6,7 +6,7 @@ mod scenarios;
 use bytes::Bytes;
 use common::{
     Cluster, Node, PaxosCluster, PaxosNode, accept, b, command, echo, heartbeat, prepare, promise,
-    r, rejected, snapshot,
+    r, records, rejected, snapshot,
 };
 use quorate_core::id::Slot;
 use quorate_core::protocol::{Input, ReadId, Role};
@@ -88,6 +88,28 @@ fn what_is_proposed_again_while_it_is_under_way_fills_the_window() {
             .proposed(r(1))
             .contains(&(2, String::from("y")))
     });
+}
+
+/// That one other has executed as much helps the rest only if it gives its snapshot.
+#[test]
+fn a_leader_makes_way_for_a_majority_that_cannot_follow() {
+    let leads_on = |executed: [u64; 4]| {
+        let mut leader = Node::with(0, 5, &Config::default(), records(b(1, 0), &[]));
+        leader.checks = false;
+        leader.turn(Input::Installed(snapshot(300, Bytes::new())));
+        leader.wait_for_campaign();
+        leader.receive(r(1), promise(b(2, 0), &[]));
+        leader.receive(r(2), promise(b(2, 0), &[]));
+        for round in 1..100 {
+            for (peer, executed) in (1..).zip(executed) {
+                leader.receive(r(peer), echo(b(2, 0), &[], round, executed));
+            }
+            leader.pass(Config::default().heartbeat);
+        }
+        leader.role() == Role::Leader
+    };
+    assert!(!leads_on([299, 299, 0, 300]));
+    assert!(leads_on([299, 300, 0, 300]), "two could elect nobody");
 }
 
 /// Growth, and a wait without end: whoever hears late of what it asked for fills the log.
