@@ -282,11 +282,25 @@ impl CheckpointCertificate {
         self.signatures.iter().map(|(from, _)| *from)
     }
 
+    /// Whether a quorum has signed: the checkpoint is stable.
     pub(crate) fn verify(&self, verifier: &Verifier) -> Result<(), Flaw> {
         let quorum = Byzantine::of(verifier.members().n()).strong().size();
         if self.signatures.len() != quorum {
             return Err("a checkpoint certificate has not the signatures of a quorum");
         }
+        self.verify_signatures(verifier)
+    }
+
+    /// Whether at least f + 1 have signed: one of them is correct, and so is the state.
+    pub(crate) fn vouches(&self, verifier: &Verifier) -> Result<(), Flaw> {
+        let quorum = Byzantine::of(verifier.members().n()).weak().size();
+        if self.signatures.len() < quorum {
+            return Err("a state is vouched for by fewer than f + 1");
+        }
+        self.verify_signatures(verifier)
+    }
+
+    fn verify_signatures(&self, verifier: &Verifier) -> Result<(), Flaw> {
         if !are_distinct(&self.signatures) {
             return Err("a checkpoint certificate counts a replica twice");
         }

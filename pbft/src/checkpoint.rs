@@ -95,11 +95,24 @@ impl Pbft {
         self.stabilise(now, out);
     }
 
+    /// Lets peers have the state that this replica started from, if that is later than the last stable
+    /// one, which a restart has dropped: f + 1 that have signed it are enough to believe it. Else nobody
+    /// may have a state for who lacks the stable one, whose vote the later one needs. [Castro99 §4.3]
+    fn offer_restored(&mut self, vouched: &CheckpointCertificate, out: &mut Out) {
+        let slot = vouched.slot();
+        let own = self.checkpoints.own.get(&slot) == Some(&vouched.digest());
+        if own && self.restored == Some(slot) && !self.config.mutated(Mutant::RestoredNotOffered) {
+            self.restored = None;
+            offer(vouched, out);
+        }
+    }
+
     /// Notes a durable state of this replica's from before a restart.
     pub(crate) fn remember_checkpoint(&mut self, snapshot: &SnapshotRef) {
         let slot = snapshot.at.slot();
         if slot > self.log.low() && self.is_checkpoint(slot) {
             self.checkpoints.own.insert(slot, snapshot.digest);
+            self.restored = Some(slot);
         }
     }
 
@@ -127,6 +140,11 @@ impl Pbft {
         let votes = &mut self.checkpoints.votes;
         let signatures = votes.count(from, (vote.slot, vote.digest), vote.signature);
         let quorum = self.strong();
+        let vouched =
+            CheckpointCertificate::of(vote.slot, vote.digest, signatures.clone(), self.weak());
+        if let Some(vouched) = vouched {
+            self.offer_restored(&vouched, out);
+        }
         let proof = CheckpointCertificate::of(vote.slot, vote.digest, signatures, quorum);
         if let Some(certificate) = proof {
             self.certified(now, certificate, out);
@@ -219,14 +237,20 @@ impl Pbft {
         if slot <= self.executed {
             return;
         }
-        (self.executed, self.snapshot) = (slot, slot);
+        // Which requests have been executed is in the state, and the driver's to know.
+        self.waiting.clear();
         self.primary.queue.executed(slot);
+        self.executed = slot;
+        if certificate.verify(&self.verifier).is_err() {
+            // It is vouched for, but not stable: what was promised of its slots may be asked for yet.
+            self.snapshotted(now, snapshot, out);
+            return self.execute(out);
+        }
+        self.snapshot = slot;
         self.stable = Some(certificate);
         self.log.compact_through(slot);
         self.ordered.compact_through(slot);
         self.checkpoints.settle(slot);
-        // Which requests have been executed is in the state, and the driver's to know.
-        self.waiting.clear();
         self.rewrite(out);
         self.offer_snapshot(out);
         self.watermarks_moved(now, out);
@@ -247,19 +271,23 @@ impl Pbft {
 
     /// Lets peers have the state at the stable checkpoint, with its proof.
     pub(crate) fn offer_snapshot(&self, out: &mut Out) {
-        if let Some(certificate) = &self.stable
-            && let Ok(anchor) = codec::encode(certificate)
-        {
-            out.offer(Frontier::single(certificate.slot()), anchor.into());
+        if let Some(certificate) = &self.stable {
+            offer(certificate, out);
         }
     }
 
-    /// Whether a state is that of a proved checkpoint.
+    /// Whether a state is that of a proved checkpoint, or f + 1 vouch for it.
     pub(crate) fn believes(&self, snapshot: &SnapshotRef) -> bool {
         if self.config.mutated(Mutant::SnapshotWithoutCertificate) {
             return true;
         }
-        certificate_of(snapshot).is_ok_and(|proof| proof.verify(&self.verifier).is_ok())
+        certificate_of(snapshot).is_ok_and(|proof| proof.vouches(&self.verifier).is_ok())
+    }
+}
+
+fn offer(certificate: &CheckpointCertificate, out: &mut Out) {
+    if let Ok(anchor) = codec::encode(certificate) {
+        out.offer(Frontier::single(certificate.slot()), anchor.into());
     }
 }
 

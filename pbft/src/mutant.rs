@@ -67,6 +67,8 @@ pub enum Mutant {
     ToldWithoutRoom,
     /// Who comes on by what it is sent again is sent more only when it has stopped. [Castro02 §5.2]
     HelpPauses,
+    /// Who starts from a state that is not stable yet has none to give until it is. [Castro99 §4.3]
+    RestoredNotOffered,
     /// Any snapshot is believed. [Castro99 §4.3]
     SnapshotWithoutCertificate,
 }

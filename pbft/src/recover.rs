@@ -45,6 +45,7 @@ impl Pbft {
             stable: durable.stable,
             executed,
             snapshot: executed,
+            restored: None,
             checkpoints: Checkpoints::of(n, &config),
             settled: (Slot::ZERO, Slot::ZERO),
             primary: Primary::of(n, context.seed),
@@ -107,7 +108,8 @@ impl Durable {
     /// is no longer the one that the records make.
     ///
     /// A snapshot without an anchor was taken here, of what this replica had executed: it is at or
-    /// beyond the stable checkpoint. One with an anchor was fetched, and proves itself.
+    /// beyond the stable checkpoint. One with an anchor was fetched, and proves itself; one that f + 1
+    /// vouch for is correct, but the log does not begin after it before it is stable.
     fn go_on_from(
         &mut self,
         snapshot: Option<&SnapshotRef>,
@@ -125,7 +127,10 @@ impl Durable {
             return Ok(false);
         };
         let certificate: CheckpointCertificate = certificate_of(snapshot)?;
-        certificate.verify(verifier)?;
+        certificate.vouches(verifier)?;
+        if certificate.verify(verifier).is_err() {
+            return Ok(false);
+        }
         self.stable = Some(certificate);
         self.log.compact_through(slot);
         Ok(true)

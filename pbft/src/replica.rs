@@ -44,6 +44,9 @@ pub struct Pbft {
     pub(crate) executed: Slot,
     /// Where the newest durable snapshot ends.
     pub(crate) snapshot: Slot,
+    /// Where the state ends that this replica started from, if that was not stable and has not been
+    /// offered yet.
+    pub(crate) restored: Option<Slot>,
     pub(crate) checkpoints: Checkpoints,
     /// min-s and max-s of the new view: it has said what the slots between hold, what lies before
     /// is in a checkpoint, and its primary may give out those after. [Castro99 §4.4]

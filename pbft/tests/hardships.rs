@@ -100,6 +100,12 @@ fn four_replicas_survive_all_hardships() {
     );
 }
 
+/// Two had a state that was not stable yet, and after a crash no other; the third lacked the stable one.
+#[test]
+fn who_lacks_a_state_is_given_a_later_one() {
+    survive(&world(4, (Faults::All, Hardships::ALL)), [77]);
+}
+
 #[test]
 fn seven_replicas_survive_all_hardships() {
     survives(7, (Faults::All, Hardships::ALL), seeds() / 4);

@@ -5,7 +5,7 @@ use quorate_core::crypto::Digest;
 use quorate_core::frontier::Frontier;
 use quorate_core::id::Slot;
 use quorate_core::protocol::{Protocol, Recovered, SnapshotRef};
-use quorate_pbft::{Message, Record, Timer};
+use quorate_pbft::{Config, Message, Mutant, Record, Timer};
 
 use crate::common::{
     Cluster, Node, PbftCluster, PbftNode, anchor, checkpoint, commit, config, context, kinds,
@@ -158,7 +158,8 @@ fn a_replica_left_behind_fetches_the_state_and_goes_on() {
     assert!(cluster.nodes.iter().all(|node| node.state == state));
 }
 
-/// A state is believed by its digest and the proof of 2f + 1, and by nothing else. [§5.3]
+/// A state is believed by its digest and the signatures of f + 1, one of whom is correct, and by
+/// nothing else. [§5.3]
 #[test]
 fn a_state_without_a_proof_is_not_believed() {
     let node = Node::of_four(1, &config());
@@ -169,7 +170,12 @@ fn a_state_without_a_proof_is_not_believed() {
     };
     assert!(believed(4, digest, anchor(4, digest, &[0, 2, 3])));
     assert!(!believed(4, digest, Bytes::new()));
-    assert!(!believed(4, digest, anchor(4, digest, &[0, 2])), "too few");
+    assert!(believed(4, digest, anchor(4, digest, &[0, 2])), "f + 1");
+    assert!(!believed(4, digest, anchor(4, digest, &[0])), "too few");
+    assert!(
+        !believed(4, digest, anchor(4, digest, &[0, 0])),
+        "one, twice"
+    );
     assert!(
         !believed(4, digest, anchor(4, digest, &[0, 2, 2])),
         "one twice"
@@ -244,7 +250,7 @@ fn a_fetched_state_ahead_of_the_records_proves_itself_after_a_restart() {
 
     for forged in [
         anchor(8, Digest::of(b"other"), &[0, 2, 3]),
-        anchor(8, digest, &[0, 2]),
+        anchor(8, digest, &[0]),
     ] {
         let past = Recovered {
             records: records.clone(),
@@ -252,6 +258,67 @@ fn a_fetched_state_ahead_of_the_records_proves_itself_after_a_restart() {
         };
         assert!(Node::recover(context(r(1), 4, 1), config(), past).is_err());
     }
+}
+
+fn state_at_8() -> Digest {
+    state_of(&["1", "2", "3", "4", "5", "6", "7", "8"])
+}
+
+/// A replica that crashed with a state later than the stable one has nothing else to give: it gives it
+/// as soon as f + 1 have signed it. [§4.3]
+#[test]
+fn a_state_that_a_replica_restarts_from_is_offered_once_f_plus_1_vouch_for_it() {
+    let (restarted, mutated) = (restarted_at_8(None), Some(Mutant::RestoredNotOffered));
+    let offered = restarted.offered().expect("a state is offered");
+    assert_eq!(offered.at, Frontier::single(Slot(8)));
+    assert!(restarted.protocol.accepts(&offered));
+    assert_eq!(restarted_at_8(mutated).offered(), None);
+}
+
+/// Replica 1, after a crash with slot 4 stable and a state at slot 8, which replica 2 signs too.
+fn restarted_at_8(mutant: Option<Mutant>) -> Node {
+    let config = Config { mutant, ..config() };
+    let mut node = Node::of_four(1, &config);
+    execute(&mut node, 1..=4);
+    for from in [0, 2] {
+        let vote = checkpoint(from, 4, state_at_4());
+        node.receive(r(from), Message::Checkpoint(vote));
+    }
+    execute(&mut node, 5..=8);
+    let mut node = node.crash(&config);
+    let other = checkpoint(3, 8, Digest::of(b"another state"));
+    node.receive(r(3), Message::Checkpoint(other));
+    assert_eq!(node.offered(), None, "one is not enough");
+    node.receive(r(2), Message::Checkpoint(checkpoint(2, 8, state_at_8())));
+    node
+}
+
+/// A state that f + 1 vouch for is gone on from; it is stable, and what was promised before it is
+/// forgotten, only with 2f + 1. [§4.3]
+#[test]
+fn a_state_that_f_plus_1_vouch_for_is_installed_and_not_stable() {
+    let mut node = Node::of_four(3, &config());
+    execute(&mut node, 1..=2);
+    node.take();
+    node.install(SnapshotRef {
+        at: Frontier::single(Slot(8)),
+        digest: state_at_8(),
+        anchor: anchor(8, state_at_8(), &[1, 2]),
+    });
+    assert_eq!(node.committed(), 8);
+    assert!(kinds(&node.sent_to(r(1))).contains(&"checkpoint"));
+    let stable = |node: &Node| matches!(node.durable.first(), Some(Record::Stable(_)));
+    assert!(!stable(&node), "its own signature is the third");
+    let mut node = node.crash(&config());
+    assert_eq!(node.committed(), 8);
+    assert!(!stable(&node));
+    for from in [1, 2] {
+        node.receive(
+            r(from),
+            Message::Checkpoint(checkpoint(from, 8, state_at_8())),
+        );
+    }
+    assert!(stable(&node));
 }
 
 /// Votes for checkpoints far away do not push out those that matter.
