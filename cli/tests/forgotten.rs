@@ -114,4 +114,21 @@ fn data_that_was_removed_is_not_begun_anew() {
     fs::remove_dir_all(data(&cluster)).unwrap();
     cluster.start_node_with(2, &["--first-start"]);
     is_refused(&cluster, "both made start number 1");
+    // That it starts again makes it no other.
+    let told = |cluster: &Cluster| {
+        let log = cluster.log(2);
+        let lines = log.lines();
+        lines
+            .filter(|line| line.contains("it says of this replica"))
+            .count()
+    };
+    for _ in 0..3 {
+        assert_eq!(cluster.terminate(2).code(), Some(0));
+        let before = told(&cluster);
+        cluster.start_node(2);
+        until("both others to refuse it again", || {
+            (told(&cluster) >= before + 2).then_some(())
+        });
+        is_refused(&cluster, "both made start number 1");
+    }
 }

@@ -10,6 +10,9 @@ use std::fmt::{self, Display};
 use crate::id::ReplicaId;
 use crate::storage::StorageError;
 
+/// So many lives before its own each replica tells of.
+pub const PAST: usize = 24;
+
 /// One life of a replica: from a start to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Life {
@@ -19,6 +22,17 @@ pub struct Life {
     pub nonce: u64,
     /// How far the log was durable when it began.
     pub start: Position,
+    /// The nonces of the lives before, the latest first; 0 where there was none, or none is known.
+    pub past: [u64; PAST],
+}
+
+impl Life {
+    /// The nonce of an earlier life of the directory, if it is known.
+    fn earlier(&self, number: u64) -> Option<u64> {
+        let ago = self.number.checked_sub(number)?.checked_sub(1)?;
+        let known = self.past.get(usize::try_from(ago).ok()?)?;
+        (*known != 0).then_some(*known)
+    }
 }
 
 /// How far a log is durable. It only grows, over restarts too, as long as the directory is the same.
@@ -70,6 +84,7 @@ impl Met {
             number,
             nonce,
             start,
+            ..
         } = life;
         if let Some(met) = before {
             if number < met.number {
@@ -78,7 +93,9 @@ impl Met {
                     met: met.number,
                 });
             }
-            if number == met.number && nonce != met.nonce {
+            let other = |known: u64| known != met.nonce;
+            if number == met.number && other(nonce) || life.earlier(met.number).is_some_and(other) {
+                let number = met.number;
                 return Err(Refusal::Copied { number });
             }
             if number > met.number && start < met.position {
@@ -165,6 +182,7 @@ impl Default for Forgetful {
             number: 1,
             nonce: 0,
             start: Position::default(),
+            past: [0; PAST],
         })
     }
 }
@@ -197,6 +215,7 @@ mod tests {
             number,
             nonce,
             start,
+            past: [0; PAST],
         }
     }
 
@@ -248,6 +267,24 @@ mod tests {
         assert_eq!(refused, Err(Refusal::Behind { start, met: told }));
         // Lives in between need not have been met.
         assert_eq!(Met::next(Some(MET), life(9, 60, 501)).unwrap().number, 9);
+    }
+
+    /// Another directory that was started as often as it takes.
+    #[test]
+    fn a_later_life_comes_after_the_one_that_was_met() {
+        let after = |later: usize, nonce: u64| {
+            let mut life = life(5 + later as u64, 60, 900);
+            if let Some(past) = life.past.get_mut(later - 1) {
+                *past = nonce;
+            }
+            Met::next(Some(MET), life).map(|met| met.number)
+        };
+        for later in [1, 2, PAST] {
+            assert_eq!(after(later, 50), Ok(5 + later as u64));
+            assert_eq!(after(later, 51), Err(Refusal::Copied { number: 5 }));
+        }
+        let beyond = PAST + 1;
+        assert_eq!(after(beyond, 51), Ok(5 + beyond as u64), "nobody knows");
     }
 
     #[test]

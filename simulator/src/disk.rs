@@ -1,6 +1,6 @@
 //! A replica's disk: what is given to it is durable only some time later.
 
-use quorate_core::life::{Life, Position};
+use quorate_core::life::{Life, PAST, Position};
 use quorate_core::storage::{
     Append, MemoryStorage, Snapshot, Storage as _, Stored, Survival, Ticket,
 };
@@ -34,6 +34,8 @@ pub(crate) struct Disk {
     storage: MemoryStorage,
     /// In which life of its directory it is, and how many syncs of its log there have been.
     life: u64,
+    /// The nonces of those before.
+    past: [u64; PAST],
     position: Position,
     appends: Sync,
     saves: Sync,
@@ -75,6 +77,7 @@ impl Disk {
         Disk {
             storage: MemoryStorage::default(),
             life: 0,
+            past: [0; PAST],
             position: Position(0),
             appends: Sync::new(conditions.sync),
             saves: Sync::new(conditions.save),
@@ -162,6 +165,7 @@ impl Disk {
         Copy {
             storage,
             life: self.life,
+            past: self.past,
             position: self.position,
         }
     }
@@ -169,7 +173,8 @@ impl Disk {
     /// Is as it was when the copy was made.
     pub(crate) fn put_back(&mut self, copy: Copy) {
         self.storage = copy.storage;
-        (self.life, self.position) = (copy.life, copy.position);
+        (self.life, self.past) = (copy.life, copy.past);
+        self.position = copy.position;
         self.appends.restart();
         self.saves.restart();
     }
@@ -177,10 +182,14 @@ impl Disk {
     /// Begins another life of the directory.
     pub(crate) fn begin_life(&mut self, nonce: u64) -> Life {
         self.life += 1;
+        let past = self.past;
+        self.past.rotate_right(1);
+        self.past[0] = nonce;
         Life {
             number: self.life,
             nonce,
             start: self.position,
+            past,
         }
     }
 
@@ -212,6 +221,8 @@ impl Disk {
 pub(crate) struct Copy {
     storage: MemoryStorage,
     life: u64,
+    /// The nonces of those before.
+    past: [u64; PAST],
     position: Position,
 }
 

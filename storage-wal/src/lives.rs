@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quorate_core::codec::FORMAT_VERSION;
 use quorate_core::id::{MAX_REPLICAS, ReplicaId};
-use quorate_core::life::{Acquaintances, Life, Met, Position, Refusal};
+use quorate_core::life::{Acquaintances, Life, Met, PAST, Position, Refusal};
 use quorate_core::storage::StorageError;
 
 use crate::blocks::BLOCK;
@@ -29,7 +29,10 @@ const HEAD_BYTES: usize = 48;
 /// A replica's number, life, nonce and position.
 const MET_BYTES: usize = 32;
 
-const _: () = assert!(HEAD_BYTES + MAX_REPLICAS * MET_BYTES <= BLOCK);
+/// Where the nonces of the lives before stand.
+const PAST_AT: usize = BLOCK - PAST * 8;
+
+const _: () = assert!(HEAD_BYTES + MAX_REPLICAS * MET_BYTES <= PAST_AT);
 
 /// What the file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,10 +40,22 @@ struct Lives {
     turn: u64,
     number: u64,
     nonce: u64,
+    /// The nonces of the lives before, the latest first.
+    past: [u64; PAST],
     met: BTreeMap<u64, Met>,
 }
 
 impl Lives {
+    /// The nonces of the lives before the next one.
+    fn past_of_next(&self) -> [u64; PAST] {
+        let mut past = self.past;
+        past.rotate_right(1);
+        if let Some(latest) = past.first_mut() {
+            *latest = self.nonce;
+        }
+        past
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(BLOCK);
         bytes.extend_from_slice(MAGIC);
@@ -63,7 +78,10 @@ impl Lives {
                 bytes.extend_from_slice(&number.to_le_bytes());
             }
         }
-        bytes.resize(BLOCK, 0);
+        bytes.resize(PAST_AT, 0);
+        for nonce in self.past {
+            bytes.extend_from_slice(&nonce.to_le_bytes());
+        }
         let checksum = checksum(&bytes);
         if let Some(place) = bytes.get_mut(12..16) {
             place.copy_from_slice(&checksum.to_le_bytes());
@@ -89,7 +107,12 @@ impl Lives {
             };
             Some((u64_at(met, 0)?, known))
         });
+        let mut past = [0; PAST];
+        for (place, nonce) in past.iter_mut().enumerate() {
+            *nonce = u64_at(block, PAST_AT + place * 8)?;
+        }
         Some(Lives {
+            past,
             turn: u64_at(block, 16)?,
             number: u64_at(block, 24)?,
             nonce: u64_at(block, 32)?,
@@ -196,13 +219,11 @@ impl Kept {
     }
 
     fn write_met(&mut self, met: BTreeMap<u64, Met>) -> Result<(), StorageError> {
-        let Lives { number, nonce, .. } = self.lives;
-        self.write(Lives {
-            turn: 0,
-            number,
-            nonce,
+        let own = Lives {
             met,
-        })
+            ..self.lives.clone()
+        };
+        self.write(own)
     }
 
     fn put(&mut self, lives: Lives) -> Result<(), StorageError> {
@@ -235,11 +256,13 @@ impl Memory {
             number: before.number + 1,
             nonce: RandomState::new().hash_one(NAME),
             start,
+            past: before.past_of_next(),
         };
         let met = before.met.clone();
         kept.write(Lives {
             number: own.number,
             nonce: own.nonce,
+            past: own.past,
             ..before
         })?;
         tracing::info!(path = %disk.display(), start = own.number, log = %start, "a life begins");
@@ -353,6 +376,7 @@ mod tests {
             number,
             nonce: number * 7,
             start: Position(start),
+            past: [0; PAST],
         }
     }
 
@@ -373,6 +397,36 @@ mod tests {
         nonces.sort_unstable();
         nonces.dedup();
         assert_eq!(nonces.len(), 5);
+    }
+
+    #[test]
+    fn each_life_tells_of_those_before() {
+        let home = tempfile::tempdir().unwrap();
+        let mut before = vec![0; PAST];
+        for start in 1..=2 * PAST as u64 {
+            let memory = Memory::begin(&disk(&home), Position(0)).unwrap();
+            memory.meet(PEER, life(start, 10)).unwrap();
+            assert_eq!(memory.own().past[..], before[..PAST]);
+            before.insert(0, memory.own().nonce);
+        }
+    }
+
+    #[test]
+    fn another_directory_is_refused_however_often_it_starts() {
+        let homes = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        let [peer, lost, anew] = homes.each_ref().map(disk);
+        let peer = Memory::begin(&peer, Position(0)).unwrap();
+        let own = Memory::begin(&lost, Position(0)).unwrap().own();
+        peer.meet(PEER, own).unwrap();
+        for number in 1..=PAST as u64 + 1 {
+            let other = Memory::begin(&anew, Position(number)).unwrap().own();
+            assert_eq!(other.number, number);
+            let refused = Err(Refusal::Copied { number: 1 });
+            assert_eq!(peer.meet(PEER, other), refused);
+        }
+        // The one that was there before is welcome.
+        let own = Memory::begin(&lost, Position(0)).unwrap().own();
+        peer.meet(PEER, own).unwrap();
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::fs;
 use std::time::Duration;
 
 use quorate_core::id::ReplicaId;
-use quorate_core::life::{Acquaintances as _, Life, Met, Position, Refusal};
+use quorate_core::life::{Acquaintances as _, Life, Met, PAST, Position, Refusal};
 use quorate_core::storage::StorageError;
 use quorate_storage_wal::{Faults, WalOptions};
 use support::{Log, Said, names, options, settled_image, try_open};
@@ -74,6 +74,7 @@ fn peer_life(number: u64) -> Life {
         number,
         nonce: number,
         start: Position(number),
+        past: [0; PAST],
     }
 }
 

@@ -18,7 +18,7 @@ use quinn::{Connection, ConnectionError, ReadError, ReadExactError, RecvStream, 
 use quorate_core::crypto::Digest;
 use quorate_core::epoch::{Epoch, TEXT_LIMIT};
 use quorate_core::id::{MAX_REPLICAS, ReplicaId};
-use quorate_core::life::{Acquaintances, Life, Position, Refusal};
+use quorate_core::life::{Acquaintances, Life, PAST, Position, Refusal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout_at;
 
@@ -34,7 +34,7 @@ const DIFFERS: u8 = 3;
 const FORGOT: u8 = 4;
 
 /// A life, as it is sent.
-pub(crate) const LIFE_BYTES: usize = 24;
+pub(crate) const LIFE_BYTES: usize = 8 * (3 + PAST);
 
 /// The most bytes of what is said of one that was refused.
 const REASON_LIMIT: usize = 512;
@@ -210,6 +210,7 @@ impl Credentials {
 fn encode(life: Life) -> [u8; LIFE_BYTES] {
     let mut bytes = [0; LIFE_BYTES];
     let numbers = [life.number, life.nonce, life.start.0];
+    let numbers = numbers.into_iter().chain(life.past);
     for (place, number) in bytes.chunks_mut(8).zip(numbers) {
         place.copy_from_slice(&number.to_be_bytes());
     }
@@ -226,6 +227,7 @@ fn decode(bytes: [u8; LIFE_BYTES]) -> Life {
         number: next(),
         nonce: next(),
         start: Position(next()),
+        past: std::array::from_fn(|_| next()),
     }
 }
 

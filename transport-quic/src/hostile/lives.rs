@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use quorate_core::life::{Life, Met, Position, Refusal};
+use quorate_core::life::{Life, Met, PAST, Position, Refusal};
 use quorate_core::storage::StorageError;
 
 use super::*;
@@ -58,6 +58,7 @@ fn life(number: u64, nonce: u64, start: u64) -> Life {
         number,
         nonce,
         start: Position(start),
+        past: [0; PAST],
     }
 }
 
@@ -159,7 +160,8 @@ async fn one_that_does_not_end_a_call_that_was_refused_is_told_why_it_is_ended()
     let (connection, mut sending, _unread) = world.stream(0).await;
     let own = life(4, 40, 0);
     let numbers = [own.number, own.nonce, own.start.0].map(u64::to_be_bytes);
-    let hello = [&[1], &epoch().digest().0[..], numbers.as_flattened()].concat();
+    let (digest, past) = (epoch().digest(), [0; 8 * PAST]);
+    let hello = [&[1], &digest.0[..], numbers.as_flattened(), &past].concat();
     sending.write_all(&hello).await.unwrap();
     assert_eq!(close_of(&connection.closed().await), Close::Forgot);
 }
