@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 mod back_off;
+mod command;
 mod dial;
 mod gathering;
 mod in_process;

@@ -2,15 +2,11 @@
 
 mod worlds;
 
-use quorate_simulator::seeds::{assert_hardships, assert_violated, from_first, survive, told};
-use quorate_simulator::{Hardships, Rule, SimulationConfig};
-
-const ROLLBACKS: Hardships = Hardships {
-    rollbacks: true,
-    ..Hardships::NONE
+use quorate_simulator::seeds::{
+    assert_rollbacks_break, assert_rollbacks_survived, from_first, survive, told,
 };
-
-/// How many seeds are tried of each kind; `QUORATE_SEEDS` says another number.
+use quorate_simulator::{Hardships, SimulationConfig};
+/// How many seeds are tried of each size; `QUORATE_SEEDS` says another number.
 fn seeds() -> u64 {
     told("QUORATE_SEEDS").unwrap_or(200).div_ceil(2)
 }
@@ -18,25 +14,13 @@ fn seeds() -> u64 {
 #[test]
 fn whoever_comes_back_with_less_is_refused_and_the_others_are_served() {
     for replicas in [3, 5] {
-        let config = SimulationConfig {
-            hardships: ROLLBACKS,
-            ..worlds::config(replicas)
-        };
-        assert_hardships(&survive(&config, from_first(seeds())), ROLLBACKS);
+        assert_rollbacks_survived(worlds::config(replicas), from_first(seeds()));
     }
 }
 
-/// Where nobody remembers, what was acknowledged is lost, or decided again otherwise.
 #[test]
 fn whoever_comes_back_with_less_and_is_let_in_breaks_what_was_promised() {
-    let config = SimulationConfig {
-        hardships: ROLLBACKS,
-        remembers: false,
-        shrink_runs: 0,
-        ..worlds::config(3)
-    };
-    let expected = [Rule::Agreement, Rule::Durability, Rule::Linearizability];
-    assert_violated(&config, 0..2_000, &expected);
+    assert_rollbacks_break(worlds::config(3), 0..2_000);
 }
 
 /// With two refused, one link that was cut left a quorum connected only through one that lagged.
@@ -44,7 +28,8 @@ fn whoever_comes_back_with_less_and_is_let_in_breaks_what_was_promised() {
 fn where_links_are_cut_those_that_remain_hear_each_other() {
     let hardships = Hardships {
         cuts: true,
-        ..ROLLBACKS
+        rollbacks: true,
+        ..Hardships::NONE
     };
     let config = SimulationConfig {
         hardships,

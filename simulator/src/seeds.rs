@@ -128,6 +128,37 @@ pub fn assert_violated<P: Protocol>(
     }
 }
 
+/// These worlds, with disks that are put back to older copies, or emptied, and nothing hard besides.
+fn rolled_back<P: Protocol>(config: SimulationConfig<P>) -> SimulationConfig<P> {
+    let hardships = Hardships {
+        rollbacks: true,
+        ..Hardships::NONE
+    };
+    SimulationConfig {
+        hardships,
+        ..config
+    }
+}
+
+/// Expects that whoever comes back with less is refused, and that the others are served.
+#[track_caller]
+pub fn assert_rollbacks_survived<P: Protocol>(config: SimulationConfig<P>, seeds: Range<u64>) {
+    let config = rolled_back(config);
+    assert_hardships(&survive(&config, seeds), config.hardships);
+}
+
+/// Expects that where nobody remembers, what was acknowledged is lost, or decided again otherwise.
+#[track_caller]
+pub fn assert_rollbacks_break<P: Protocol>(config: SimulationConfig<P>, seeds: Range<u64>) {
+    let config = SimulationConfig {
+        remembers: false,
+        shrink_runs: 0,
+        ..rolled_back(config)
+    };
+    let expected = [Rule::Agreement, Rule::Durability, Rule::Linearizability];
+    assert_violated(&config, seeds, &expected);
+}
+
 /// Expects that everything in the world of a seed follows from it: a second run is the same, and
 /// that of the next seed another.
 #[track_caller]

@@ -13,10 +13,11 @@ use quorate_core::transport::{Connector, FrameSink};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::command::{Caller, What};
 use super::dial::{self, CallId, Dialer, News};
 use super::gathering::{TURN, gather};
 use super::lateness::Lateness;
-use super::outstanding::{Caller, Commands, Trust, What};
+use super::outstanding::{Commands, Trust};
 use super::questions::{Kind, Questions};
 use super::{Call, ClientOptions};
 use crate::client_wire::{self, Ask, Reply};

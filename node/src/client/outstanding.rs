@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_core::consensus::{ProposeError, ReadError};
+use quorate_core::consensus::ProposeError;
 use quorate_core::crypto::Signer;
 use quorate_core::id::ReplicaId;
 use quorate_core::request::{Batch, BatchBuilder, GROUP_BYTES, Operation, Request, SessionId};
@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::back_off::BackOff;
+use super::command::{Caller, Votes, What};
 use crate::client_wire::Ask;
 
 /// The sequence that opens a session.
@@ -81,74 +82,6 @@ struct Command {
     sent: u32,
     first_sent: Option<Instant>,
     votes: Votes,
-}
-
-/// What is ordered.
-#[derive(Clone)]
-pub(super) enum What {
-    Apply(Bytes),
-    Query(Bytes),
-    Close,
-}
-
-impl What {
-    fn len(&self) -> usize {
-        match self {
-            What::Apply(bytes) | What::Query(bytes) => bytes.len(),
-            What::Close => 0,
-        }
-    }
-
-    fn operation(&self) -> Operation<'_> {
-        match self {
-            What::Apply(command) => Operation::Apply(command),
-            What::Query(query) => Operation::Query(query),
-            What::Close => Operation::Close,
-        }
-    }
-}
-
-/// Who waits for an answer. One who has gone needs none.
-pub(super) enum Caller {
-    Propose(oneshot::Sender<Result<Bytes, ProposeError>>),
-    Read(oneshot::Sender<Result<Bytes, ReadError>>),
-}
-
-impl Caller {
-    fn tell(self, result: Result<Bytes, ProposeError>) {
-        match self {
-            Caller::Propose(caller) => drop(caller.send(result)),
-            Caller::Read(caller) => drop(caller.send(result.map_err(|error| match error {
-                ProposeError::Unreachable(reason) => ReadError::Unreachable(reason),
-                ProposeError::Overloaded | ProposeError::DiskFull => ReadError::Overloaded,
-                ProposeError::TooLarge { size, limit } => ReadError::TooLarge { size, limit },
-                ProposeError::Refused(reason) => ReadError::Refused(reason),
-                ProposeError::Stopped(reason) => ReadError::Stopped(reason),
-                _ => ReadError::Timeout,
-            }))),
-        }
-    }
-}
-
-/// What each replica has answered last.
-#[derive(Default)]
-struct Votes(Vec<(ReplicaId, Result<Bytes, ProposeError>)>);
-
-impl Votes {
-    /// Whether `needed` replicas say `result`, now that `from` says so.
-    fn add(
-        &mut self,
-        from: ReplicaId,
-        result: &Result<Bytes, ProposeError>,
-        needed: usize,
-    ) -> bool {
-        if needed > 1 {
-            self.0.retain(|(replica, _)| *replica != from);
-            self.0.push((from, result.clone()));
-        }
-        let equal = self.0.iter().filter(|(_, other)| other == result).count();
-        equal.max(1) >= needed
-    }
 }
 
 /// How many groups of signed requests a client has under way: with one, the next would wait until
@@ -525,104 +458,4 @@ impl Commands {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use quorate_core::crypto::{GroupId, SecretKey};
-
-    fn openings(asks: &[Ask]) -> Vec<u64> {
-        let batches = asks.iter().map(|ask| match ask {
-            Ask::Propose(batch) => batch,
-            other => panic!("{other:?}"),
-        });
-        let requests = batches.flat_map(Batch::requests);
-        requests
-            .map(|request| match request.operation {
-                Operation::Open => request.answered,
-                _ => panic!("{request:?}"),
-            })
-            .collect()
-    }
-
-    fn signing() -> Commands {
-        let signer = Signer::new(SecretKey::from_seed([1; 32]), GroupId(1));
-        let client = signer.public();
-        let trust = Trust {
-            needed: 2,
-            signer: Some(signer),
-        };
-        Commands::new(SessionId { client, number: 1 }, trust)
-    }
-
-    /// The session may be open by then, and one of two counts that it has signed be later than
-    /// that.
-    #[test]
-    fn a_client_signs_one_count_a_session() {
-        let mut commands = signing();
-        assert!(commands.unsent().is_empty());
-        commands.seen(4);
-        commands.seen(5);
-        assert_eq!(openings(&commands.unsent()), [5]);
-        commands.seen(9);
-        commands.renew();
-        assert_eq!(openings(&commands.unsent()), [5]);
-        let client = commands.session().client;
-        commands.reopen(SessionId { client, number: 2 });
-        commands.seen(9);
-        assert_eq!(openings(&commands.unsent()), [9]);
-    }
-
-    fn answered(commands: &mut Commands, sequence: u64, result: Result<Bytes, ProposeError>) {
-        let request = (commands.session().number, sequence);
-        assert!(!commands.answer(ReplicaId(0), request, result));
-    }
-
-    fn propose(commands: &mut Commands) -> oneshot::Receiver<Result<Bytes, ProposeError>> {
-        let (caller, outcome) = oneshot::channel();
-        let deadline = Instant::now() + Duration::from_secs(3600);
-        commands.add(What::Apply(Bytes::new()), Caller::Propose(caller), deadline);
-        outcome
-    }
-
-    /// Refuses a command, some times before it is sent again, so often, and gives how many
-    /// milliseconds it waited each time.
-    async fn refusals(commands: &mut Commands, sequence: u64, times: usize) -> Vec<u128> {
-        let mut waits = Vec::new();
-        for _ in 0..times {
-            assert_eq!(commands.unsent().len(), 1);
-            let refused = Instant::now();
-            for _ in 0..3 {
-                answered(commands, sequence, Err(ProposeError::Overloaded));
-            }
-            let again = commands.again().unwrap();
-            tokio::time::sleep_until(again).await;
-            waits.push((again - refused).as_millis());
-            commands.ask_again(again);
-        }
-        waits
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_refused_over_and_over_is_sent_more_and_more_rarely() {
-        let client = signing().session().client;
-        let trust = Trust {
-            needed: 1,
-            signer: None,
-        };
-        let mut commands = Commands::new(SessionId { client, number: 1 }, trust);
-        let opening = refusals(&mut commands, OPEN, 3).await;
-        assert_eq!(opening, [50, 100, 200]);
-        commands.unsent();
-        answered(&mut commands, OPEN, Ok(Bytes::new()));
-        let (mut first, mut second) = (propose(&mut commands), propose(&mut commands));
-        // Both are sent, and sent again: nobody knows whether they were taken the first time.
-        commands.unsent();
-        commands.renew();
-        let waits = refusals(&mut commands, 1, 8).await;
-        assert_eq!(waits, [50, 100, 200, 400, 800, 1600, 2000, 2000]);
-        commands.unsent();
-        answered(&mut commands, 1, Ok(Bytes::new()));
-        assert!(first.try_recv().is_ok() && second.try_recv().is_err());
-        commands.renew();
-        assert_eq!(refusals(&mut commands, 2, 2).await, [50, 100]);
-    }
-}
+mod tests;

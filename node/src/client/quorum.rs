@@ -23,10 +23,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::back_off::BackOff;
+use super::command::{Caller, What};
 use super::dial::{self, CallId, Dialer, News};
 use super::gathering::{TURN, gather};
 use super::link::{follow_session, sleep_until};
-use super::outstanding::{Caller, Commands, Trust, What};
+use super::outstanding::{Commands, Trust};
 use super::peeks::{Peeks, Unanswered};
 use super::questions::{Kind, Questions};
 use super::{Call, ClientOptions};
